@@ -1,0 +1,399 @@
+"""Data: training, validation and test examples, with the loss and the metric that belong to them.
+
+Methods decide on the validation split and never see the test split. `mnist_small` is embedded and
+needs no network; `mnist`, `cifar10` and `cifar100` are read through torchvision.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import Dataset
+
+from prunekit._files import digest, home
+from prunekit._torchvision import torchvision
+
+SPLITS = ("train", "validation", "test")
+VALIDATION = 5_000  # images held out of the training set of mnist, cifar10 and cifar100
+
+Pair = tuple[Tensor, Tensor]
+
+
+def accuracy(outputs: Tensor, targets: Tensor) -> float:
+    """The share of examples whose largest output is the right class; outputs `(n, classes, ...)`."""
+    return (targets.numel() - wrong(outputs, targets)) / targets.numel()
+
+
+def wrong(outputs: Tensor, targets: Tensor) -> int:
+    """How many examples are classified wrongly."""
+    return int((outputs.argmax(1) != targets).sum())
+
+
+class Data:
+    """Three splits in memory, the loss to train with and the metric to judge by.
+
+    `splits` maps ``"train"``, ``"validation"`` and, if there is one, ``"test"`` to ``(x, y)``. x is
+    `(n, c, h, w)` uint8, scaled to [0, 1] and normalised per batch with `mean` and `std` (one value
+    a channel), or floating point of any shape, used as it is. y is `(n,)` int64 classes or float32
+    targets. `loss(outputs, y)` gives a scalar tensor; `metric(outputs, y)` gives a float over a
+    whole split, larger is better. `augment(x, generator)` is applied to training batches.
+
+    Raises ValueError that names the data, the split, the rule and the value.
+    """
+
+    def __init__(
+        self,
+        splits: Mapping[str, Pair],
+        *,
+        name: str = "data",
+        classes: Sequence[str] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+        metric: Callable[[Tensor, Tensor], float] = accuracy,
+        augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+    ):
+        self.name, self.loss, self.metric, self.augment = name, loss, metric, augment
+        self.splits = {split: self._pair(split, *splits[split]) for split in splits}
+        for split in ("train", "validation"):
+            if split not in self.splits:
+                raise ValueError(f"data {name}: there must be a {split} split, got {[*splits]}")
+        self.mean, self.std = mean, std
+        self.classes = self._classes(classes)
+
+    def _pair(self, split: str, x: Tensor, y: Tensor) -> Pair:
+        who = f"data {self.name}, {split}"
+        x, y = torch.as_tensor(x), torch.as_tensor(y)
+        if not len(x) or len(x) != len(y):
+            raise ValueError(
+                f"{who}: needs as many inputs as targets, at least one, got {len(x)} and {len(y)}"
+            )
+        if x.is_floating_point() and not torch.isfinite(x).all():
+            raise ValueError(f"{who}: inputs must be finite, {_count_bad(x)} values are not")
+        if y.is_floating_point():
+            if not torch.isfinite(y).all():
+                raise ValueError(f"{who}: targets must be finite, {_count_bad(y)} values are not")
+            return x, y.float()
+        return x, y.long()
+
+    def _classes(self, classes: Sequence[str] | None) -> tuple[str, ...]:
+        """The class names; () where the targets are not classes."""
+        targets = {split: y for split, (_, y) in self.splits.items()}
+        if self.metric is not accuracy or any(y.is_floating_point() for y in targets.values()):
+            return tuple(classes or ())
+        n = len(classes) if classes else 1 + max(int(y.max()) for y in targets.values())
+        for split, y in targets.items():
+            if y.min() < 0 or y.max() >= n:
+                bad = y.min() if y.min() < 0 else y.max()
+                raise ValueError(
+                    f"data {self.name}, {split}: labels must be in [0, {n - 1}], got {int(bad)}"
+                )
+        present = torch.bincount(targets["train"].flatten(), minlength=n)
+        if missing := (present == 0).nonzero().flatten().tolist():
+            raise ValueError(
+                f"data {self.name}, train: every class needs an example, class {missing[0]} "
+                f"of {n} has none. Renumber the labels from 0, or add examples."
+            )
+        return tuple(map(str, classes)) if classes else tuple(str(i) for i in range(n))
+
+    @classmethod
+    def of(
+        cls,
+        train: Dataset[Any] | Pair,
+        validation: Dataset[Any] | Pair | float = 0.1,
+        test: Dataset[Any] | Pair | None = None,
+        **settings: Any,
+    ) -> Data:
+        """Data from your own data sets or tensors.
+
+        Each split is a ``torch.utils.data.Dataset`` of `(x, y)` examples, read into memory once, or
+        a pair of tensors. `validation` may be a share in (0, 1) of `train` instead: those examples
+        are held out, evenly over the classes, always the same ones. `settings` go to `Data`.
+        """
+        name = settings.get("name", "data")
+        pair = _in_memory(train, f"data {name}, train")
+        if isinstance(validation, (int, float)):
+            if not 0 < validation < 1:
+                raise ValueError(
+                    f"data {name}: validation must be a share in (0, 1) or a data set, "
+                    f"got {validation!r}"
+                )
+            held = _hold_out(pair[1].numpy(), round(validation * len(pair[1])), seed=0)
+            rest = np.setdiff1d(np.arange(len(pair[1])), held)
+            splits = {"train": _rows(pair, rest), "validation": _rows(pair, held)}
+        else:
+            splits = {"train": pair}
+            splits["validation"] = _in_memory(validation, f"data {name}, validation")
+        if test is not None:
+            splits["test"] = _in_memory(test, f"data {name}, test")
+        return cls(splits, **settings)
+
+    def size(self, split: str) -> int:
+        """How many examples a split has. Raises ValueError if there is no such split."""
+        if split not in self.splits:
+            raise ValueError(f"data {self.name}: has no {split} split, only {[*self.splits]}")
+        return len(self.splits[split][1])
+
+    def batches(
+        self, split: str, size: int, generator: torch.Generator | None = None
+    ) -> Iterator[Pair]:
+        """Minibatches `(x, y)` of at most `size` examples, normalised.
+
+        With a generator they are for training: shuffled, augmented, and without a last batch of
+        one example (batch normalisation cannot learn from one).
+        """
+        n = self.size(split)
+        x, y = self.splits[split]
+        order = None if generator is None else torch.randperm(n, generator=generator)
+        for start in range(0, n, size):
+            rows = slice(start, start + size) if order is None else order[start : start + size]
+            inputs, targets = self.normalise(x[rows]), y[rows]
+            if generator is not None:
+                if len(targets) == 1 and n > 1:
+                    continue
+                if self.augment is not None:
+                    inputs = self.augment(inputs, generator)
+            yield inputs, targets
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """What the model sees: uint8 becomes ``(x / 255 - mean) / std``, the rest stays."""
+        if x.dtype != torch.uint8:
+            return x
+        x = x.float()
+        shape = (1, -1) + (1,) * (x.ndim - 2)
+        mean = torch.tensor(self.mean or (0.0,)).reshape(shape)
+        std = torch.tensor(self.std or (1.0,)).reshape(shape)
+        return x.sub_(255 * mean).div_(255 * std)
+
+    @cached_property
+    def key(self) -> str:
+        """Checksum of all examples, their normalisation and the loss and metric's names."""
+        names = [getattr(f, "__qualname__", repr(f)) for f in (self.loss, self.metric, self.augment)]
+        examples = [(split, *pair) for split, pair in self.splits.items()]
+        return digest(examples, self.mean, self.std, names)
+
+    @torch.no_grad()
+    def check(self, model: nn.Module) -> None:
+        """Raise ValueError unless the model takes these inputs and gives outputs that fit."""
+        inputs, targets = next(self.batches("validation", 2))
+        device = next(model.parameters()).device
+        modes = [(module, module.training) for module in model.modules()]
+        who = f"{type(model).__name__} on data {self.name}"
+        try:
+            outputs = model.eval()(inputs.to(device))
+        except Exception as error:
+            shape, kind = tuple(inputs.shape), str(inputs.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"{who}: the model fails on a {kind} batch of shape {shape}: {error}"
+            ) from error
+        finally:
+            for module, training in modes:
+                module.training = training
+        if not isinstance(outputs, Tensor):
+            raise ValueError(f"{who}: the model must return a tensor, got {type(outputs).__name__}")
+        if self.classes and (outputs.ndim < 2 or outputs.shape[1] != len(self.classes)):
+            raise ValueError(
+                f"{who}: outputs must have shape (n, {len(self.classes)}, ...), one column a class, "
+                f"got {tuple(outputs.shape)}"
+            )
+        try:
+            self.loss(outputs, targets.to(device))
+        except Exception as error:
+            raise ValueError(f"{who}: the loss cannot be computed: {error}") from error
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{len(y):,} {split}" for split, (_, y) in self.splits.items())
+        shape = "×".join(map(str, self.splits["train"][0].shape[1:]))
+        return f"Data({self.name}: {sizes}; inputs {shape}; {len(self.classes)} classes)"
+
+
+def _count_bad(x: Tensor) -> int:
+    return int((~torch.isfinite(x)).sum())
+
+
+def _rows(pair: Pair, rows: np.ndarray) -> Pair:
+    index = torch.from_numpy(rows.astype(np.int64))
+    return pair[0][index], pair[1][index]
+
+
+def _in_memory(source: Dataset[Any] | Pair, who: str) -> Pair:
+    """A data set or a pair of tensors as a pair of tensors."""
+    if isinstance(source, (tuple, list)) and len(source) == 2:
+        return torch.as_tensor(source[0]), torch.as_tensor(source[1])
+    xs, ys = [], []
+    for i in range(len(source)):  # type: ignore[arg-type]
+        x, y = source[i]
+        x, y = torch.as_tensor(x), torch.as_tensor(y)
+        if xs and x.shape != xs[0].shape:
+            raise ValueError(
+                f"{who}: all examples must have one shape, number 0 has {tuple(xs[0].shape)}, "
+                f"number {i} has {tuple(x.shape)}"
+            )
+        xs.append(x)
+        ys.append(y)
+    if not xs:
+        raise ValueError(f"{who}: the data set is empty")
+    return torch.stack(xs), torch.stack(ys)
+
+
+def _hold_out(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Sorted indices of `n` examples with the class shares of `labels`, or any `n` of targets.
+
+    RandomState's stream is frozen by numpy, so the same examples are drawn everywhere, for ever.
+    """
+    random = np.random.RandomState(seed)
+    if labels.ndim > 1 or labels.dtype.kind == "f":
+        return np.sort(random.permutation(len(labels))[:n])
+    classes, counts = np.unique(labels, return_counts=True)
+    exact = counts * n / len(labels)
+    take = np.floor(exact).astype(int)
+    take[np.argsort(take - exact, kind="stable")[: n - take.sum()]] += 1  # largest remainders
+    members = [random.permutation(np.flatnonzero(labels == c)) for c in classes]
+    return np.sort(np.concatenate([m[:k] for m, k in zip(members, take, strict=True)]))
+
+
+# ------------------------------------------------------------------------------- named data sets
+
+_DIGITS = dict(classes=tuple("0123456789"), mean=(0.1307,), std=(0.3081,))
+
+_MNIST_MD5 = {
+    "MNIST/raw/train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "MNIST/raw/train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "MNIST/raw/t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "MNIST/raw/t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+
+
+def _small() -> Mapping[str, np.ndarray]:
+    path = resources.files("prunekit") / "datasets" / "mnist_small.npz"
+    with path.open("rb") as file:
+        return dict(np.load(file, allow_pickle=False))
+
+
+def mnist_small() -> Data:
+    """5,000 training, 5,000 validation and 5,000 test images of MNIST; embedded, no network.
+
+    Drawn by ``tools/draw_mnist_small.py`` with the class shares of the source; the validation
+    images are those of `mnist`. LeCun, Cortes and Burges, CC BY-SA 3.0. Takes 12 MB.
+    """
+    stored = _small()
+    splits = {}
+    for split in SPLITS:
+        x, y = torch.from_numpy(stored[f"{split}_x"]), torch.from_numpy(stored[f"{split}_y"])
+        splits[split] = (x.unsqueeze(1), y)
+    return Data(splits, name="mnist_small", **_DIGITS)
+
+
+def mnist(root: str | os.PathLike[str] | None = None, download: bool = False) -> Data:
+    """MNIST: 55,000 training, 5,000 validation and 10,000 test images of 28×28 digits.
+
+    The validation images are those of `mnist_small`. `root` defaults to `PRUNEKIT_DATA`, else a
+    folder in the user's cache. With `download`, missing files are fetched with a progress bar.
+    Raises FileNotFoundError or ValueError that names the files. Peak memory 0.2 GB.
+    """
+    folder = _ready("mnist", root, download)
+    parts = [torchvision().datasets.MNIST(folder, train) for train in (True, False)]
+    (x, y), test = ((part.data.unsqueeze(1), part.targets) for part in parts)
+    held = _small()["validation_index"]
+    return _carved("mnist", (x, y), test, held, _DIGITS)
+
+
+def cifar10(root: str | os.PathLike[str] | None = None, download: bool = False) -> Data:
+    """CIFAR-10: 45,000 training, 5,000 validation, 10,000 test images of 32×32 in colour.
+
+    Training batches are cropped after a padding of 4 and mirrored (He et al. 2016, section 4.2).
+    Arguments and errors as in `mnist`. Krizhevsky 2009. Peak memory 0.5 GB, kept 0.2 GB.
+    """
+    return _cifar("cifar10", root, download, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+
+
+def cifar100(root: str | os.PathLike[str] | None = None, download: bool = False) -> Data:
+    """CIFAR-100: as `cifar10`, with 100 classes."""
+    return _cifar("cifar100", root, download, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+
+
+def _cifar(
+    name: str,
+    root: str | os.PathLike[str] | None,
+    download: bool,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Data:
+    folder = _ready(name, root, download)
+    pairs = []
+    for train in (True, False):
+        part = getattr(torchvision().datasets, name.upper())(folder, train)
+        x = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
+        pairs.append((x, torch.tensor(part.targets)))
+    held = _hold_out(pairs[0][1].numpy(), VALIDATION, seed=0)
+    settings = dict(classes=part.classes, mean=mean, std=std, augment=crop_and_mirror)
+    return _carved(name, *pairs, held, settings)
+
+
+def _carved(name: str, full: Pair, test: Pair, held: np.ndarray, settings: dict[str, Any]) -> Data:
+    rest = np.setdiff1d(np.arange(len(full[1])), held)
+    splits = {"train": _rows(full, rest), "validation": _rows(full, held), "test": test}
+    return Data(splits, name=name, **settings)
+
+
+def crop_and_mirror(x: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
+    """Shift each image by up to `padding` pixels and mirror every other one; x `(n, c, h, w)`."""
+    n, _, h, w = x.shape
+    padded = torch.nn.functional.pad(x, [padding] * 4)
+    top, left = torch.randint(0, 2 * padding + 1, (2, n, 1), generator=generator)
+    rows = top + torch.arange(h)  # (n, h)
+    columns = left + torch.arange(w)  # (n, w)
+    mirrored = torch.rand(n, 1, generator=generator) < 0.5
+    columns = torch.where(mirrored, columns.flip(1), columns)
+    image = torch.arange(n)[:, None, None]
+    return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _files_of(name: str) -> dict[str, str]:
+    """The files of a data set below the root, with their md5 (torchvision's own, for CIFAR)."""
+    if name == "mnist":
+        return _MNIST_MD5
+    source = getattr(torchvision().datasets, name.upper())
+    meta = [source.meta["filename"], source.meta["md5"]]
+    listed = [*source.train_list, *source.test_list, meta]
+    return {f"{source.base_folder}/{file}": md5 for file, md5 in listed}
+
+
+def _ready(name: str, root: str | os.PathLike[str] | None, download: bool) -> Path:
+    """The root, once every file of the data set lies there unaltered."""
+    folder = Path(root or os.environ.get("PRUNEKIT_DATA") or home() / "data")
+    files = _files_of(name)
+
+    def missing() -> list[str]:
+        return [file for file in files if not (folder / file).is_file()]
+
+    if missing() and download:
+        try:
+            for train in (True, False):
+                getattr(torchvision().datasets, name.upper())(folder, train, download=True)
+        except Exception as error:
+            raise ConnectionError(f"{name}: the download to {folder} failed: {error}") from error
+    if absent := missing():
+        raise FileNotFoundError(
+            f"{name}: the data root {folder} lacks {', '.join(absent)}. Either call "
+            f"{name}(download=True), or set PRUNEKIT_DATA to a folder that holds them."
+        )
+    for file, md5 in files.items():
+        with (folder / file).open("rb") as opened:
+            found = hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False))
+        if found.hexdigest() != md5:
+            raise ValueError(
+                f"{name}: {folder / file} is truncated or altered (md5 {found.hexdigest()}, must "
+                f"be {md5}). Delete it and call {name}(download=True)."
+            )
+    return folder

@@ -1,0 +1,353 @@
+"""A paper's protocol, run as a grid of cells (arm × seed) that can be stopped and resumed.
+
+``experiments/<name>.py`` holds one `EXPERIMENT`; ``experiments/results/<name>/`` its recorded cells.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import math
+import multiprocessing
+import os
+import pkgutil
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from prunekit import checkpoint, count, models
+from prunekit._files import describe, home, replacing, state_key
+from prunekit.data import Data
+from prunekit.journal import Journal, environment
+from prunekit.mask import Mask
+from prunekit.report import Method
+from prunekit.steps import Run, Step, Stopped
+from prunekit.train import judge, metric_name, size
+
+if TYPE_CHECKING:
+    import pandas
+
+HERE = Path(__file__).parent
+WEIGHTS = HERE.parent / "weights"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A figure of the paper: what it says, the value, and where it stands."""
+
+    what: str
+    value: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One line of the grid: a method with its knobs, on a model.
+
+    `short` holds the knobs that the short form changes; None leaves the arm out of it. An arm with
+    `publish` starts from fresh weights and its models become those of `models.pretrained`.
+    """
+
+    method: Method
+    knobs: Mapping[str, Any]
+    model: str = "lenet_300_100"
+    short: Mapping[str, Any] | None = None
+    publish: bool = False
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A paper's protocol. `status` says whether it is public: "reproduction" or "after the abstract"."""
+
+    name: str
+    title: str
+    paper: str
+    status: str
+    data: Callable[[], Data]
+    arms: Mapping[str, Arm]
+    claims: tuple[Claim, ...] = ()
+    seeds: tuple[int, ...] = (0, 1, 2)
+    short_seeds: tuple[int, ...] = field(default=(0,))
+
+
+def names() -> list[str]:
+    """The experiments there are."""
+    return sorted(module.name for module in pkgutil.iter_modules([str(HERE)]))
+
+
+def load(name: str) -> Experiment:
+    """The experiment of that name. Raises ValueError if there is none."""
+    if name not in names():
+        raise ValueError(f"reproduce: experiment must be one of {names()}, got {name!r}")
+    return importlib.import_module(f"prunekit.experiments.{name}").EXPERIMENT
+
+
+def results_folder(name: str, short: bool = False) -> Path:
+    """Where cells are written: beside the code in a checkout, else in the user's cache."""
+    if short:
+        return home() / "short" / name
+    checkout = (HERE.parents[1] / "pyproject.toml").exists()
+    return (HERE / "results" if checkout else home() / "results") / name
+
+
+# ----------------------------------------------------------------------------------------- cells
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: an arm of an experiment with one seed."""
+
+    experiment: str
+    arm: str
+    seed: int
+    short: bool
+    folder: Path
+
+    @property
+    def path(self) -> Path:
+        slug = re.sub(r"[^a-z0-9._]+", "-", self.arm.lower()).strip("-")
+        return self.folder / f"{slug}-{self.seed}.json"
+
+    def settings(self) -> tuple[Arm, dict[str, Any]]:
+        arm = load(self.experiment).arms[self.arm]
+        return arm, {**arm.knobs, **((arm.short or {}) if self.short else {})}
+
+
+@lru_cache(maxsize=1)
+def _data(experiment: str) -> Data:
+    return load(experiment).data()
+
+
+def _start(arm: Arm, seed: int) -> torch.nn.Module:
+    return models.build(arm.model, seed) if arm.publish else models.pretrained(arm.model, seed)
+
+
+def _hash(cell: Cell, model: torch.nn.Module, data: Data) -> str:
+    arm, knobs = cell.settings()
+    content = [arm.method.__name__, arm.model, describe(knobs), cell.seed, state_key(model), data.key]
+    return hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()
+
+
+def is_done(cell: Cell, data: Data) -> bool:
+    """Whether the cell's file is there and was made with these knobs, weights and data."""
+    try:
+        found = json.loads(cell.path.read_text(encoding="utf-8"))
+        return found["hash"] == _hash(cell, _start(cell.settings()[0], cell.seed), data)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def run_cell(cell: Cell, stop: threading.Event | None = None) -> dict[str, Any]:
+    """Compute a cell, going on from its journal, and write its file.
+
+    Raises `Stopped` if `stop` was set. Test errors are recorded beside validation errors, for the
+    report alone: no method is given them.
+    """
+    arm, knobs = cell.settings()
+    data, model = _data(cell.experiment), _start(arm, cell.seed)
+    started, key = time.monotonic(), _hash(cell, model, data)
+    journal = Journal(home() / "journals" / cell.experiment / f"{cell.path.stem}-{key}")
+    run = Run(journal=journal, stop=stop)
+    before = {split: judge(model, model, data, split=split) for split in ("validation", "test")}
+    last: Step | None = None
+    trace = []
+    for last in arm.method(model, data, **knobs, seed=cell.seed, run=run):
+        trace.append(_traced(last, model, data))
+    if stop is not None and stop.is_set():
+        raise Stopped
+    mask = last.mask if last is not None else Mask({})
+    x, _ = next(data.batches("validation", 1))
+    products = count.macs(model, x, mask)
+    record = {
+        "experiment": cell.experiment,
+        "arm": cell.arm,
+        "seed": cell.seed,
+        "hash": key,
+        "method": arm.method.__name__,
+        "model": arm.model,
+        "knobs": {name: value for name, value in knobs.items()},
+        "data": data.key,
+        "metric": metric_name(data),
+        "examples": {split: size(data, split) for split in ("validation", "test")},
+        "before": before,
+        "after": {split: judge(model, model, data, split=split) for split in ("validation", "test")},
+        "kept": count.params(model, mask),
+        "parameters": count.params(model),
+        "macs": [products.sparse, products.dense],
+        "trace": trace,
+        "environments": journal.environments,
+        "seconds": round(time.monotonic() - started),
+        "command": f"python -m prunekit reproduce {cell.experiment}" + " --short" * cell.short,
+    }
+    if arm.publish and not cell.short:
+        info = {k: v for k, v in record.items() if k != "trace"}
+        checkpoint.save(_weights_folder(cell) / f"{arm.model}-{cell.seed}", model, info)
+    with replacing(cell.path) as beside:
+        beside.write_text(_compact(record), encoding="utf-8")
+    return record
+
+
+def _weights_folder(cell: Cell) -> Path:
+    shipped = cell.folder == HERE / "results" / cell.experiment
+    return WEIGHTS if shipped else cell.folder / "weights"
+
+
+def _traced(step: Step, model: torch.nn.Module, data: Data) -> dict[str, Any]:
+    """A step as plain numbers; test errors where the model has the step's own weights for certain."""
+    entry = {
+        "phase": step.phase,
+        "index": step.index,
+        "of": step.of,
+        "kept": step.mask.kept,
+        "all": step.mask.total,
+        **{name: round(value, 6) for name, value in step.metrics.items()},
+    }
+    if step.phase not in ("train", "finetune") or step.index == step.of:
+        entry["test"] = judge(model, model, data, split="test")
+    return entry
+
+
+def _compact(record: Mapping[str, Any]) -> str:
+    """JSON with one line a key, and one line an entry of the trace."""
+    lines = []
+    for key, value in record.items():
+        if key == "trace":
+            inner = ",\n  ".join(json.dumps(entry) for entry in value)
+            lines.append(f' "trace": [\n  {inner}\n ]')
+        else:
+            lines.append(f" {json.dumps(key)}: {json.dumps(value)}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+# ------------------------------------------------------------------------------------------ grid
+
+
+def cells(experiment: Experiment, short: bool, folder: Path) -> list[Cell]:
+    """The cells of the grid, in the order of the arms; those that publish weights come first."""
+    seeds = experiment.short_seeds if short else experiment.seeds
+    arms = sorted(experiment.arms, key=lambda name: not experiment.arms[name].publish)
+    return [
+        Cell(experiment.name, arm, seed, short, folder)
+        for arm in arms
+        for seed in seeds
+        if not short or experiment.arms[arm].short is not None
+    ]
+
+
+def reproduce(
+    name: str,
+    *,
+    short: bool = False,
+    folder: Path | None = None,
+    jobs: int | None = None,
+    only: str = "",
+) -> Iterator[dict[str, Any]]:
+    """Run the cells that are not yet recorded, `jobs` at a time with one thread each.
+
+    Yields each record when its cell is finished. `only` keeps the arms whose names contain it.
+    Ctrl-C stops the running cells at their next minibatch; run again to go on from there.
+    """
+    experiment = load(name)
+    folder = folder if folder is not None else results_folder(name, short)
+    grid = [cell for cell in cells(experiment, short, folder) if only in cell.arm]
+    publishing = [cell for cell in grid if experiment.arms[cell.arm].publish]
+    for stage in (publishing, [cell for cell in grid if cell not in publishing]):
+        data = _data(name)
+        if missing := [cell for cell in stage if not is_done(cell, data)]:
+            yield from _side_by_side(missing, min(jobs or os.cpu_count() or 1, len(missing)))
+
+
+def _side_by_side(missing: list[Cell], jobs: int) -> Iterator[dict[str, Any]]:
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    with ProcessPoolExecutor(jobs, context, _begin_worker, (stop,)) as pool:
+        pending: set[Future[dict[str, Any]]] = {pool.submit(_in_worker, cell) for cell in missing}
+        try:
+            while pending:
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+_stop: Any = None  # the event of this worker process
+
+
+def _begin_worker(stop: Any) -> None:
+    global _stop
+    _stop = stop
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _in_worker(cell: Cell) -> dict[str, Any]:
+    return run_cell(cell, _stop)
+
+
+# --------------------------------------------------------------------------------------- results
+
+
+def recorded(name: str, folder: Path | None = None) -> list[dict[str, Any]]:
+    """The recorded cells of an experiment, as they stand in its files."""
+    folder = folder if folder is not None else HERE / "results" / name
+    order = [*load(name).arms]
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    known = [cell for cell in found if cell["arm"] in order]
+    return sorted(known, key=lambda cell: (order.index(cell["arm"]), cell["seed"]))
+
+
+def table(found: list[dict[str, Any]]) -> pandas.DataFrame:
+    """One row an arm: compression, validation and test figures as mean ± spread over the seeds."""
+    import pandas
+
+    rows: dict[str, dict[str, str]] = {}
+    for arm in dict.fromkeys(cell["arm"] for cell in found):
+        group = [cell for cell in found if cell["arm"] == arm]
+        row = {"seeds": str(len(group))}
+        ratios = [cell["parameters"] / cell["kept"] for cell in group]
+        row["compression"] = f"{sum(ratios) / len(ratios):.1f}×"
+        for split in ("validation", "test"):
+            for when in ("before", "after"):
+                row[f"{split} {when}"] = mean_spread([figure(cell, when, split) for cell in group])
+        row["seconds"] = str(round(sum(cell["seconds"] for cell in group) / len(group)))
+        rows[arm] = row
+    return pandas.DataFrame.from_dict(rows, orient="index")
+
+
+def figure(cell: Mapping[str, Any], when: str, split: str) -> float:
+    """The metric of a cell, ``when`` being "before" or "after"."""
+    value = cell[when][split]
+    if cell["metric"] != "accuracy":
+        return float(value)
+    n = cell["examples"][split]
+    return float((n - value) / n)
+
+
+def mean_spread(values: list[float], digits: int = 4) -> str:
+    """Mean ± sample standard deviation; of one value the value alone."""
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return f"{mean:.{digits}f}"
+    spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
+    return f"{mean:.{digits}f} ± {spread:.{digits}f}"

@@ -1,0 +1,224 @@
+"""Mask: which weights a pruned network keeps.
+
+A mask is data, keyed by parameter names. It holds no module and hooks into none, so it can be
+saved, compared, applied to a copy of the model and sent to another process.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+
+
+def prunable(
+    model: nn.Module, biases: bool = False, ignore: Iterable[str] = ()
+) -> dict[str, nn.Parameter]:
+    """The parameters that may be pruned: ``{name: parameter}``.
+
+    These are the floating-point weights with at least two dimensions, outside normalisation
+    layers; with ``biases`` also the biases beside them. Tied weights appear once, under their
+    first name. ``ignore`` holds shell patterns of names to leave out, such as ``"head.*"``.
+
+    Raises ValueError when nothing is left to prune or a pattern matches no parameter.
+    """
+    found: dict[str, nn.Parameter] = {}
+    names = {id(p): name for name, p in model.named_parameters()}
+    for module in model.modules():
+        own = dict(module.named_parameters(recurse=False))
+        matrices = {
+            name: p
+            for name, p in own.items()
+            if p.ndim >= 2 and p.is_floating_point() and not isinstance(module, _NORMS)
+        }
+        chosen = dict(matrices)
+        if biases and matrices:
+            chosen |= {n: p for n, p in own.items() if p.ndim == 1 and "bias" in n}
+        for p in chosen.values():
+            found[names[id(p)]] = p
+    for pattern in ignore:
+        if not fnmatch.filter(names.values(), pattern):
+            raise ValueError(f"ignore: no parameter is called {pattern!r}; there are {[*names.values()]}")
+        found = {n: p for n, p in found.items() if not fnmatch.fnmatch(n, pattern)}
+    if not found:
+        raise ValueError(
+            f"{type(model).__name__}: has no weights to prune (none with two or more dimensions)"
+        )
+    return {name: found[name] for name in names.values() if name in found}
+
+
+def check_prunable(
+    model: nn.Module, data: object, *, biases: bool = False, ignore: Iterable[str] = (), **_: object
+) -> None:
+    """The `check` of methods with the knobs `biases` and `ignore`: something is left to prune."""
+    prunable(model, biases, ignore)
+
+
+class Mask(Mapping[str, Tensor]):
+    """Immutable mapping parameter name -> bool tensor; True = the weight is kept.
+
+    Each tensor has the shape of its parameter and lies on the CPU. Tensors are shared between
+    masks where they are equal, so never write into one.
+
+    >>> mask = Mask({"fc.weight": torch.tensor([[True, False], [True, True]])})
+    >>> mask.sparsity
+    0.25
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]):
+        for name, keep in tensors.items():
+            if not isinstance(keep, Tensor) or keep.dtype != torch.bool:
+                kind = keep.dtype if isinstance(keep, Tensor) else type(keep).__name__
+                raise ValueError(f"mask: {name!r} must be a bool tensor, got {kind}")
+        # A copy: whoever made the tensors may go on writing into them.
+        self._tensors = {
+            name: keep.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, keep in tensors.items()
+        }
+
+    @classmethod
+    def _sharing(cls, tensors: dict[str, Tensor]) -> Mask:
+        mask = cls({})
+        mask._tensors = tensors
+        return mask
+
+    @classmethod
+    def ones(cls, model: nn.Module, biases: bool = False, ignore: Iterable[str] = ()) -> Mask:
+        """The mask that keeps every prunable weight (see `prunable`)."""
+        return cls._sharing(
+            {
+                name: torch.ones(p.shape, dtype=torch.bool)
+                for name, p in prunable(model, biases, ignore).items()
+            }
+        )
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Mask) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __and__(self, other: Mask) -> Mask:
+        """What both masks keep. Both must cover the same parameters."""
+        if set(self) != set(other):
+            raise ValueError(f"mask: & needs the same names, got {[*self]} and {[*other]}")
+        both = {}
+        for name, keep in self.items():
+            if keep.shape != other[name].shape:
+                raise ValueError(
+                    f"mask: & needs equal shapes for {name!r}, "
+                    f"got {tuple(keep.shape)} and {tuple(other[name].shape)}"
+                )
+            if keep is other[name]:
+                both[name] = keep
+                continue
+            together = keep & other[name]
+            both[name] = keep if torch.equal(together, keep) else together
+        return Mask._sharing(both)
+
+    @cached_property
+    def kept(self) -> int:
+        """How many weights are kept."""
+        return sum(int(keep.sum()) for keep in self.values())
+
+    @property
+    def total(self) -> int:
+        """How many weights the mask covers."""
+        return sum(keep.numel() for keep in self.values())
+
+    @property
+    def density(self) -> float:
+        """Kept weights / all weights."""
+        return self.kept / self.total if self.total else 1.0
+
+    @property
+    def sparsity(self) -> float:
+        """Removed weights / all weights, over the weights that the mask covers."""
+        return (self.total - self.kept) / self.total if self.total else 0.0
+
+    @cached_property
+    def key(self) -> str:
+        """32 hex digits that depend on the content alone, not on the order of the names."""
+        content = Mask._sharing(dict(sorted(self.items()))).to_bytes()
+        return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+    def check(self, model: nn.Module) -> None:
+        """Raise ValueError unless every name and shape fits the model."""
+        parameters = dict(model.named_parameters())
+        if unknown := [name for name in self if name not in parameters]:
+            raise ValueError(
+                f"mask: {type(model).__name__} has no parameter {unknown[0]!r}; "
+                f"it has {[*parameters]}"
+            )
+        for name, keep in self.items():
+            if keep.shape != parameters[name].shape:
+                raise ValueError(
+                    f"mask: {name!r} must have shape {tuple(parameters[name].shape)}, "
+                    f"got {tuple(keep.shape)}"
+                )
+
+    @torch.no_grad()
+    def apply_(self, model: nn.Module) -> nn.Module:
+        """Set the removed weights of `model` to exactly 0, in place, on its own device."""
+        self.check(model)
+        parameters = dict(model.named_parameters())
+        for name, keep in self.items():
+            p = parameters[name]
+            p.masked_fill_(~keep.to(p.device), 0)
+        return model
+
+    def applied(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The masked weights as new tensors, for `torch.func.functional_call`."""
+        return {
+            name: parameters[name].detach() * keep.to(parameters[name].device)
+            for name, keep in self.items()
+        }
+
+    def to_bytes(self) -> bytes:
+        """One line of JSON with names and shapes, then one bit a weight."""
+        shapes = json.dumps({name: list(keep.shape) for name, keep in self.items()})
+        packed = [np.packbits(keep.numpy().reshape(-1)).tobytes() for keep in self.values()]
+        return b"\n".join([shapes.encode(), b"".join(packed)])
+
+    @classmethod
+    def from_bytes(cls, packed: bytes) -> Mask:
+        """The mask that `to_bytes` wrote. Raises ValueError if the bytes are damaged."""
+        line, _, bits = packed.partition(b"\n")
+        try:
+            shapes = {name: tuple(shape) for name, shape in json.loads(line).items()}
+        except (ValueError, AttributeError, TypeError):
+            raise ValueError("mask: these bytes do not start with names and shapes") from None
+        sizes = [math.prod(shape) for shape in shapes.values()]
+        if len(bits) != sum((n + 7) // 8 for n in sizes):
+            raise ValueError(f"mask: {len(bits)} bytes of bits do not fit the shapes {shapes}")
+        tensors, start = {}, 0
+        for (name, shape), n in zip(shapes.items(), sizes, strict=True):
+            stop = start + (n + 7) // 8
+            flat = np.unpackbits(np.frombuffer(bits[start:stop], np.uint8), count=n)
+            tensors[name] = torch.from_numpy(flat.astype(bool)).reshape(shape)
+            start = stop
+        return cls._sharing(tensors)
+
+    def __repr__(self) -> str:
+        return (
+            f"Mask({len(self)} tensors, {self.kept:,} of {self.total:,} kept, "
+            f"sparsity {self.sparsity:.3f})"
+        )

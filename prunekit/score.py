@@ -1,0 +1,83 @@
+"""Criteria: how important is each weight? Larger is kept.
+
+A criterion gives ``{name: scores}``, one tensor of the parameter's shape for each name it is asked
+for. Scores of a gradient are taken on the training split: the validation split judges what they chose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunekit.steps import Run, derive
+from prunekit.train import LocalRandom
+
+Scores = dict[str, Tensor]
+
+
+def magnitude(model: nn.Module, names: Iterable[str]) -> Scores:
+    """|w|. Han, Pool, Tran and Dally 2015, arXiv 1506.02626."""
+    parameters = dict(model.named_parameters())
+    return {name: parameters[name].detach().abs() for name in names}
+
+
+def gradient(
+    model: nn.Module, data: Any, names: Iterable[str], *, examples: int = 5_000, seed: int = 0,
+    run: Run = Run(),
+) -> Scores:
+    """|∂L/∂w|, L the mean loss of `examples` training examples drawn with `seed`.
+
+    The first-order change of the loss for a unit change of the weight; Mozer and Smolensky 1988,
+    "Skeletonization", use it for units.
+    """
+    return {name: g.abs() for name, g in _gradients(model, data, names, examples, seed, run).items()}
+
+
+def weight_gradient(
+    model: nn.Module, data: Any, names: Iterable[str], *, examples: int = 5_000, seed: int = 0,
+    run: Run = Run(),
+) -> Scores:
+    """|w · ∂L/∂w|: the first-order change of the loss when the weight is removed.
+
+    Molchanov et al. 2017, arXiv 1611.06440, equation 7; at initialisation it is SNIP, Lee et al. 2019,
+    arXiv 1810.02340.
+    """
+    parameters = dict(model.named_parameters())
+    slopes = _gradients(model, data, names, examples, seed, run)
+    return {name: (parameters[name].detach() * g).abs() for name, g in slopes.items()}
+
+
+def _gradients(
+    model: nn.Module, data: Any, names: Iterable[str], examples: int, seed: int, run: Run
+) -> Scores:
+    """∂L/∂w in eval mode, averaged over training examples; zeros where the loss does not depend."""
+    parameters = {name: p for name, p in model.named_parameters() if name in set(names)}
+    device = next(model.parameters()).device
+    total = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    modes = [(module, module.training) for module in model.modules()]
+    frozen = [p for p in parameters.values() if not p.requires_grad]
+    generator, n = torch.Generator().manual_seed(derive(seed, "gradient")), 0
+    try:
+        model.eval()
+        for p in frozen:
+            p.requires_grad_(True)
+        for x, y in data.batches("train", 500, generator):
+            run.poll()
+            with torch.enable_grad(), LocalRandom(derive(seed, "draws", n)):
+                loss = data.loss(model(x.to(device)), y.to(device)) * len(y)
+            slopes = torch.autograd.grad(loss, [*parameters.values()], allow_unused=True)
+            for name, slope in zip(parameters, slopes, strict=True):
+                if slope is not None:
+                    total[name] += slope
+            n += len(y)
+            if n >= examples:
+                break
+    finally:
+        for p in frozen:
+            p.requires_grad_(False)
+        for module, training in modes:
+            module.training = training
+    return {name: sums / max(n, 1) for name, sums in total.items()}

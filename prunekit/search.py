@@ -1,0 +1,84 @@
+"""Evaluate candidates through `Run.workers`, asking the journal first."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import nn
+from torch.func import functional_call
+
+from prunekit import train
+from prunekit._files import digest, state_key
+from prunekit.mask import Mask
+from prunekit.steps import Run, Step
+
+Decode = Callable[[nn.Module, Any], Mask]
+
+
+def evaluate(
+    model: nn.Module, data: Any, candidates: Iterable[Any], decode: Decode, run: Run = Run()
+) -> list[float]:
+    """The validation result of each candidate, as if its mask were applied; the model stays as it is.
+
+    ``decode(model, candidate)`` gives the candidate's `Mask`; it runs in the worker and must be a
+    function of a module, or a `functools.partial` of one. The result is the number of errors, or the
+    metric where that is not the accuracy.
+    """
+    items, journal = list(candidates), run.journal
+    if journal is None:
+        return list(run.workers(_Job(model, data, decode, run), items))
+    base = digest(state_key(model), data.key, decode)
+    keys = [digest(base, item) for item in items]
+    missing = {key: item for key, item in zip(keys, items, strict=True) if journal.get(key) is None}
+    results = run.workers(_Job(model, data, decode, run), missing.values())
+    for key, result in zip(missing, results, strict=True):
+        journal.put(key, result)
+    return [journal.get(key) for key in keys]
+
+
+class _Job:
+    """Evaluates one candidate, in whatever thread it is called.
+
+    `functional_call` swaps tensors inside the module it is given, so each thread has a skeleton of
+    its own: the model without weights, called with the weights that the candidate leaves.
+    """
+
+    def __init__(self, model: nn.Module, data: Any, decode: Decode, run: Run):
+        self.model, self.data, self.decode, self.run = model, data, decode, run
+        self.tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        self.local = threading.local()
+
+    def _skeleton(self) -> nn.Module:
+        if not hasattr(self.local, "skeleton"):
+            memo: dict[int, Any] = {}
+            for tensor in self.tensors.values():
+                empty = tensor.detach().to("meta")
+                memo[id(tensor)] = nn.Parameter(empty) if isinstance(tensor, nn.Parameter) else empty
+            self.local.skeleton = copy.deepcopy(self.model, memo).eval()
+        return self.local.skeleton
+
+    def __call__(self, candidate: Any) -> float:
+        mask = self.decode(self.model, candidate)
+        tensors = self.tensors | mask.applied(self.tensors)
+        skeleton = self._skeleton()
+        return train.judge(lambda x: functional_call(skeleton, tensors, (x,)), self.model, self.data, self.run)
+
+
+def _itself(model: nn.Module, mask: Mask) -> Mask:
+    return mask
+
+
+def cut(
+    model: nn.Module, data: Any, mask: Mask, index: int, of: int, run: Run = Run(), **info: Any
+) -> Step:
+    """Remove what the mask removes, and give the ``"prune"`` step that says so.
+
+    Evaluated first, then applied: nothing polls `run.stop` between the change and the step.
+    """
+    mask.check(model)
+    (result,) = evaluate(model, data, [mask], _itself, run)
+    mask.apply_(model)
+    return Step("prune", index, of, mask, {train.metric_name(data): train.as_metric(result, data)}, info)

@@ -1,0 +1,75 @@
+"""From scores to a mask: which weights go, and how many when."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from prunekit.mask import Mask
+
+
+def largest(scores: Mapping[str, Tensor], sparsity: float, scope: str, within: Mask) -> Mask:
+    """Keep the largest scores, so that a share `sparsity` of the weights of `within` is removed.
+
+    What `within` has removed stays removed and counts. With scope ``"global"`` all weights compete,
+    with ``"layer"`` each parameter gets the same sparsity. Exactly ``round(sparsity × all)`` weights
+    go (more only if `within` has removed more); among equal scores the first go first.
+
+    Raises ValueError for scores that are NaN, miss a name or have another shape.
+    """
+    for name, keep in within.items():
+        if name not in scores or scores[name].shape != keep.shape:
+            shape = tuple(scores[name].shape) if name in scores else "no scores"
+            raise ValueError(f"select: {name} needs scores of shape {tuple(keep.shape)}, got {shape}")
+        if torch.isnan(scores[name]).any():
+            raise ValueError(f"select: scores of {name} must be numbers, got NaN")
+    groups = [[*within]] if scope == "global" else [[name] for name in within]
+    kept: dict[str, Tensor] = {}
+    for names in groups:
+        # Removed weights sort below everything, so they are the first to count as removed.
+        flat = torch.cat(
+            [scores[n].detach().cpu().masked_fill(~within[n], -torch.inf).flatten() for n in names]
+        )
+        keep = ~_smallest(flat, round(sparsity * flat.numel()))
+        sizes = [within[n].numel() for n in names]
+        for name, part in zip(names, keep.split(sizes), strict=True):
+            kept[name] = part.reshape(within[name].shape)
+    return within & Mask(kept)
+
+
+def _smallest(flat: Tensor, n: int) -> Tensor:
+    """True at the `n` smallest entries; among equal ones at the first."""
+    if n <= 0:
+        return torch.zeros(flat.shape, dtype=torch.bool)
+    limit = flat.kthvalue(min(n, flat.numel())).values
+    chosen = flat < limit
+    ties = (flat == limit).nonzero().flatten()
+    chosen[ties[: n - int(chosen.sum())]] = True
+    return chosen
+
+
+def above(scores: Mapping[str, Tensor], thresholds: Mapping[str, float], within: Mask) -> Mask:
+    """Keep what scores at least its parameter's threshold and was kept by `within`."""
+    return within & Mask({name: scores[name].cpu() >= thresholds[name] for name in within})
+
+
+def stages(sparsity: float, rounds: int) -> list[float]:
+    """Target sparsity after each round when every round removes the same share of the survivors.
+
+    >>> [round(s, 3) for s in stages(0.875, 3)]
+    [0.5, 0.75, 0.875]
+    """
+    return [1 - (1 - sparsity) ** (i / rounds) for i in range(1, rounds + 1)]
+
+
+def cubic(sparsity: float, t: float) -> float:
+    """Sparsity after a share t in [0, 1] of the pruning phase, rising fast and settling slowly.
+
+    Zhu and Gupta 2017, arXiv 1710.01878, equation 1, from an initial sparsity of 0.
+
+    >>> cubic(0.9, 0.0), cubic(0.9, 1.0)
+    (0.0, 0.9)
+    """
+    return sparsity * (1 - (1 - min(max(t, 0.0), 1.0)) ** 3)

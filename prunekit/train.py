@@ -1,0 +1,400 @@
+"""Training and evaluation: nothing else in the package trains.
+
+`fit` is a method like all others: a generator that yields a `Step` an epoch, so that pruning
+methods compose with ``yield from fit(...)``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from prunekit._files import digest, state_key
+from prunekit.data import accuracy, wrong
+from prunekit.journal import Fit
+from prunekit.mask import Mask
+from prunekit.steps import (
+    Choice,
+    Count,
+    Fraction,
+    Natural,
+    NonNegative,
+    Positive,
+    Precision,
+    Run,
+    Step,
+    derive,
+    method,
+)
+
+OPTIMIZERS = {
+    "sgd": lambda p, lr, momentum, decay: torch.optim.SGD(
+        p, lr, momentum, weight_decay=decay, nesterov=momentum > 0
+    ),
+    "adam": lambda p, lr, momentum, decay: torch.optim.AdamW(p, lr, weight_decay=decay),
+}
+
+# The share of the learning rate after a share t in [0, 1) of the training.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda t: 1.0,
+    "cosine": lambda t: (1 + math.cos(math.pi * t)) / 2,
+    "one-cycle": lambda t: t / 0.25 if t < 0.25 else (1 - t) / 0.75,
+    "steps": lambda t: 1.0 if t < 0.5 else 0.1 if t < 0.75 else 0.01,
+}
+
+EVALUATION_BATCH = 1_000
+
+Remask = Callable[[nn.Module, Mask, float], Mask]
+
+
+# -------------------------------------------------------------------------------------- evaluate
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode, without gradients; every module's own mode comes back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def metric_name(data: Any) -> str:
+    """What the metric of the data is called in figures and tables, such as ``"accuracy"``."""
+    name = getattr(data.metric, "__name__", "metric")
+    return name if name.isidentifier() else "metric"
+
+
+def judge(
+    forward: Callable[[Tensor], Tensor],
+    model: nn.Module,
+    data: Any,
+    run: Run = Run(),
+    split: str = "validation",
+) -> float:
+    """The number of errors of ``forward`` over a split, or the metric where it is not the accuracy.
+
+    `forward` computes what `model` would, which says where and in which mode.
+    """
+    device = next(model.parameters()).device
+    count, kept = 0, []
+    for x, y in data.batches(split, EVALUATION_BATCH):
+        run.poll()
+        with evaluating(model):
+            out, y = forward(x.to(device)), y.to(device)
+            if data.metric is accuracy:  # without holding all outputs in memory
+                count += wrong(out, y)
+            else:
+                kept.append((out, y))
+    if data.metric is accuracy:
+        return count
+    outs, targets = zip(*kept, strict=True)
+    return float(data.metric(torch.cat(outs), torch.cat(targets)))
+
+
+def as_metric(result: float, data: Any, split: str = "validation") -> float:
+    """The metric that a result of `judge` stands for: errors become an accuracy."""
+    if data.metric is not accuracy:
+        return result
+    _, y = next(iter(data.batches(split, 1)))
+    targets = size(data, split) * y.numel()
+    return (targets - result) / targets
+
+
+def size(data: Any, split: str) -> int:
+    """How many examples a split has, counted where the data does not say."""
+    if hasattr(data, "size"):
+        return int(data.size(split))
+    return sum(len(y) for _, y in data.batches(split, EVALUATION_BATCH))
+
+
+def evaluate(
+    model: nn.Module,
+    data: Any,
+    split: str = "validation",
+    *,
+    mask: Mask | None = None,
+    run: Run = Run(),
+) -> float:
+    """The metric of the data over a split; with `mask`, as if it were applied.
+
+    Raises `Stopped` if `run.stop` is set.
+    """
+    forward: Callable[[Tensor], Tensor] = model
+    if mask is not None:
+        mask.check(model)
+        weights = mask.applied(dict(model.named_parameters()))
+        forward = lambda x: functional_call(model, weights, (x,))  # noqa: E731
+    return as_metric(judge(forward, model, data, run, split), data, split)
+
+
+# ------------------------------------------------------------------------------------------- fit
+
+
+class LocalRandom(TorchDispatchMode):
+    """Random draws inside, such as dropout's, come from a seed and not from the global generator.
+
+    The mode belongs to the thread, so runs in two threads do not disturb each other.
+    """
+
+    def __init__(self, seed: int):
+        super().__init__()
+        self.seed = seed
+        self.generators: dict[torch.device, torch.Generator] = {}
+
+    def generator(self, device: torch.device) -> torch.Generator:
+        if device not in self.generators:
+            self.generators[device] = torch.Generator(device).manual_seed(self.seed)
+        return self.generators[device]
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*args, **kwargs)
+        first = args[0] if args and isinstance(args[0], Tensor) else None
+        device = first.device if first is not None else torch.device(kwargs.get("device") or "cpu")
+        if any(a.name == "generator" for a in func._schema.arguments):
+            return func(*args, **{**kwargs, "generator": self.generator(device)})
+        drawn = _WITHOUT_GENERATOR.get(func.overloadpacket)
+        if drawn is None:
+            raise RuntimeError(f"fit: the model draws random numbers with {func}, which takes no seed")
+        return drawn(self.generator(device), *args, **kwargs)
+
+
+def _native_dropout(
+    generator: torch.Generator, x: Tensor, p: float, train: bool | None = True
+) -> tuple[Tensor, Tensor]:
+    if not train:
+        return x.clone(), torch.ones_like(x, dtype=torch.bool)
+    keep = torch.empty_like(x).bernoulli_(1 - p, generator=generator)
+    scale = 1 / (1 - p) if p < 1 else 0.0
+    return x * keep * scale, keep.bool()
+
+
+# Operators that draw but take no generator.
+_WITHOUT_GENERATOR: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.native_dropout: _native_dropout,
+    torch.ops.aten.rand_like: lambda g, x, **kw: torch.empty_like(x, **kw).uniform_(generator=g),
+    torch.ops.aten.randn_like: lambda g, x, **kw: torch.empty_like(x, **kw).normal_(generator=g),
+}
+
+
+def _check_fit(model: nn.Module, data: Any, *, mask: Mask | None, **_: Any) -> None:
+    if mask is not None:
+        mask.check(model)
+
+
+@method(check=_check_fit)
+def fit(
+    model: nn.Module,
+    data: Any,
+    *,
+    epochs: Natural = 1,
+    lr: Positive = 0.05,
+    batch: Count = 128,
+    optimizer: Annotated[str, Choice(*OPTIMIZERS)] = "sgd",
+    momentum: Fraction = 0.9,
+    weight_decay: NonNegative = 5e-4,
+    schedule: Annotated[str, Choice(*SCHEDULES)] = "cosine",
+    precision: Precision = "fp32",
+    phase: Annotated[str, Choice("train", "finetune")] = "train",
+    mask: Mask | None = None,
+    remask: Remask | None = None,
+    every: Count = 100,
+    seed: int = 0,
+    run: Run = Run(),
+) -> Iterator[Step]:
+    """Train the model in place on ``data.loss``, a `Step` an epoch with loss and validation metric.
+
+    epochs: passes over the training data.
+    lr: learning rate at its highest.
+    batch: examples a minibatch.
+    optimizer: "sgd" (with Nesterov momentum) or "adam" (with decoupled weight decay).
+    momentum: of SGD.
+    weight_decay: factor of the L2 penalty.
+    schedule: how the learning rate moves over the whole fit.
+    precision: "auto" takes bf16 autocast and channels-last where the processor computes bf16.
+    phase: the name of the steps.
+
+    With `mask`, removed weights are 0 after every update. ``remask(model, mask, t)`` may change the
+    mask after every `every` minibatches and every epoch, t in (0, 1] being the share of training
+    done; it must be a function of a module, or a `functools.partial` of one.
+
+    Raises `Stopped` if `run.stop` is set; on any exception the weights of the last step return.
+    """
+    knobs = (epochs, lr, batch, optimizer, momentum, weight_decay, schedule, precision, every)
+    held = model_mask = mask if mask is not None else Mask({})
+    journal, key, saved = run.journal, "", None
+    if journal is not None:
+        key = digest(state_key(model), data.key, held, knobs, remask, seed)
+        saved = journal.load_fit(key)
+    trainer = _Trainer(model, data, knobs, seed, run, remask)
+    metrics: list[dict[str, float]] = []
+    masks: dict[int, bytes] = {}
+    for epoch in range(1, epochs + 1):
+        if saved is not None and epoch <= saved.epoch:
+            if epoch in saved.masks:
+                model_mask = Mask.from_bytes(saved.masks[epoch])
+            if epoch == saved.epoch:
+                trainer.restore(saved, model_mask, finished=epoch == epochs)
+                metrics, masks = saved.metrics, saved.masks
+            model_mask.apply_(model)
+            yield Step(phase, epoch, epochs, model_mask, saved.metrics[epoch - 1])
+            continue
+        before = model_mask
+        figures, model_mask = trainer.epoch(epoch, model_mask)
+        metrics.append(figures)
+        if model_mask is not before:
+            masks[epoch] = model_mask.to_bytes()
+        if journal is not None:
+            state = trainer.state(model_mask, finished=epoch == epochs)
+            journal.save_fit(key, Fit(epoch, metrics, masks, *state))
+        yield Step(phase, epoch, epochs, model_mask, figures)
+
+
+class _Trainer:
+    """One fit: the model, a fresh optimiser, and what an epoch needs."""
+
+    def __init__(
+        self, model: nn.Module, data: Any, knobs: tuple[Any, ...], seed: int, run: Run, remask: Any
+    ):
+        self.model, self.data, self.seed, self.run, self.remask = model, data, seed, run, remask
+        self.epochs, self.lr, self.batch, name, momentum, decay, self.schedule = knobs[:7]
+        self.precision, self.every = knobs[7:]
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        if not self.parameters:
+            raise ValueError(f"fit: {type(model).__name__} has no parameter that requires gradients")
+        self.optimizer = OPTIMIZERS[name](self.parameters, self.lr, momentum, decay)
+        self.device = self.parameters[0].device
+        self.minibatches = math.ceil(size(data, "train") / self.batch)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return dict(self.model.named_parameters()) | dict(self.model.named_buffers())
+
+    def epoch(self, epoch: int, mask: Mask) -> tuple[dict[str, float], Mask]:
+        """Train for one epoch and evaluate; on any exception put everything back."""
+        snapshot = {name: tensor.detach().clone() for name, tensor in self.tensors().items()}
+        done = False
+        try:
+            loss, mask = self._minibatches(epoch, mask)
+            self.model.to(memory_format=torch.contiguous_format)
+            mask.apply_(self.model)  # exact zeros, without the signs that products leave
+            value = evaluate(self.model, self.data, run=self.run)
+            done = True
+        finally:
+            self.optimizer.zero_grad(set_to_none=True)
+            self.model.eval()
+            if not done:
+                self.model.to(memory_format=torch.contiguous_format)
+                with torch.no_grad():
+                    for name, tensor in self.tensors().items():
+                        tensor.copy_(snapshot[name])
+        return {"loss": loss, metric_name(self.data): value}, mask
+
+    def _minibatches(self, epoch: int, mask: Mask) -> tuple[float, Mask]:
+        torch.set_flush_denormal(True)  # `@method` puts the caller's setting back
+        generator = torch.Generator().manual_seed(derive(self.seed, "epoch", epoch))
+        draws = LocalRandom(derive(self.seed, "draws", epoch))
+        mask.apply_(self.model)
+        if self._bf16:
+            self.model.to(memory_format=torch.channels_last)
+        masked = self._masked(mask)
+        total, n = torch.zeros((), device=self.device), 0
+        self.model.train()
+        for i, (x, y) in enumerate(self.data.batches("train", self.batch, generator)):
+            self.run.poll()
+            done = epoch - 1 + i / self.minibatches
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.lr * SCHEDULES[self.schedule](done / self.epochs)
+            x, y = self._inputs(x), y.to(self.device)
+            with draws, self._autocast():
+                loss = self.data.loss(self.model(x), y)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            if masked:
+                with torch.no_grad():
+                    torch._foreach_mul_(*masked)
+            total, n = total + loss.detach() * len(y), n + len(y)
+            step = (epoch - 1) * self.minibatches + i + 1
+            if self.remask is not None and step % self.every == 0:
+                mask = self.remask(self.model, mask, step / self.minibatches / self.epochs)
+                mask.apply_(self.model)
+                masked = self._masked(mask)
+        if self.remask is not None:
+            mask = self.remask(self.model, mask, epoch / self.epochs)
+        if not math.isfinite(mean := float(total) / max(n, 1)):
+            raise FloatingPointError(f"fit: the loss is {mean} in epoch {epoch}; try a smaller lr")
+        return mean, mask
+
+    def _masked(self, mask: Mask) -> tuple[list[Tensor], list[Tensor]] | None:
+        """Parameters and, as 0 and 1 on their device, what to multiply them with."""
+        named = dict(self.model.named_parameters())
+        cut = [(named[name], keep) for name, keep in mask.items() if not bool(keep.all())]
+        if not cut:
+            return None
+        return [p for p, _ in cut], [keep.to(p.device, p.dtype) for p, keep in cut]
+
+    @property
+    def _bf16(self) -> bool:
+        able = torch.cpu.get_capabilities()
+        here = self.device.type != "cpu" or able.get("avx512_bf16") or able.get("amx_bf16")
+        return self.precision == "bf16" or (self.precision == "auto" and bool(here))
+
+    def _inputs(self, x: Tensor) -> Tensor:
+        if self._bf16 and x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        return x.to(self.device)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16) if self._bf16 else nullcontext()
+
+    # -- the journal's view
+
+    def state(self, mask: Mask, finished: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and plain values to go on from; of a finished fit only the kept weights."""
+        tensors = {}
+        for name, tensor in self.tensors().items():
+            value = tensor.detach().cpu()
+            tensors[f"w.{name}"] = value[mask[name]] if name in mask and finished else value.clone()
+        extra: dict[str, Any] = {}
+        if not finished:
+            for i, p in enumerate(self.parameters):
+                for name, value in self.optimizer.state[p].items():
+                    if isinstance(value, Tensor):
+                        tensors[f"o.{i}.{name}"] = value.clone()
+                    else:
+                        extra[f"{i}.{name}"] = value
+        return tensors, extra
+
+    @torch.no_grad()
+    def restore(self, saved: Fit, mask: Mask, finished: bool) -> None:
+        for name, tensor in self.tensors().items():
+            value = saved.tensors[f"w.{name}"].to(tensor.device)
+            if name in mask and finished:
+                tensor.masked_scatter_(mask[name].to(tensor.device), value)
+            else:
+                tensor.copy_(value)
+        for name, value in saved.tensors.items():
+            if name.startswith("o."):
+                _, i, key = name.split(".", 2)
+                p = self.parameters[int(i)]
+                # As torch's own load_state_dict: moments beside their weights, counters stay.
+                self.optimizer.state[p][key] = value if key == "step" else value.to(p.device)
+        for name, value in saved.extra.items():
+            i, key = name.split(".", 1)
+            self.optimizer.state[self.parameters[int(i)]][key] = value
+        self.model.eval()
