@@ -68,6 +68,8 @@ def describe(thing: Any) -> str:
         return f"{type(thing).__name__}:{thing.key}"
     if isinstance(thing, Mapping):
         return "{" + ", ".join(f"{k!r}: {describe(v)}" for k, v in sorted(thing.items())) + "}"
+    if isinstance(thing, (set, frozenset)):
+        return "{" + ", ".join(sorted(map(describe, thing))) + "}"
     if isinstance(thing, (list, tuple)):
         return "[" + ", ".join(map(describe, thing)) + "]"
     if callable(thing):

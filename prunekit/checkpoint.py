@@ -47,7 +47,7 @@ def read_info(path: str | os.PathLike[str]) -> dict[str, Any]:
     _, text = _pair(path)
     try:
         return dict(json.loads(text.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:  # TypeError: JSON, but no object
         raise ValueError(f"checkpoint: {text} cannot be read: {error}") from error
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from prunekit.mask import Mask
 
@@ -42,8 +43,7 @@ def macs(model: nn.Module, x: Tensor, mask: Mask | None = None) -> Macs:
     modes = [(module, module.training) for module in model.modules()]
     counter = _Counter(model, mask if mask is not None else Mask({}))
     try:
-        # Gradients stay on: without them attention layers take a fused path that hides its products.
-        with counter, torch.enable_grad():
+        with _unfused(), counter:
             model.eval()(x[:1].to(next(model.parameters()).device))
     finally:
         for module, training in modes:
@@ -51,11 +51,33 @@ def macs(model: nn.Module, x: Tensor, mask: Mask | None = None) -> Macs:
     return Macs(counter.dense, round(counter.sparse))
 
 
+@contextmanager
+def _unfused() -> Iterator[None]:
+    """No fused kernels: attention and recurrent layers show the products they are made of."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with (
+            torch.no_grad(),
+            sdpa_kernel(SDPBackend.MATH),
+            torch.backends.mkldnn.flags(enabled=False),
+            torch.backends.cudnn.flags(enabled=False),
+        ):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
 class _Counter(TorchDispatchMode):
     """Adds up the products; a weight is recognised by its memory, also when transposed."""
 
     def __init__(self, model: nn.Module, mask: Mask):
         super().__init__()
+        from torch.utils.flop_counter import flop_registry  # slow to import
+
+        self.flops = flop_registry
         self.dense, self.sparse = 0, 0.0
         self.density: dict[int, tuple[int, int]] = {
             p.untyped_storage().data_ptr(): (int(mask[name].sum()), p.numel())
@@ -67,7 +89,7 @@ class _Counter(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        flops = flop_registry.get(func.overloadpacket)
+        flops = self.flops.get(func.overloadpacket)
         if flops is not None:
             products = flops(*args, **(kwargs or {}), out_val=out) // 2
             kept, total = 1, 1

@@ -18,13 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import filelock
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-import prunekit
+from prunekit import __version__
 from prunekit._files import describe, home, replacing, state_key, tensor_bytes
 
 Entry = dict[str, Any]
@@ -33,7 +32,7 @@ Entry = dict[str, Any]
 def environment() -> dict[str, Any]:
     """What can change the last bits of a result: versions, processor, threads."""
     return {
-        "prunekit": prunekit.__version__,
+        "prunekit": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
@@ -79,6 +78,8 @@ class Journal:
     """
 
     def __init__(self, path: str | os.PathLike[str]):
+        import filelock
+
         path = Path(path)
         bare = len(path.parts) == 1 and not path.is_absolute()
         self.path = home() / "journals" / path if bare else path
@@ -101,7 +102,7 @@ class Journal:
             "method": method,
             "knobs": {name: describe(value) for name, value in knobs.items()},
             "seed": seed,
-            "prunekit": prunekit.__version__,
+            "prunekit": __version__,
             "model": str(model),
             "weights": state_key(model),
             "data": data.key,
@@ -109,7 +110,7 @@ class Journal:
         self.path.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire(timeout=0)
-        except filelock.Timeout:
+        except TimeoutError:  # which filelock's own is
             raise ValueError(f"journal {self.path}: is in use by another run") from None
         try:
             self._read(header)

@@ -204,6 +204,8 @@ class Mask(Mapping[str, Tensor]):
         line, _, bits = packed.partition(b"\n")
         try:
             shapes = {name: tuple(shape) for name, shape in json.loads(line).items()}
+            if not all(type(n) is int and n >= 0 for shape in shapes.values() for n in shape):
+                raise ValueError
         except (ValueError, AttributeError, TypeError):
             raise ValueError("mask: these bytes do not start with names and shapes") from None
         sizes = [math.prod(shape) for shape in shapes.values()]

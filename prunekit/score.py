@@ -54,7 +54,8 @@ def _gradients(
     model: nn.Module, data: Any, names: Iterable[str], examples: int, seed: int, run: Run
 ) -> Scores:
     """∂L/∂w in eval mode, averaged over training examples; zeros where the loss does not depend."""
-    parameters = {name: p for name, p in model.named_parameters() if name in set(names)}
+    wanted = set(names)
+    parameters = {name: p for name, p in model.named_parameters() if name in wanted}
     device = next(model.parameters()).device
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
     modes = [(module, module.training) for module in model.modules()]
@@ -66,6 +67,7 @@ def _gradients(
             p.requires_grad_(True)
         for x, y in data.batches("train", 500, generator):
             run.poll()
+            x, y = x[: examples - n], y[: examples - n]
             with torch.enable_grad(), LocalRandom(derive(seed, "draws", n)):
                 loss = data.loss(model(x.to(device)), y.to(device)) * len(y)
             slopes = torch.autograd.grad(loss, [*parameters.values()], allow_unused=True)

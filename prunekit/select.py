@@ -19,24 +19,27 @@ def largest(scores: Mapping[str, Tensor], sparsity: float, scope: str, within: M
 
     Raises ValueError for scores that are NaN, miss a name or have another shape.
     """
+    _check(scores, within)
+    groups = [[*within]] if scope == "global" else [[name] for name in within]
+    kept: dict[str, Tensor] = {}
+    for names in groups:
+        flat = torch.cat([scores[n].detach().cpu().flatten() for n in names])
+        keep = torch.cat([within[n].flatten() for n in names])
+        gone = keep.numel() - int(keep.sum())
+        keep[keep.clone()] = ~_smallest(flat[keep], round(sparsity * keep.numel()) - gone)
+        sizes = [within[n].numel() for n in names]
+        for name, part in zip(names, keep.split(sizes), strict=True):
+            kept[name] = part.reshape(within[name].shape)
+    return within & Mask(kept)
+
+
+def _check(scores: Mapping[str, Tensor], within: Mask) -> None:
     for name, keep in within.items():
         if name not in scores or scores[name].shape != keep.shape:
             shape = tuple(scores[name].shape) if name in scores else "no scores"
             raise ValueError(f"select: {name} needs scores of shape {tuple(keep.shape)}, got {shape}")
         if torch.isnan(scores[name]).any():
             raise ValueError(f"select: scores of {name} must be numbers, got NaN")
-    groups = [[*within]] if scope == "global" else [[name] for name in within]
-    kept: dict[str, Tensor] = {}
-    for names in groups:
-        # Removed weights sort below everything, so they are the first to count as removed.
-        flat = torch.cat(
-            [scores[n].detach().cpu().masked_fill(~within[n], -torch.inf).flatten() for n in names]
-        )
-        keep = ~_smallest(flat, round(sparsity * flat.numel()))
-        sizes = [within[n].numel() for n in names]
-        for name, part in zip(names, keep.split(sizes), strict=True):
-            kept[name] = part.reshape(within[name].shape)
-    return within & Mask(kept)
 
 
 def _smallest(flat: Tensor, n: int) -> Tensor:
@@ -51,7 +54,11 @@ def _smallest(flat: Tensor, n: int) -> Tensor:
 
 
 def above(scores: Mapping[str, Tensor], thresholds: Mapping[str, float], within: Mask) -> Mask:
-    """Keep what scores at least its parameter's threshold and was kept by `within`."""
+    """Keep what scores at least its parameter's threshold and was kept by `within`.
+
+    Raises ValueError for scores that are NaN, miss a name or have another shape.
+    """
+    _check(scores, within)
     return within & Mask({name: scores[name].cpu() >= thresholds[name] for name in within})
 
 

@@ -191,6 +191,7 @@ def run_cell(cell: Cell, stop: threading.Event | None = None) -> dict[str, Any]:
     }
     if arm.publish and not cell.short:
         info = {k: v for k, v in record.items() if k != "trace"}
+        info["accuracy"] = {split: figure(record, "after", split) for split in ("validation", "test")}
         checkpoint.save(_weights_folder(cell) / f"{arm.model}-{cell.seed}", model, info)
     with replacing(cell.path) as beside:
         beside.write_text(_compact(record), encoding="utf-8")
@@ -333,6 +334,20 @@ def table(found: list[dict[str, Any]]) -> pandas.DataFrame:
         row["seconds"] = str(round(sum(cell["seconds"] for cell in group) / len(group)))
         rows[arm] = row
     return pandas.DataFrame.from_dict(rows, orient="index")
+
+
+def tradeoff(
+    found: list[dict[str, Any]], split: str = "test"
+) -> dict[str, list[list[tuple[float, float]]]]:
+    """Figures against sparsity for `plot.curves`: a line for all arms that differ in the sparsity
+    alone, a run a seed, a point ``(sparsity, metric)`` a cell."""
+    lines: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    for cell in found:
+        label, _, level = cell["arm"].removeprefix(cell["model"]).strip().rpartition(" ")
+        if re.fullmatch(r"[\d.]+", level):
+            point = (float(level), figure(cell, "after", split))
+            lines.setdefault(label, {}).setdefault(cell["seed"], []).append(point)
+    return {label: [sorted(run) for run in runs.values()] for label, runs in lines.items()}
 
 
 def figure(cell: Mapping[str, Any], when: str, split: str) -> float:

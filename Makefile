@@ -1,0 +1,31 @@
+# make only wraps: without it, `python tools/install.py`, then `python -m prunekit run` and `pytest`.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test lab lint benchmarks clean
+
+run: .venv/complete  ## prune a trained LeNet step by step, execute the notebooks; results in out/
+	$(BIN)/python -m prunekit run
+
+lab: .venv/complete  ## open the notebooks in JupyterLab
+	$(BIN)/python -m prunekit lab
+
+test: lint  ## all tests, the notebooks' outputs among them
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q
+
+lint: .venv/complete-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+benchmarks: .venv/complete-test  ## speed beside a peer's, as ratios
+	$(BIN)/python benchmarks/ratios.py
+
+clean:
+	rm -rf .venv out
+
+.venv/complete: pyproject.toml constraints.txt tools/install.py
+	$(PYTHON) tools/install.py
+
+.venv/complete-test: pyproject.toml constraints.txt tools/install.py
+	$(PYTHON) tools/install.py test

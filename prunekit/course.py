@@ -1,0 +1,91 @@
+"""What the notebooks need to check themselves: `close` for measured numbers, `check` for exercises."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunekit.mask import Mask
+
+
+def close(value: float, expected: float, within: float = 0.02) -> None:
+    """Print a measured number beside the expected one: ``≈0.973, expected 0.97 ± 0.02: ok``."""
+    verdict = "ok"
+    if not abs(value - expected) <= within:  # also for NaN
+        verdict = "too low" if value < expected else "too high" if value > expected else "not a number"
+    print(f"≈{value:.3f}, expected {expected:g} ± {within:g}: {verdict}")
+
+
+def check(
+    attempt: Any,
+    like: Any,
+    on: Sequence[tuple[Any, ...]] = (),
+    *,
+    hints: Mapping[str, Any] | None = None,
+    within: float = 1e-6,
+) -> bool:
+    """Compare an answer with a reference and print one line; True if it is right.
+
+    Without `on`, both are values. With `on`, both are functions that must agree on every tuple of
+    arguments. `hints` maps a text to a typical wrong answer: an answer that equals it gets the text.
+    An answer of ``...`` is not yet given. Errors of the answer are shown, never raised.
+    """
+    if attempt is ...:
+        print("not answered yet: replace the ... above and run this cell again")
+        return False
+    try:
+        given = _results(attempt, on)
+    except Exception as error:
+        print(f"your answer stops with {type(error).__name__}: {error}")
+        return False
+    if any(result is ... or result is None for result in given):
+        print("not answered yet: replace the ... above and run this cell again")
+        return False
+    expected = _results(like, on)
+    wrong = [i for i, pair in enumerate(zip(given, expected, strict=True)) if not _same(*pair, within)]
+    if not wrong:
+        print("right" + (f" on all {len(on)} examples" if on else ""))
+        return True
+    for text, typical in (hints or {}).items():
+        if all(_same(g, t, within) for g, t in zip(given, _results(typical, on), strict=True)):
+            print(f"not quite: {text}")
+            return False
+    first = wrong[0]
+    where = f" for {', '.join(map(_short, on[first]))}" if on else ""
+    print(f"not quite{where}: got {_short(given[first])}, expected {_short(expected[first])}")
+    return False
+
+
+def _results(answer: Any, on: Sequence[tuple[Any, ...]]) -> list[Any]:
+    if not on:
+        return [answer]
+    return [answer(*copy.deepcopy(arguments)) for arguments in on]
+
+
+def _same(given: Any, expected: Any, within: float) -> bool:
+    if isinstance(expected, (Mask, str)):
+        return isinstance(given, type(expected)) and given == expected
+    if isinstance(expected, Mapping):
+        fits = isinstance(given, Mapping) and set(given) == set(expected)
+        return fits and all(_same(given[name], expected[name], within) for name in expected)
+    try:
+        a, b = torch.as_tensor(given), torch.as_tensor(expected)
+    except Exception:  # no numbers, or tensors of several shapes
+        if not isinstance(expected, (list, tuple)):
+            return type(given) is type(expected) and bool(given == expected)
+        fits = isinstance(given, (list, tuple)) and len(given) == len(expected)
+        return fits and all(_same(g, e, within) for g, e in zip(given, expected, strict=True))
+    if a.shape != b.shape or (a.dtype == torch.bool) != (b.dtype == torch.bool):
+        return False
+    if a.dtype == torch.bool:
+        return torch.equal(a, b)
+    return torch.allclose(a.double(), b.double(), rtol=0, atol=within)
+
+
+def _short(value: Any, width: int = 70) -> str:
+    text = str(value.tolist()) if isinstance(value, Tensor) else str(value)
+    return text if len(text) <= width else text[: width - 1] + "…"

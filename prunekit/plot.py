@@ -1,0 +1,154 @@
+"""Figures from reports, steps and recorded cells; no computation beyond means and spreads.
+
+Colours are seaborn's colour-blind palette on white, so that a figure reads the same in light and
+dark themes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from prunekit.steps import Step
+
+if TYPE_CHECKING:
+    from prunekit.report import Comparison, Report
+
+KEPT, REMOVED = sns.color_palette("colorblind")[0], "0.85"
+MARKERS = "osD^vPX*"
+
+
+def style() -> None:
+    """The look of all figures; called by every function here."""
+    sns.set_theme(
+        style="whitegrid",
+        palette="colorblind",
+        rc={"figure.facecolor": "white", "figure.dpi": 100, "savefig.dpi": 120, "axes.titlesize": 12},
+    )
+
+
+def axes(title: str, x: str, y: str, size: tuple[float, float] = (7, 4)) -> tuple[Figure, Axes]:
+    """An empty figure with its labels."""
+    style()
+    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    axis.set(title=title, xlabel=x, ylabel=y)
+    return figure, axis
+
+
+def curves(
+    lines: Mapping[str, Sequence[Sequence[tuple[float, float]]]],
+    *,
+    title: str = "",
+    x: str = "sparsity",
+    y: str = "validation accuracy",
+    dense: float | None = None,
+) -> Figure:
+    """One line a label: the mean over its runs, with a band of one standard deviation.
+
+    `lines` maps a label to runs, each a list of points (x, y); the runs of a label share their x.
+    """
+    figure, axis = axes(title, x, y)
+    for (label, runs), marker in zip(lines.items(), MARKERS * 4, strict=False):
+        xs = np.array([point[0] for point in runs[0]])
+        ys = np.array([[point[1] for point in run] for run in runs])  # (runs, points)
+        (line,) = axis.plot(xs, ys.mean(0), marker=marker, markersize=5, label=label)
+        if len(runs) > 1:
+            spread = ys.std(0, ddof=1)
+            axis.fill_between(
+                xs, ys.mean(0) - spread, ys.mean(0) + spread, color=line.get_color(), alpha=0.2
+            )
+    if dense is not None:
+        axis.axhline(dense, color="0.3", linestyle="--", linewidth=1, label="not pruned")
+    axis.legend()
+    return figure
+
+
+def history(source: Report | Sequence[Step], title: str = "") -> Figure:
+    """Accuracy and sparsity after every step of one run."""
+    steps = list(getattr(source, "history", source))
+    metric = next(name for name in reversed(steps[-1].metrics) if name != "loss")
+    figure, axis = axes(title, "step", f"validation {metric}")
+    numbers = np.arange(1, len(steps) + 1)
+    values = [step.metrics[metric] for step in steps]
+    axis.plot(numbers, values, color="0.6", linewidth=1, zorder=1)
+    for phase, marker in zip(dict.fromkeys(s.phase for s in steps), MARKERS, strict=False):
+        here = [i for i, step in enumerate(steps) if step.phase == phase]
+        axis.scatter(numbers[here], [values[i] for i in here], marker=marker, label=phase, zorder=2)
+    right = axis.twinx()
+    color = sns.color_palette("colorblind")[3]
+    right.step(numbers, [s.sparsity for s in steps], where="post", color=color, linestyle=":")
+    right.set_ylabel("sparsity (dotted)", color=color)
+    right.set_ylim(0, 1)
+    right.grid(False)
+    axis.legend(loc="lower left")
+    return figure
+
+
+def comparison(result: Comparison, title: str = "") -> Figure:
+    """Validation accuracy of each method, every seed a dot, the mean a bar."""
+    first = next(iter(result.reports.values()))[0]
+    figure, axis = axes(title, f"validation {first.metric}", "")
+    for row, (label, reports) in enumerate(result.reports.items()):
+        values = [r.after[first.metric] for r in reports]
+        axis.barh(row, float(np.mean(values)), height=0.5, alpha=0.35, color=KEPT)
+        axis.scatter(values, [row] * len(values), color=KEPT, zorder=2)
+        axis.text(0.01, row, label, va="center", transform=axis.get_yaxis_transform())
+    axis.set_yticks([])
+    axis.invert_yaxis()
+    return figure
+
+
+def matrix(values: Tensor, keep: Tensor | None = None, title: str = "") -> Figure:
+    """A small matrix with every number written out; removed ones are struck through on grey."""
+    style()
+    grid = values.detach().cpu().numpy()
+    rows, columns = grid.shape
+    figure, axis = plt.subplots(figsize=(1.1 * columns + 1.2, 0.8 * rows + 0.8), layout="constrained")
+    limit = float(np.abs(grid).max()) or 1.0
+    shown = np.ma.masked_where(~keep.numpy(), grid) if keep is not None else grid
+    axis.set_facecolor(REMOVED)
+    image = axis.imshow(shown, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto")
+    for r in range(rows):
+        for c in range(columns):
+            kept = keep is None or bool(keep[r, c])
+            strong = kept and abs(grid[r, c]) > 0.6 * limit
+            axis.text(
+                c, r, f"{grid[r, c]:.2f}" if kept else "0", ha="center", va="center",
+                color="white" if strong else "black", fontsize=12,
+            )
+    axis.set(title=title, xlabel="input", ylabel="output", xticks=range(columns), yticks=range(rows))
+    axis.grid(False)
+    figure.colorbar(image, label="weight")
+    return figure
+
+
+def images(
+    pictures: Sequence[tuple[str, Any]],
+    *,
+    label: str,
+    title: str = "",
+    cmap: str = "viridis",
+    limits: tuple[float, float] | None = None,
+) -> Figure:
+    """Pictures side by side on one colour scale; each `(caption, (h, w) values)`."""
+    style()
+    figure, panels = plt.subplots(
+        1, len(pictures), figsize=(2.4 * len(pictures) + 0.8, 2.9), layout="constrained", squeeze=False
+    )
+    arrays = [np.asarray(values) for _, values in pictures]
+    low, high = limits or (min(a.min() for a in arrays), max(a.max() for a in arrays))
+    for axis, (caption, _), values in zip(panels[0], pictures, arrays, strict=True):
+        image = axis.imshow(values, cmap=cmap, vmin=low, vmax=high)
+        axis.set_title(caption, fontsize=11)
+        axis.set(xticks=[], yticks=[])
+        axis.grid(False)
+    figure.colorbar(image, ax=panels[0].tolist(), label=label)
+    figure.suptitle(title)
+    return figure

@@ -1,0 +1,137 @@
+"""What the command line shows: a run step by step, the notebooks as pages or in JupyterLab, a list."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import pkgutil
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import prunekit
+from prunekit import data, experiments, models, score
+from prunekit._files import replacing
+from prunekit.baselines.magnitude import magnitude
+from prunekit.report import prune
+from prunekit.steps import Step
+
+
+def notebooks() -> list[Path]:
+    """The notebooks, in their order: inside the installed package, or beside it in a checkout."""
+    package = Path(prunekit.__file__).parent
+    for folder in (package / "notebooks", package.parent / "notebooks"):
+        if found := sorted(folder.glob("[0-9][0-9]_*.ipynb")):
+            return found
+    raise FileNotFoundError(f"prunekit: no notebooks beside {package}; install the package again")
+
+
+def run(out: Path) -> None:
+    """Prune the shipped LeNet-300-100, print every step, write the figure and the executed pages."""
+    from prunekit import plot
+
+    digits, lenet = data.mnist_small(), models.pretrained("lenet_300_100")
+    print(f"{type(lenet).__name__}, trained on MNIST; {digits!r}")
+    print("Remove the smallest weights in 10 rounds, with an epoch of training after each:")
+    report = prune(magnitude, lenet, digits, sparsity=0.95, rounds=10, epochs=1, watch=echo)
+    report.test()
+    print(f"\n{report}\n")
+    figure = plot.history(report, "LeNet-300-100 on 5,000 digits: 10 rounds of magnitude pruning")
+    with replacing(out / "pruning.png") as path:
+        figure.savefig(path, format="png")
+    print(f"the figure:   {out / 'pruning.png'}")
+    for notebook in notebooks():
+        page = out / f"{notebook.stem}.html"
+        with replacing(page) as path:
+            path.write_text(executed_page(notebook), encoding="utf-8")
+        print(f"the notebook: {page}")
+    print("\n`make lab` (or `python -m prunekit lab`) opens the notebooks in JupyterLab.")
+
+
+def echo(steps: Iterator[Step]) -> Iterator[Step]:
+    """Pass the steps through and print each, above the bar."""
+    from tqdm import tqdm
+
+    for step in steps:
+        tqdm.write(str(step))
+        yield step
+
+
+def executed_page(notebook: Path) -> str:
+    """The notebook run from top to bottom, as one HTML page. Raises if a cell fails."""
+    import nbformat
+    from nbclient import NotebookClient
+    from nbconvert import HTMLExporter
+    from tqdm import tqdm
+
+    content: Any = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
+    with tqdm(total=len(content.cells), desc=notebook.stem, unit="cell", leave=False) as bar:
+        client = NotebookClient(
+            content, timeout=600, kernel_name="python3", on_cell_complete=lambda **_: bar.update()
+        )
+        client.execute(cwd=str(notebook.parent))
+    page, _ = HTMLExporter().from_notebook_node(content)
+    return str(page)
+
+
+def lab(folder: Path, arguments: list[str]) -> int:
+    """Copy the notebooks that are not yet there into `folder` and open JupyterLab in it."""
+    for notebook in notebooks():
+        copy = folder / notebook.name
+        if copy.exists():
+            print(f"kept:   {copy} (delete it to get the original again)")
+            continue
+        with replacing(copy) as path:
+            shutil.copyfile(notebook, path)
+        os.chmod(copy, 0o644)  # an installed original may be read-only
+        print(f"copied: {copy}")
+    first = folder / notebooks()[0].name
+    command = [sys.executable, "-m", "jupyterlab", str(first), f"--notebook-dir={folder.resolve()}"]
+    sys.stdout.flush()
+    return subprocess.call([*command, *arguments])
+
+
+def functions(package: str) -> dict[str, Any]:
+    """The public functions of ``prunekit.methods`` or ``prunekit.baselines``, by name."""
+    parent = importlib.import_module(f"prunekit.{package}")
+    names = sorted(module.name for module in pkgutil.iter_modules(parent.__path__))
+    return {n: getattr(importlib.import_module(f"prunekit.{package}.{n}"), n) for n in names}
+
+
+def catalogue() -> str:
+    """Everything there is to run, a line each."""
+    import nbformat
+
+    groups: dict[str, dict[str, str]] = {
+        package: {
+            name: _first_line(sys.modules[f"prunekit.{package}.{name}"])
+            for name in functions(package)
+        }
+        for package in ("methods", "baselines")
+    }
+    groups["criteria"] = {f.__name__: _first_line(f) for f in (
+        score.magnitude, score.gradient, score.weight_gradient)}
+    groups["models"] = {name: _first_line(make) for name, make in models.MODELS.items()}
+    sets = (data.mnist_small, data.mnist, data.cifar10, data.cifar100)
+    groups["data"] = {f.__name__: _first_line(f) for f in sets}
+    groups["experiments"] = {
+        name: f"{experiments.load(name).title} ({len(experiments.recorded(name))} cells recorded)"
+        for name in experiments.names()
+    }
+    groups["notebooks"] = {}
+    for path in notebooks():
+        about = nbformat.read(path, as_version=4).metadata.get("prunekit", {})  # type: ignore[no-untyped-call]
+        groups["notebooks"][path.stem] = about.get("title", "")
+    lines = []
+    for group, entries in groups.items():
+        if entries:
+            lines += [group, *(f"  {name:<16} {text}" for name, text in entries.items())]
+    return "\n".join(lines)
+
+
+def _first_line(thing: Any) -> str:
+    return (inspect.getdoc(thing) or "").split("\n\n")[0].replace("\n", " ")

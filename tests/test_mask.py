@@ -1,0 +1,261 @@
+"""Mask: laws of a set of kept weights, and clear refusals."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import tiny_model
+from torch import nn
+
+from prunekit.mask import Mask, prunable
+
+NAMES = st.text(min_size=1, max_size=8)
+SHAPES = st.dictionaries(
+    NAMES, st.lists(st.integers(0, 5), max_size=4).map(tuple), max_size=4
+)
+
+
+@st.composite
+def masks(draw, number=1):
+    """`number` masks over the same names and shapes, with random contents."""
+    shapes = draw(SHAPES)
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    density = draw(st.sampled_from([0.0, 0.3, 0.7, 1.0]))
+    found = [
+        Mask({n: torch.rand(s, generator=generator) < density for n, s in shapes.items()})
+        for _ in range(number)
+    ]
+    return found if number > 1 else found[0]
+
+
+def same(a, b):
+    """Equality that does not rest on the key."""
+    return set(a) == set(b) and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@given(masks())
+def test_and_is_idempotent(mask):
+    assert same(mask & mask, mask)
+    assert same(mask & Mask(mask), mask)
+
+
+@given(masks(number=2))
+def test_and_is_commutative(pair):
+    a, b = pair
+    assert same(a & b, b & a)
+
+
+@given(masks(number=3))
+def test_and_is_associative(three):
+    a, b, c = three
+    assert same((a & b) & c, a & (b & c))
+
+
+@given(masks(number=2))
+def test_and_keeps_what_both_keep(pair):
+    a, b = pair
+    for name, keep in (a & b).items():
+        both = [p and q for p, q in zip(a[name].flatten(), b[name].flatten(), strict=True)]
+        assert keep.flatten().tolist() == both
+
+
+@given(masks())
+def test_bytes_make_the_round_trip(mask):
+    back = Mask.from_bytes(mask.to_bytes())
+    assert same(back, mask)
+    assert [*back] == [*mask]
+    assert {n: keep.shape for n, keep in back.items()} == {n: k.shape for n, k in mask.items()}
+
+
+@given(masks(number=2))
+def test_equality_hash_and_key_are_about_content(pair):
+    a, b = pair
+    assert (a == b) == (a.key == b.key) == same(a, b)
+    if a == b:
+        assert hash(a) == hash(b)
+
+
+@given(masks())
+def test_key_does_not_depend_on_the_order_of_the_names(mask):
+    turned = Mask(dict(reversed(mask.items())))
+    assert turned.key == mask.key
+    assert turned == mask
+
+
+def test_key_depends_on_every_bit_every_name_and_every_shape():
+    mask = Mask({"a": torch.ones(3, 3, dtype=torch.bool), "b": torch.ones(2, dtype=torch.bool)})
+    others = [Mask(dict(mask) | {"b": torch.ones(1, 2, dtype=torch.bool)}), Mask({"a": mask["a"]})]
+    others += [Mask({"a": mask["a"], "c": mask["b"]})]
+    for i, j in itertools.product(range(3), range(3)):
+        changed = mask["a"].clone()
+        changed[i, j] = False
+        others.append(Mask(dict(mask) | {"a": changed}))
+    assert len({other.key for other in [mask, *others]}) == len(others) + 1
+
+
+@given(masks())
+def test_counts_agree_with_a_loop(mask):
+    bits = [bit for keep in mask.values() for bit in keep.flatten().tolist()]
+    assert (mask.kept, mask.total) == (sum(bits), len(bits))
+    if bits:
+        assert mask.sparsity == bits.count(False) / len(bits)
+        assert mask.density + mask.sparsity == pytest.approx(1)
+
+
+def test_an_empty_mask_removes_nothing():
+    assert (Mask({}).sparsity, Mask({}).density) == (0, 1)
+
+
+def test_a_mask_is_not_changed_through_the_tensors_it_was_made_of():
+    keep = torch.ones(2, 2, dtype=torch.bool)
+    mask = Mask({"w": keep})
+    key = mask.key
+    keep[0, 0] = False
+    assert mask["w"].all()
+    assert Mask(mask).key == key
+
+
+def test_and_shares_the_tensors_that_it_does_not_change():
+    keep = torch.tensor([True, False])
+    mask = Mask({"a": keep, "b": keep})
+    both = mask & Mask({"a": torch.ones(2, dtype=torch.bool), "b": torch.tensor([False, False])})
+    assert both["a"] is mask["a"]
+    assert both["b"] is not mask["b"]
+
+
+@pytest.mark.parametrize(
+    ("tensors", "kind"),
+    [({"w": torch.ones(2)}, "float32"), ({"w": [True, False]}, "list"), ({"w": None}, "NoneType")],
+)
+def test_what_is_not_bool_is_refused(tensors, kind):
+    with pytest.raises(ValueError, match=rf"'w' must be a bool tensor, got .*{kind}"):
+        Mask(tensors)
+
+
+def test_and_refuses_other_names_and_shapes():
+    a = Mask({"w": torch.ones(2, dtype=torch.bool)})
+    with pytest.raises(ValueError, match=r"same names, got \['w'\] and \['v'\]"):
+        a & Mask({"v": a["w"]})
+    with pytest.raises(ValueError, match=r"equal shapes for 'w', got \(2,\) and \(3,\)"):
+        a & Mask({"w": torch.ones(3, dtype=torch.bool)})
+
+
+def test_apply_sets_removed_weights_to_zero_and_leaves_the_rest():
+    model = tiny_model()
+    before = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(1)
+    keep = torch.rand(12, 8, generator=generator) < 0.5
+    assert Mask({"0.weight": keep}).apply_(model) is model
+    assert torch.equal(model[0].weight[~keep], torch.zeros(int((~keep).sum())))
+    assert torch.equal(model[0].weight[keep], before[0].weight[keep])
+    assert torch.equal(model[2].weight, before[2].weight)
+    assert torch.equal(model[0].bias, before[0].bias)
+    assert model[0].weight.requires_grad
+
+
+def test_apply_also_cleans_weights_that_are_not_finite():
+    model = nn.Linear(2, 1, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[torch.nan, torch.inf]]))
+    Mask({"weight": torch.zeros(1, 2, dtype=torch.bool)}).apply_(model)
+    assert model.weight.tolist() == [[0.0, 0.0]]
+
+
+def test_applied_gives_the_weights_that_apply_would_leave():
+    model = tiny_model()
+    mask = Mask({"2.weight": torch.arange(36).reshape(3, 12) % 2 == 0})
+    before = copy.deepcopy(model.state_dict())
+    applied = mask.applied(dict(model.named_parameters()))
+    assert all(torch.equal(model.state_dict()[name], before[name]) for name in before)
+    mask.apply_(model)
+    assert torch.equal(applied["2.weight"], model[2].weight)
+    assert [*applied] == ["2.weight"]
+
+
+def test_unknown_names_and_wrong_shapes_are_refused_and_the_model_stays():
+    model = tiny_model()
+    before = copy.deepcopy(model.state_dict())
+    good = torch.zeros(12, 8, dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"no parameter 'fc\.weight'; it has \['0\.weight'"):
+        Mask({"0.weight": good, "fc.weight": good}).apply_(model)
+    with pytest.raises(ValueError, match=r"'0\.weight' must have shape \(12, 8\), got \(8, 12\)"):
+        Mask({"2.weight": good[:3].repeat(1, 2)[:, :12], "0.weight": good.T}).apply_(model)
+    assert all(torch.equal(model.state_dict()[name], before[name]) for name in before)
+
+
+def test_every_truncation_of_the_bytes_is_refused():
+    packed = Mask({"a": torch.ones(3, 3, dtype=torch.bool)}).to_bytes()
+    for n in range(len(packed)):
+        with pytest.raises(ValueError, match="mask: .* bytes"):
+            Mask.from_bytes(packed[:n])
+    with pytest.raises(ValueError, match="3 bytes of bits do not fit"):
+        Mask.from_bytes(packed + b"\0")
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"[1]", b"3", b"\xff\xfe", b'{"a": 3}', b'{"a": ["b"]}', b'{"a": [1.5]}', b'{"a": [-8]}']
+)
+def test_foreign_bytes_are_refused(line):
+    with pytest.raises(ValueError, match="mask: "):
+        Mask.from_bytes(line + b"\n\xff")
+
+
+def test_the_repr_is_short_and_stable():
+    mask = Mask({"w": torch.tensor([True, False, True, True])})
+    assert repr(mask) == "Mask(1 tensors, 3 of 4 kept, sparsity 0.250)"
+
+
+# ------------------------------------------------------------------------------------- prunable
+
+
+class Mixed(nn.Module):
+    """Convolution, normalisation with its own shapes, embedding, attention, and a tied head."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.layer_norm = nn.LayerNorm((4, 4))
+        self.embed = nn.Embedding(7, 5)
+        self.attention = nn.MultiheadAttention(4, 2)
+        self.head = nn.Linear(5, 7)
+        self.head.weight = self.embed.weight
+
+
+def test_prunable_are_the_matrices_outside_normalisation_and_tied_ones_once():
+    names = ["conv.weight", "embed.weight", "attention.in_proj_weight", "attention.out_proj.weight"]
+    assert [*prunable(Mixed())] == names
+    assert [*Mask.ones(Mixed())] == names
+
+
+def test_with_biases_those_beside_the_matrices_join_but_not_those_of_normalisation():
+    extra = {*prunable(Mixed(), biases=True)} - {*prunable(Mixed())}
+    assert extra == {
+        "conv.bias", "attention.in_proj_bias", "attention.out_proj.bias", "head.bias",
+    }  # fmt: skip
+
+
+def test_ignore_leaves_out_what_matches():
+    assert [*prunable(Mixed(), ignore=["attention.*", "conv.weight"])] == ["embed.weight"]
+
+
+def test_an_ignore_that_matches_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"ignore: no parameter is called 'haed\.\*'; there are"):
+        prunable(tiny_model(), ignore=["haed.*"])
+
+
+@pytest.mark.parametrize("model", [nn.ReLU(), nn.LayerNorm((2, 3))])
+def test_a_model_without_weights_to_prune_is_refused(model):
+    with pytest.raises(ValueError, match="has no weights to prune"):
+        prunable(model)
+    with pytest.raises(ValueError, match="Sequential: has no weights"):
+        prunable(tiny_model(), ignore=["*"])
+
+
+def test_ones_keeps_everything():
+    mask = Mask.ones(tiny_model(), biases=True)
+    assert (mask.kept, mask.total) == (147, 147)
+    mask.check(tiny_model())

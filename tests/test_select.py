@@ -1,0 +1,210 @@
+"""Selection: laws of what goes and what stays, and torch's own pruning as an oracle."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import tiny_model
+from torch.nn.utils import prune as torch_prune
+
+from prunekit.mask import Mask
+from prunekit.score import magnitude
+from prunekit.select import above, cubic, largest, stages
+
+SPARSITY = st.floats(0, 1, exclude_max=True)
+SCOPE = st.sampled_from(["layer", "global"])
+
+
+@st.composite
+def cases(draw, distinct=False):
+    """Scores of up to three parameters, with many ties unless `distinct`, and a mask on them."""
+    shapes = draw(st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=3), min_size=1, max_size=3))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    sizes = [math.prod(shape) for shape in shapes]
+    flat = torch.randperm(sum(sizes), generator=generator).double()
+    if not distinct:
+        flat = torch.randint(0, 4, flat.shape, generator=generator).double()
+    density = draw(st.sampled_from([0.2, 0.7, 1.0]))
+    scores, kept = {}, {}
+    for i, (part, shape) in enumerate(zip(flat.split(sizes), shapes, strict=True)):
+        scores[f"p{i}"] = part.reshape(shape)
+        kept[f"p{i}"] = torch.rand(shape, generator=generator) < density
+    return scores, Mask(kept)
+
+
+def groups(mask, scope):
+    """The sets of names that compete."""
+    return [[*mask]] if scope == "global" else [[name] for name in mask]
+
+
+def joined(tensors, names):
+    return torch.cat([tensors[name].flatten() for name in names])
+
+
+@given(cases(), SPARSITY, SCOPE)
+def test_survivors_score_at_least_as_much_as_victims(case, sparsity, scope):
+    scores, within = case
+    mask = largest(scores, sparsity, scope, within)
+    for names in groups(mask, scope):
+        s, alive, keep = joined(scores, names), joined(within, names), joined(mask, names)
+        if keep.any() and (alive & ~keep).any():
+            assert s[keep].min() >= s[alive & ~keep].max()
+
+
+@given(cases(), SPARSITY, SCOPE)
+def test_exactly_the_asked_number_goes_also_among_ties(case, sparsity, scope):
+    scores, within = case
+    mask = largest(scores, sparsity, scope, within)
+    for names in groups(mask, scope):
+        gone = int((~joined(mask, names)).sum())
+        already = int((~joined(within, names)).sum())
+        assert gone == max(already, round(sparsity * len(joined(mask, names))))
+
+
+@given(cases(), SPARSITY, SCOPE)
+def test_what_was_removed_stays_removed(case, sparsity, scope):
+    scores, within = case
+    mask = largest(scores, sparsity, scope, within)
+    assert mask & within == mask
+
+
+@given(cases(distinct=True), SPARSITY, SPARSITY, SCOPE)
+def test_two_cuts_with_the_same_scores_are_the_deeper_one(case, one, two, scope):
+    scores, within = case
+    stepwise = largest(scores, two, scope, largest(scores, one, scope, within))
+    assert stepwise == largest(scores, max(one, two), scope, within)
+
+
+@given(cases(distinct=True), SPARSITY, SCOPE, st.sampled_from([torch.exp, torch.atan, lambda s: 3 * s - 7]))
+def test_only_the_order_of_the_scores_matters(case, sparsity, scope, rise):
+    scores, within = case
+    risen = {name: rise(s / 100) for name, s in scores.items()}
+    assert largest(risen, sparsity, scope, within) == largest(scores, sparsity, scope, within)
+
+
+@given(st.floats(0, 1, exclude_max=True))
+def test_layer_scope_gives_every_layer_its_share(sparsity):
+    model = tiny_model()
+    mask = largest(magnitude(model, Mask.ones(model)), sparsity, "layer", Mask.ones(model))
+    for keep in mask.values():
+        assert int((~keep).sum()) == round(sparsity * keep.numel())
+
+
+def test_among_equal_scores_the_first_go():
+    scores = {"a": torch.ones(2, 2), "b": torch.ones(3)}
+    mask = largest(scores, 5 / 7, "global", Mask({n: s > 0 for n, s in scores.items()}))
+    assert mask["a"].tolist() == [[False, False], [False, False]]
+    assert mask["b"].tolist() == [False, True, True]
+
+
+def test_global_scope_compares_across_layers_and_layer_scope_does_not():
+    scores = {"low": torch.tensor([1.0, 2.0]), "high": torch.tensor([8.0, 9.0])}
+    ones = Mask({name: s > 0 for name, s in scores.items()})
+    together = largest(scores, 0.5, "global", ones)
+    apart = largest(scores, 0.5, "layer", ones)
+    assert together["low"].tolist() == [False, False]
+    assert together["high"].tolist() == [True, True]
+    assert apart["low"].tolist() == apart["high"].tolist() == [False, True]
+
+
+@pytest.mark.parametrize("lowest", [-math.inf, -1e30, 0.0])
+def test_scores_without_a_floor_never_remove_too_many(lowest):
+    # log |w| of a weight that is 0 is -inf, no less than what is removed already
+    scores = {"w": torch.tensor([lowest, lowest, 3.0, 4.0])}
+    within = Mask({"w": torch.tensor([True, True, True, False])})
+    mask = largest(scores, 0.5, "global", within)
+    assert mask["w"].tolist() == [False, True, True, False]
+
+
+def test_whole_numbers_are_scores_too():
+    within = Mask({"w": torch.tensor([True, True, False, True])})
+    mask = largest({"w": torch.tensor([3, 1, 9, 2])}, 0.5, "layer", within)
+    assert mask["w"].tolist() == [True, False, False, True]
+
+
+def test_the_given_scores_are_not_changed():
+    scores = {"w": torch.tensor([3.0, 1.0, 2.0])}
+    largest(scores, 0.4, "global", Mask({"w": torch.tensor([True, False, True])}))
+    assert scores["w"].tolist() == [3.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.5, 0.93])
+def test_layer_scope_agrees_with_torch_l1_unstructured(sparsity):
+    model, oracle = tiny_model(), tiny_model()
+    ones = Mask.ones(model)
+    mask = largest(magnitude(model, ones), sparsity, "layer", ones)
+    for layer, name in ((oracle[0], "0.weight"), (oracle[2], "2.weight")):
+        torch_prune.l1_unstructured(layer, "weight", amount=sparsity)
+        kept = getattr(layer, "weight_mask").bool()
+        assert torch.equal(mask[name], kept)
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.5, 0.93])
+def test_global_scope_agrees_with_torch_global_unstructured(sparsity):
+    model, oracle = tiny_model(), tiny_model()
+    ones = Mask.ones(model)
+    mask = largest(magnitude(model, ones), sparsity, "global", ones)
+    weights = [(oracle[0], "weight"), (oracle[2], "weight")]
+    torch_prune.global_unstructured(weights, torch_prune.L1Unstructured, amount=sparsity)
+    assert torch.equal(mask["0.weight"], oracle[0].weight_mask.bool())
+    assert torch.equal(mask["2.weight"], oracle[2].weight_mask.bool())
+
+
+def test_iterated_pruning_agrees_with_torch():
+    model, oracle = tiny_model(), tiny_model()
+    mask = Mask.ones(model)
+    for sparsity in stages(0.875, 3):
+        mask = largest(magnitude(model, mask), sparsity, "layer", mask)
+        torch_prune.l1_unstructured(oracle[0], "weight", amount=0.5)  # half of what is left
+    assert torch.equal(mask["0.weight"], oracle[0].weight_mask.bool())
+
+
+@pytest.mark.parametrize("rule", ["largest", "above"])
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ({"w": torch.tensor([1.0, torch.nan])}, "scores of w must be numbers, got NaN"),
+        ({"v": torch.ones(2)}, r"w needs scores of shape \(2,\), got no scores"),
+        ({"w": torch.ones(3)}, r"w needs scores of shape \(2,\), got \(3,\)"),
+    ],
+)
+def test_scores_that_do_not_fit_are_refused(rule, scores, message):
+    within = Mask({"w": torch.ones(2, dtype=torch.bool)})
+    with pytest.raises(ValueError, match=f"select: {message}"):
+        if rule == "largest":
+            largest(scores, 0.5, "global", within)
+        else:
+            above(scores, {"w": 0.5}, within)
+
+
+@given(cases(), st.integers(-1, 4))
+def test_above_keeps_what_reaches_the_threshold(case, threshold):
+    scores, within = case
+    mask = above(scores, dict.fromkeys(scores, threshold), within)
+    for name in scores:
+        assert torch.equal(mask[name], within[name] & (scores[name] >= threshold))
+
+
+@given(st.floats(0, 0.999), st.integers(1, 12))
+def test_stages_remove_the_same_share_of_the_survivors_every_round(sparsity, rounds):
+    targets = stages(sparsity, rounds)
+    survivors = [1.0, *(1 - s for s in targets)]
+    assert len(targets) == rounds
+    assert targets[-1] == pytest.approx(sparsity, abs=1e-12)
+    shares = [b / a for a, b in zip(survivors, survivors[1:], strict=False)]
+    assert shares == pytest.approx([shares[0]] * rounds)
+
+
+@given(st.floats(0, 0.999), st.floats(-0.5, 1.5), st.floats(0, 1))
+def test_cubic_rises_from_nothing_to_the_target_and_stays(sparsity, t, more):
+    assert cubic(sparsity, 0) == 0
+    assert cubic(sparsity, 1) == cubic(sparsity, 1.5) == sparsity
+    assert cubic(sparsity, t) <= cubic(sparsity, t + more) + 1e-12
+    assert 0 <= cubic(sparsity, t) <= sparsity
+
+
+def test_cubic_is_the_papers_formula():
+    # s_f + (s_i - s_f) (1 - t)^3 with s_i = 0, s_f = 0.8
+    assert cubic(0.8, 0.25) == pytest.approx(0.8 + (0 - 0.8) * 0.75**3)
