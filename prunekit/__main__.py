@@ -69,7 +69,9 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     run = command("run", _run, "prune a trained LeNet step by step and execute the notebooks")
-    run.add_argument("--out", default="out", help="folder for the figure and the pages (default: out)")
+    run.add_argument(
+        "--out", default="out", help="folder for the figure and the pages (default: out)"
+    )
     lab = command("lab", _lab, "copy the notebooks into a folder and open JupyterLab there")
     lab.add_argument("--folder", default="prunekit-course", help="default: prunekit-course")
     lab.add_argument("rest", nargs="*", help="arguments for JupyterLab, after --")

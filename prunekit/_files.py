@@ -39,7 +39,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 def tensor_bytes(tensor: Tensor) -> Any:
     """The content of a tensor, row after row, for hashing."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else b""
+    return memoryview(flat.view(torch.uint8).numpy().data) if flat.numel() else b""
 
 
 def digest(*parts: Any) -> str:

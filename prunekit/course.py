@@ -1,9 +1,10 @@
-"""What the notebooks need to check themselves: `close` for measured numbers, `check` for exercises."""
+"""How the notebooks check themselves: `close` for measured numbers, `check` for exercises."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ def close(value: float, expected: float, within: float = 0.02) -> None:
     """Print a measured number beside the expected one: ``≈0.973, expected 0.97 ± 0.02: ok``."""
     verdict = "ok"
     if not abs(value - expected) <= within:  # also for NaN
-        verdict = "too low" if value < expected else "too high" if value > expected else "not a number"
+        verdict = (
+            "not a number" if math.isnan(value) else "too low" if value < expected else "too high"
+        )
     print(f"≈{value:.3f}, expected {expected:g} ± {within:g}: {verdict}")
 
 
@@ -31,7 +34,7 @@ def check(
     """Compare an answer with a reference and print one line; True if it is right.
 
     Without `on`, both are values. With `on`, both are functions that must agree on every tuple of
-    arguments. `hints` maps a text to a typical wrong answer: an answer that equals it gets the text.
+    arguments. `hints` maps a text to a typical wrong answer; whoever gives that gets the text.
     An answer of ``...`` is not yet given. Errors of the answer are shown, never raised.
     """
     if attempt is ...:
@@ -46,7 +49,8 @@ def check(
         print("not answered yet: replace the ... above and run this cell again")
         return False
     expected = _results(like, on)
-    wrong = [i for i, pair in enumerate(zip(given, expected, strict=True)) if not _same(*pair, within)]
+    pairs = zip(given, expected, strict=True)
+    wrong = [i for i, pair in enumerate(pairs) if not _same(*pair, within)]
     if not wrong:
         print("right" + (f" on all {len(on)} examples" if on else ""))
         return True

@@ -30,7 +30,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> float:
-    """The share of examples whose largest output is the right class; outputs `(n, classes, ...)`."""
+    """The share of examples whose largest output is the right class; outputs `(n, classes)`."""
     return (targets.numel() - wrong(outputs, targets)) / targets.numel()
 
 
@@ -178,7 +178,8 @@ class Data:
     @cached_property
     def key(self) -> str:
         """Checksum of all examples, their normalisation and the loss and metric's names."""
-        names = [getattr(f, "__qualname__", repr(f)) for f in (self.loss, self.metric, self.augment)]
+        functions = (self.loss, self.metric, self.augment)
+        names = [getattr(f, "__qualname__", repr(f)) for f in functions]
         examples = [(split, *pair) for split, pair in self.splits.items()]
         return digest(examples, self.mean, self.std, names)
 
@@ -203,8 +204,8 @@ class Data:
             raise ValueError(f"{who}: the model must return a tensor, got {type(outputs).__name__}")
         if self.classes and (outputs.ndim < 2 or outputs.shape[1] != len(self.classes)):
             raise ValueError(
-                f"{who}: outputs must have shape (n, {len(self.classes)}, ...), one column a class, "
-                f"got {tuple(outputs.shape)}"
+                f"{who}: outputs must have shape (n, {len(self.classes)}, ...), "
+                f"one column a class, got {tuple(outputs.shape)}"
             )
         try:
             self.loss(outputs, targets.to(device))
@@ -230,7 +231,8 @@ def _in_memory(source: Dataset[Any] | Pair, who: str) -> Pair:
     """A data set or a pair of tensors as a pair of tensors."""
     if isinstance(source, (tuple, list)) and len(source) == 2:
         return torch.as_tensor(source[0]), torch.as_tensor(source[1])
-    xs, ys = [], []
+    xs: list[Tensor] = []
+    ys: list[Tensor] = []
     for i in range(len(source)):  # type: ignore[arg-type]
         x, y = source[i]
         x, y = torch.as_tensor(x), torch.as_tensor(y)
@@ -264,7 +266,7 @@ def _hold_out(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
 
 # ------------------------------------------------------------------------------- named data sets
 
-_DIGITS = dict(classes=tuple("0123456789"), mean=(0.1307,), std=(0.3081,))
+_DIGITS: dict[str, Any] = dict(classes=tuple("0123456789"), mean=(0.1307,), std=(0.3081,))
 
 _MNIST_MD5 = {
     "MNIST/raw/train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -330,14 +332,15 @@ def _cifar(
     std: tuple[float, ...],
 ) -> Data:
     folder = _ready(name, root, download)
-    pairs = []
+    splits = []
     for train in (True, False):
         part = getattr(torchvision().datasets, name.upper())(folder, train)
         x = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
-        pairs.append((x, torch.tensor(part.targets)))
-    held = _hold_out(pairs[0][1].numpy(), VALIDATION, seed=0)
+        splits.append((x, torch.tensor(part.targets)))
+    full, test = splits
+    held = _hold_out(full[1].numpy(), VALIDATION, seed=0)
     settings = dict(classes=part.classes, mean=mean, std=std, augment=crop_and_mirror)
-    return _carved(name, *pairs, held, settings)
+    return _carved(name, full, test, held, settings)
 
 
 def _carved(name: str, full: Pair, test: Pair, held: np.ndarray, settings: dict[str, Any]) -> Data:

@@ -86,7 +86,7 @@ class Journal:
         self.environments: list[Entry] = []
         self._values: dict[str, float] = {}
         self._log: BinaryIO | None = None
-        self._lock = filelock.FileLock(str(self.path / "lock"))
+        self._lock = filelock.FileLock(str(self.path / "lock"), thread_local=False)
 
     @property
     def is_open(self) -> bool:
@@ -141,7 +141,9 @@ class Journal:
             del entries[-1]
             os.truncate(path, sum(map(len, lines[:-1])))
         if None in entries:
-            raise ValueError(f"journal {path}: line {entries.index(None) + 1} is damaged. Delete it.")
+            raise ValueError(
+                f"journal {path}: line {entries.index(None) + 1} is damaged. Delete it."
+            )
         for number, entry in enumerate(entries):
             assert entry is not None
             if number == 0:
@@ -190,7 +192,7 @@ class Journal:
         path = self._fit_path(key)
         try:
             with safe_open(path, "pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 about = json.loads(file.metadata()["fit"])
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             return None

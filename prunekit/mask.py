@@ -47,7 +47,9 @@ def prunable(
             found[names[id(p)]] = p
     for pattern in ignore:
         if not fnmatch.filter(names.values(), pattern):
-            raise ValueError(f"ignore: no parameter is called {pattern!r}; there are {[*names.values()]}")
+            raise ValueError(
+                f"ignore: no parameter is called {pattern!r}; there are {[*names.values()]}"
+            )
         found = {n: p for n, p in found.items() if not fnmatch.fnmatch(n, pattern)}
     if not found:
         raise ValueError(

@@ -14,6 +14,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from prunekit.steps import Step
@@ -30,7 +31,12 @@ def style() -> None:
     sns.set_theme(
         style="whitegrid",
         palette="colorblind",
-        rc={"figure.facecolor": "white", "figure.dpi": 100, "savefig.dpi": 120, "axes.titlesize": 12},
+        rc={
+            "figure.facecolor": "white",
+            "figure.dpi": 100,
+            "savefig.dpi": 120,
+            "axes.titlesize": 12,
+        },
     )
 
 
@@ -72,8 +78,8 @@ def curves(
 
 def history(source: Report | Sequence[Step], title: str = "") -> Figure:
     """Accuracy and sparsity after every step of one run."""
-    steps = list(getattr(source, "history", source))
-    metric = next(name for name in reversed(steps[-1].metrics) if name != "loss")
+    steps = list(source) if isinstance(source, Sequence) else source.history
+    metric = next(name for name in steps[-1].metrics if name != "loss")
     figure, axis = axes(title, "step", f"validation {metric}")
     numbers = np.arange(1, len(steps) + 1)
     values = [step.metrics[metric] for step in steps]
@@ -81,6 +87,7 @@ def history(source: Report | Sequence[Step], title: str = "") -> Figure:
     for phase, marker in zip(dict.fromkeys(s.phase for s in steps), MARKERS, strict=False):
         here = [i for i, step in enumerate(steps) if step.phase == phase]
         axis.scatter(numbers[here], [values[i] for i in here], marker=marker, label=phase, zorder=2)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     right = axis.twinx()
     color = sns.color_palette("colorblind")[3]
     right.step(numbers, [s.sparsity for s in steps], where="post", color=color, linestyle=":")
@@ -110,7 +117,9 @@ def matrix(values: Tensor, keep: Tensor | None = None, title: str = "") -> Figur
     style()
     grid = values.detach().cpu().numpy()
     rows, columns = grid.shape
-    figure, axis = plt.subplots(figsize=(1.1 * columns + 1.2, 0.8 * rows + 0.8), layout="constrained")
+    figure, axis = plt.subplots(
+        figsize=(1.1 * columns + 1.2, 0.8 * rows + 0.8), layout="constrained"
+    )
     limit = float(np.abs(grid).max()) or 1.0
     shown = np.ma.masked_where(~keep.numpy(), grid) if keep is not None else grid
     axis.set_facecolor(REMOVED)
@@ -120,10 +129,17 @@ def matrix(values: Tensor, keep: Tensor | None = None, title: str = "") -> Figur
             kept = keep is None or bool(keep[r, c])
             strong = kept and abs(grid[r, c]) > 0.6 * limit
             axis.text(
-                c, r, f"{grid[r, c]:.2f}" if kept else "0", ha="center", va="center",
-                color="white" if strong else "black", fontsize=12,
+                c,
+                r,
+                f"{grid[r, c]:.2f}" if kept else "0",
+                ha="center",
+                va="center",
+                color="white" if strong else "black",
+                fontsize=12,
             )
-    axis.set(title=title, xlabel="input", ylabel="output", xticks=range(columns), yticks=range(rows))
+    axis.set(
+        title=title, xlabel="input", ylabel="output", xticks=range(columns), yticks=range(rows)
+    )
     axis.grid(False)
     figure.colorbar(image, label="weight")
     return figure
@@ -140,7 +156,11 @@ def images(
     """Pictures side by side on one colour scale; each `(caption, (h, w) values)`."""
     style()
     figure, panels = plt.subplots(
-        1, len(pictures), figsize=(2.4 * len(pictures) + 0.8, 2.9), layout="constrained", squeeze=False
+        1,
+        len(pictures),
+        figsize=(2.4 * len(pictures) + 0.8, 2.9),
+        layout="constrained",
+        squeeze=False,
     )
     arrays = [np.asarray(values) for _, values in pictures]
     low, high = limits or (min(a.min() for a in arrays), max(a.max() for a in arrays))

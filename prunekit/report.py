@@ -1,4 +1,4 @@
-"""`prune`, the front door, and what it gives back: a `Report`. `compare` runs several over seeds."""
+"""`prune`, the front door, and the `Report` it gives back; `compare` runs several over seeds."""
 
 from __future__ import annotations
 
@@ -124,7 +124,9 @@ class Report:
         return figures
 
     def _figure(self, value: float, n: int | None = None) -> str:
-        return with_error(value, n or self.examples) if self.metric == "accuracy" else f"≈{value:.3f}"
+        return (
+            with_error(value, n or self.examples) if self.metric == "accuracy" else f"≈{value:.3f}"
+        )
 
     def __str__(self) -> str:
         width = max(len(name) for name, _ in self.rows())
@@ -143,8 +145,8 @@ class Report:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write ``path.safetensors`` (the pruned model's ``state_dict``) and ``path.json``.
 
-        Plain torch and safetensors load the first; the second holds method, knobs, figures, versions
-        and the mask. Each file appears whole or not at all.
+        Plain torch and safetensors load the first; the second holds method, knobs, figures,
+        versions and the mask. Each file appears whole or not at all.
         """
         info = {
             "method": self.method,
@@ -308,11 +310,13 @@ def compare(
 ) -> Comparison:
     """Prune with every method and every seed, from the same model or from ``model(seed)``.
 
-    `methods` may be functions, partial functions, or a mapping label -> function; `settings` are knobs
-    that all of them get. Stopping (Ctrl-C) keeps what is finished. Journals are for single runs.
+    `methods` may be functions, partial functions, or a mapping label -> function; `settings` are
+    knobs that all of them get. Ctrl-C keeps what is finished. Journals are for single runs.
     """
     if run.journal is not None:
-        raise ValueError("compare: a journal belongs to one run; use the experiments for long grids")
+        raise ValueError(
+            "compare: a journal belongs to one run; use the experiments for long grids"
+        )
     named = methods if isinstance(methods, Mapping) else {_label(m): m for m in methods}
     seeds = tuple(seeds)
     jobs = [(label, m, seed) for label, m in named.items() for seed in seeds]
@@ -321,7 +325,9 @@ def compare(
     reports: dict[str, list[Report]] = {label: [] for label in named}
     for label, m, seed in _bar(jobs, "compare") if bar else jobs:
         start = model if isinstance(model, nn.Module) else model(seed)
-        report = prune(_whole(m), start, data, seed=seed, run=run, bar=False, **_bound(m), **settings)
+        report = prune(
+            _whole(m), start, data, seed=seed, run=run, bar=False, **_bound(m), **settings
+        )
         reports[label].append(replace(report, method=label))
         if report.stopped:
             break

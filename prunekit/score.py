@@ -1,7 +1,7 @@
 """Criteria: how important is each weight? Larger is kept.
 
 A criterion gives ``{name: scores}``, one tensor of the parameter's shape for each name it is asked
-for. Scores of a gradient are taken on the training split: the validation split judges what they chose.
+for. Gradients are taken on the training split: the validation split judges what they chose.
 """
 
 from __future__ import annotations
@@ -25,7 +25,12 @@ def magnitude(model: nn.Module, names: Iterable[str]) -> Scores:
 
 
 def gradient(
-    model: nn.Module, data: Any, names: Iterable[str], *, examples: int = 5_000, seed: int = 0,
+    model: nn.Module,
+    data: Any,
+    names: Iterable[str],
+    *,
+    examples: int = 5_000,
+    seed: int = 0,
     run: Run = Run(),
 ) -> Scores:
     """|∂L/∂w|, L the mean loss of `examples` training examples drawn with `seed`.
@@ -33,17 +38,24 @@ def gradient(
     The first-order change of the loss for a unit change of the weight; Mozer and Smolensky 1988,
     "Skeletonization", use it for units.
     """
-    return {name: g.abs() for name, g in _gradients(model, data, names, examples, seed, run).items()}
+    return {
+        name: g.abs() for name, g in _gradients(model, data, names, examples, seed, run).items()
+    }
 
 
 def weight_gradient(
-    model: nn.Module, data: Any, names: Iterable[str], *, examples: int = 5_000, seed: int = 0,
+    model: nn.Module,
+    data: Any,
+    names: Iterable[str],
+    *,
+    examples: int = 5_000,
+    seed: int = 0,
     run: Run = Run(),
 ) -> Scores:
     """|w · ∂L/∂w|: the first-order change of the loss when the weight is removed.
 
-    Molchanov et al. 2017, arXiv 1611.06440, equation 7; at initialisation it is SNIP, Lee et al. 2019,
-    arXiv 1810.02340.
+    Molchanov et al. 2017, arXiv 1611.06440, equation 7; at initialisation it is SNIP, Lee et al.
+    2019, arXiv 1810.02340.
     """
     parameters = dict(model.named_parameters())
     slopes = _gradients(model, data, names, examples, seed, run)

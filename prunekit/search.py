@@ -21,11 +21,11 @@ Decode = Callable[[nn.Module, Any], Mask]
 def evaluate(
     model: nn.Module, data: Any, candidates: Iterable[Any], decode: Decode, run: Run = Run()
 ) -> list[float]:
-    """The validation result of each candidate, as if its mask were applied; the model stays as it is.
+    """The validation result of each candidate, as if its mask were applied to the model.
 
     ``decode(model, candidate)`` gives the candidate's `Mask`; it runs in the worker and must be a
-    function of a module, or a `functools.partial` of one. The result is the number of errors, or the
-    metric where that is not the accuracy.
+    function of a module, or a `functools.partial` of one. The result is the number of errors, or
+    the metric where that is not the accuracy.
     """
     items, journal = list(candidates), run.journal
     if journal is None:
@@ -49,6 +49,7 @@ class _Job:
     def __init__(self, model: nn.Module, data: Any, decode: Decode, run: Run):
         self.model, self.data, self.decode, self.run = model, data, decode, run
         self.tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        self.device = next(model.parameters()).device
         self.local = threading.local()
 
     def _skeleton(self) -> nn.Module:
@@ -56,7 +57,9 @@ class _Job:
             memo: dict[int, Any] = {}
             for tensor in self.tensors.values():
                 empty = tensor.detach().to("meta")
-                memo[id(tensor)] = nn.Parameter(empty) if isinstance(tensor, nn.Parameter) else empty
+                memo[id(tensor)] = (
+                    nn.Parameter(empty) if isinstance(tensor, nn.Parameter) else empty
+                )
             self.local.skeleton = copy.deepcopy(self.model, memo).eval()
         return self.local.skeleton
 
@@ -64,7 +67,8 @@ class _Job:
         mask = self.decode(self.model, candidate)
         tensors = self.tensors | mask.applied(self.tensors)
         skeleton = self._skeleton()
-        return train.judge(lambda x: functional_call(skeleton, tensors, (x,)), self.model, self.data, self.run)
+        forward = lambda x: functional_call(skeleton, tensors, (x,))  # noqa: E731
+        return train.judge(forward, skeleton, self.data, self.run, device=self.device)
 
 
 def _itself(model: nn.Module, mask: Mask) -> Mask:
@@ -81,4 +85,6 @@ def cut(
     mask.check(model)
     (result,) = evaluate(model, data, [mask], _itself, run)
     mask.apply_(model)
-    return Step("prune", index, of, mask, {train.metric_name(data): train.as_metric(result, data)}, info)
+    return Step(
+        "prune", index, of, mask, {train.metric_name(data): train.as_metric(result, data)}, info
+    )

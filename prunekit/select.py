@@ -14,8 +14,8 @@ def largest(scores: Mapping[str, Tensor], sparsity: float, scope: str, within: M
     """Keep the largest scores, so that a share `sparsity` of the weights of `within` is removed.
 
     What `within` has removed stays removed and counts. With scope ``"global"`` all weights compete,
-    with ``"layer"`` each parameter gets the same sparsity. Exactly ``round(sparsity × all)`` weights
-    go (more only if `within` has removed more); among equal scores the first go first.
+    with ``"layer"`` each parameter gets the same sparsity. Exactly ``round(sparsity × all)`` go
+    (more only if `within` has removed more); among equal scores the first go first.
 
     Raises ValueError for scores that are NaN, miss a name or have another shape.
     """
@@ -37,7 +37,9 @@ def _check(scores: Mapping[str, Tensor], within: Mask) -> None:
     for name, keep in within.items():
         if name not in scores or scores[name].shape != keep.shape:
             shape = tuple(scores[name].shape) if name in scores else "no scores"
-            raise ValueError(f"select: {name} needs scores of shape {tuple(keep.shape)}, got {shape}")
+            raise ValueError(
+                f"select: {name} needs scores of shape {tuple(keep.shape)}, got {shape}"
+            )
         if torch.isnan(scores[name]).any():
             raise ValueError(f"select: scores of {name} must be numbers, got NaN")
 

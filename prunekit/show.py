@@ -1,4 +1,4 @@
-"""What the command line shows: a run step by step, the notebooks as pages or in JupyterLab, a list."""
+"""What the command line shows: a run step by step, the notebooks, a list of what there is."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def notebooks() -> list[Path]:
 
 
 def run(out: Path) -> None:
-    """Prune the shipped LeNet-300-100, print every step, write the figure and the executed pages."""
+    """Prune the shipped LeNet-300-100, print every step, write a figure and the executed pages."""
     from prunekit import plot
 
     digits, lenet = data.mnist_small(), models.pretrained("lenet_300_100")
@@ -68,7 +68,7 @@ def executed_page(notebook: Path) -> str:
     from nbconvert import HTMLExporter
     from tqdm import tqdm
 
-    content: Any = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
+    content: Any = nbformat.read(notebook, as_version=4)
     with tqdm(total=len(content.cells), desc=notebook.stem, unit="cell", leave=False) as bar:
         client = NotebookClient(
             content, timeout=600, kernel_name="python3", on_cell_complete=lambda **_: bar.update()
@@ -113,8 +113,9 @@ def catalogue() -> str:
         }
         for package in ("methods", "baselines")
     }
-    groups["criteria"] = {f.__name__: _first_line(f) for f in (
-        score.magnitude, score.gradient, score.weight_gradient)}
+    groups["criteria"] = {
+        f.__name__: _first_line(f) for f in (score.magnitude, score.gradient, score.weight_gradient)
+    }
     groups["models"] = {name: _first_line(make) for name, make in models.MODELS.items()}
     sets = (data.mnist_small, data.mnist, data.cifar10, data.cifar100)
     groups["data"] = {f.__name__: _first_line(f) for f in sets}
@@ -124,7 +125,7 @@ def catalogue() -> str:
     }
     groups["notebooks"] = {}
     for path in notebooks():
-        about = nbformat.read(path, as_version=4).metadata.get("prunekit", {})  # type: ignore[no-untyped-call]
+        about = nbformat.read(path, as_version=4).metadata.get("prunekit", {})
         groups["notebooks"][path.stem] = about.get("title", "")
     lines = []
     for group, entries in groups.items():

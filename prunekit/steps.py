@@ -17,7 +17,7 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, TypeVar, overload
 
 import torch
 from torch import nn
@@ -60,17 +60,6 @@ class Step:
 
 class Stopped(Exception):
     """Raised inside a method when its `Run.stop` was set; the outermost method ends quietly."""
-
-
-class Journalled(Protocol):
-    """What `@method` asks of a journal; `prunekit.journal.Journal` is the one there is."""
-
-    is_open: bool
-
-    def open(
-        self, method: str, knobs: Mapping[str, Any], seed: int, model: nn.Module, data: Any
-    ) -> None: ...
-    def close(self) -> None: ...
 
 
 def serial(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
@@ -125,6 +114,7 @@ class Range:
         kind = Integral if whole else Real
         if isinstance(value, bool) or not isinstance(value, kind):
             return f"must be {'a whole number' if whole else 'a number'} in {self}"
+        value = float(value)
         above = self.low < value if self.low_open else self.low <= value
         below = value < self.high if self.high_open else value <= self.high
         if above and below and math.isfinite(value):  # NaN fails both
@@ -194,7 +184,7 @@ class Knob:
     optional: bool = False
 
     def check(self, who: str, value: Any) -> Any:
-        """The value as a plain Python object. Raises ValueError naming who, what, rule and value."""
+        """The value as a plain Python object. Raises ValueError: who, what, rule and value."""
         if value is None and self.optional:
             return None
         wrong = self.rule.check(value, self.whole)
@@ -205,7 +195,8 @@ class Knob:
         return tuple(value) if isinstance(self.rule, Patterns) else value
 
     def _hint(self, value: Any) -> str:
-        percent = isinstance(value, Real) and not isinstance(value, bool) and 1 < value < 100
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        percent = number and 1 < float(value) < 100
         if percent and isinstance(self.rule, Range) and self.rule.high == 1:
             return f" Pass {float(value) / 100:g} for {float(value):g} %."
         if isinstance(self.rule, Choice) and isinstance(value, str):
@@ -271,7 +262,7 @@ class _Surroundings:
 
     def __init__(self) -> None:
         self.grad = torch.is_grad_enabled()
-        self.flush = bool(torch.tensor(1e-40) * 1 == 0)
+        self.flush = bool(torch.tensor(1e-40, dtype=torch.float32) * 1 == 0)
         self.threads = torch.get_num_threads()
 
     def set(self, other: _Surroundings) -> None:
@@ -292,11 +283,14 @@ class _Surroundings:
         self._before.set(_Surroundings())
 
 
-def method(
-    function: Callable[..., Iterator[Step]] | None = None,
-    *,
-    check: Callable[..., None] | None = None,
-) -> Any:
+M = TypeVar("M", bound=Callable[..., Iterator[Step]])
+
+
+@overload
+def method(function: M) -> M: ...
+@overload
+def method(*, check: Callable[..., None]) -> Callable[[M], M]: ...
+def method(function: Any = None, *, check: Callable[..., None] | None = None) -> Any:
     """Turn a generator function ``(model, data, *, knobs, seed, run)`` into a method.
 
     Knobs, model and data are checked when it is called, before any work. The stream then runs
@@ -368,5 +362,3 @@ def _drive(
             stream.close()  # type: ignore[attr-defined]
         if journal is not None:
             journal.close()
-
-

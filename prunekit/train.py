@@ -82,12 +82,13 @@ def judge(
     data: Any,
     run: Run = Run(),
     split: str = "validation",
+    device: torch.device | None = None,
 ) -> float:
     """The number of errors of ``forward`` over a split, or the metric where it is not the accuracy.
 
-    `forward` computes what `model` would, which says where and in which mode.
+    `forward` computes what `model` would, which says in which mode and, without `device`, where.
     """
-    device = next(model.parameters()).device
+    device = device or next(model.parameters()).device
     count, kept = 0, []
     for x, y in data.batches(split, EVALUATION_BATCH):
         run.poll()
@@ -159,7 +160,11 @@ class LocalRandom(TorchDispatchMode):
         return self.generators[device]
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         if torch.Tag.nondeterministic_seeded not in func.tags:
@@ -170,7 +175,9 @@ class LocalRandom(TorchDispatchMode):
             return func(*args, **{**kwargs, "generator": self.generator(device)})
         drawn = _WITHOUT_GENERATOR.get(func.overloadpacket)
         if drawn is None:
-            raise RuntimeError(f"fit: the model draws random numbers with {func}, which takes no seed")
+            raise RuntimeError(
+                f"fit: the model draws random numbers with {func}, which takes no seed"
+            )
         return drawn(self.generator(device), *args, **kwargs)
 
 
@@ -276,7 +283,9 @@ class _Trainer:
         self.precision, self.every = knobs[7:]
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if not self.parameters:
-            raise ValueError(f"fit: {type(model).__name__} has no parameter that requires gradients")
+            raise ValueError(
+                f"fit: {type(model).__name__} has no parameter that requires gradients"
+            )
         self.optimizer = OPTIMIZERS[name](self.parameters, self.lr, momentum, decay)
         self.device = self.parameters[0].device
         self.minibatches = math.ceil(size(data, "train") / self.batch)
@@ -290,7 +299,7 @@ class _Trainer:
         done = False
         try:
             loss, mask = self._minibatches(epoch, mask)
-            self.model.to(memory_format=torch.contiguous_format)
+            self._layout(torch.contiguous_format)
             mask.apply_(self.model)  # exact zeros, without the signs that products leave
             value = evaluate(self.model, self.data, run=self.run)
             done = True
@@ -298,11 +307,14 @@ class _Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             self.model.eval()
             if not done:
-                self.model.to(memory_format=torch.contiguous_format)
+                self._layout(torch.contiguous_format)
                 with torch.no_grad():
                     for name, tensor in self.tensors().items():
                         tensor.copy_(snapshot[name])
         return {"loss": loss, metric_name(self.data): value}, mask
+
+    def _layout(self, memory_format: torch.memory_format) -> None:
+        self.model.to(memory_format=memory_format)  # type: ignore[call-overload]
 
     def _minibatches(self, epoch: int, mask: Mask) -> tuple[float, Mask]:
         torch.set_flush_denormal(True)  # `@method` puts the caller's setting back
@@ -310,7 +322,7 @@ class _Trainer:
         draws = LocalRandom(derive(self.seed, "draws", epoch))
         mask.apply_(self.model)
         if self._bf16:
-            self.model.to(memory_format=torch.channels_last)
+            self._layout(torch.channels_last)
         masked = self._masked(mask)
         total, n = torch.zeros((), device=self.device), 0
         self.model.train()
@@ -320,7 +332,7 @@ class _Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.lr * SCHEDULES[self.schedule](done / self.epochs)
             x, y = self._inputs(x), y.to(self.device)
-            with draws, self._autocast():
+            with torch.enable_grad(), draws, self._autocast():
                 loss = self.data.loss(self.model(x), y)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()

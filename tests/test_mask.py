@@ -13,9 +13,7 @@ from torch import nn
 from prunekit.mask import Mask, prunable
 
 NAMES = st.text(min_size=1, max_size=8)
-SHAPES = st.dictionaries(
-    NAMES, st.lists(st.integers(0, 5), max_size=4).map(tuple), max_size=4
-)
+SHAPES = st.dictionaries(NAMES, st.lists(st.integers(0, 5), max_size=4).map(tuple), max_size=4)
 
 
 @st.composite
@@ -80,7 +78,7 @@ def test_equality_hash_and_key_are_about_content(pair):
 
 @given(masks())
 def test_key_does_not_depend_on_the_order_of_the_names(mask):
-    turned = Mask(dict(reversed(mask.items())))
+    turned = Mask(dict(reversed([*mask.items()])))
     assert turned.key == mask.key
     assert turned == mask
 
@@ -189,14 +187,15 @@ def test_unknown_names_and_wrong_shapes_are_refused_and_the_model_stays():
 def test_every_truncation_of_the_bytes_is_refused():
     packed = Mask({"a": torch.ones(3, 3, dtype=torch.bool)}).to_bytes()
     for n in range(len(packed)):
-        with pytest.raises(ValueError, match="mask: .* bytes"):
+        with pytest.raises(ValueError, match=r"mask: .* bytes"):
             Mask.from_bytes(packed[:n])
     with pytest.raises(ValueError, match="3 bytes of bits do not fit"):
         Mask.from_bytes(packed + b"\0")
 
 
 @pytest.mark.parametrize(
-    "line", [b"", b"[1]", b"3", b"\xff\xfe", b'{"a": 3}', b'{"a": ["b"]}', b'{"a": [1.5]}', b'{"a": [-8]}']
+    "line",
+    [b"", b"[1]", b"3", b"\xff\xfe", b'{"a": 3}', b'{"a": ["b"]}', b'{"a": [1.5]}', b'{"a": [-8]}'],
 )
 def test_foreign_bytes_are_refused(line):
     with pytest.raises(ValueError, match="mask: "):

@@ -1,6 +1,8 @@
 """Selection: laws of what goes and what stays, and torch's own pruning as an oracle."""
 
 import math
+from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -20,7 +22,8 @@ SCOPE = st.sampled_from(["layer", "global"])
 @st.composite
 def cases(draw, distinct=False):
     """Scores of up to three parameters, with many ties unless `distinct`, and a mask on them."""
-    shapes = draw(st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=3), min_size=1, max_size=3))
+    shape = st.lists(st.integers(1, 6), min_size=1, max_size=3)
+    shapes = draw(st.lists(shape, min_size=1, max_size=3))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     sizes = [math.prod(shape) for shape in shapes]
     flat = torch.randperm(sum(sizes), generator=generator).double()
@@ -77,7 +80,10 @@ def test_two_cuts_with_the_same_scores_are_the_deeper_one(case, one, two, scope)
     assert stepwise == largest(scores, max(one, two), scope, within)
 
 
-@given(cases(distinct=True), SPARSITY, SCOPE, st.sampled_from([torch.exp, torch.atan, lambda s: 3 * s - 7]))
+RISING = st.sampled_from([torch.exp, torch.atan, lambda s: 3 * s - 7])
+
+
+@given(cases(distinct=True), SPARSITY, SCOPE, RISING)
 def test_only_the_order_of_the_scores_matters(case, sparsity, scope, rise):
     scores, within = case
     risen = {name: rise(s / 100) for name, s in scores.items()}
@@ -137,7 +143,7 @@ def test_layer_scope_agrees_with_torch_l1_unstructured(sparsity):
     mask = largest(magnitude(model, ones), sparsity, "layer", ones)
     for layer, name in ((oracle[0], "0.weight"), (oracle[2], "2.weight")):
         torch_prune.l1_unstructured(layer, "weight", amount=sparsity)
-        kept = getattr(layer, "weight_mask").bool()
+        kept = layer.weight_mask.bool()
         assert torch.equal(mask[name], kept)
 
 
@@ -161,7 +167,11 @@ def test_iterated_pruning_agrees_with_torch():
     assert torch.equal(mask["0.weight"], oracle[0].weight_mask.bool())
 
 
-@pytest.mark.parametrize("rule", ["largest", "above"])
+@pytest.mark.parametrize(
+    "rule",
+    [partial(largest, sparsity=0.5, scope="global"), partial(above, thresholds={"w": 0.5})],
+    ids=["largest", "above"],
+)
 @pytest.mark.parametrize(
     ("scores", "message"),
     [
@@ -173,10 +183,7 @@ def test_iterated_pruning_agrees_with_torch():
 def test_scores_that_do_not_fit_are_refused(rule, scores, message):
     within = Mask({"w": torch.ones(2, dtype=torch.bool)})
     with pytest.raises(ValueError, match=f"select: {message}"):
-        if rule == "largest":
-            largest(scores, 0.5, "global", within)
-        else:
-            above(scores, {"w": 0.5}, within)
+        rule(scores, within=within)
 
 
 @given(cases(), st.integers(-1, 4))
@@ -193,7 +200,7 @@ def test_stages_remove_the_same_share_of_the_survivors_every_round(sparsity, rou
     survivors = [1.0, *(1 - s for s in targets)]
     assert len(targets) == rounds
     assert targets[-1] == pytest.approx(sparsity, abs=1e-12)
-    shares = [b / a for a, b in zip(survivors, survivors[1:], strict=False)]
+    shares = [b / a for a, b in pairwise(survivors)]
     assert shares == pytest.approx([shares[0]] * rounds)
 
 

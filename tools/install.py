@@ -53,7 +53,16 @@ def main(extra):
         shutil.rmtree(VENV, ignore_errors=True)  # a half-made one is of no use
         venv.EnvBuilder(with_pip=True, symlinks=os.name != "nt").create(VENV)
     target = ROOT + ("[" + extra + "]" if extra else "")
-    command = [PYTHON, "-m", "pip", "install", "-c", os.path.join(ROOT, "constraints.txt"), "-e", target]
+    command = [
+        PYTHON,
+        "-m",
+        "pip",
+        "install",
+        "-c",
+        os.path.join(ROOT, "constraints.txt"),
+        "-e",
+        target,
+    ]
     if subprocess.call(command + extra_arguments()) != 0:
         fail("the installation failed; what pip says stands above. Run the command again.")
     for name in {"", extra}:

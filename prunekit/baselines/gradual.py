@@ -14,7 +14,18 @@ from torch import nn
 
 from prunekit import score, select
 from prunekit.mask import Mask, check_prunable
-from prunekit.steps import Count, Fraction, Names, Positive, Precision, Range, Run, Scope, Step, method
+from prunekit.steps import (
+    Count,
+    Fraction,
+    Names,
+    Positive,
+    Precision,
+    Range,
+    Run,
+    Scope,
+    Step,
+    method,
+)
 from prunekit.train import fit
 
 

@@ -47,11 +47,11 @@ def magnitude(
     seed: int = 0,
     run: Run = Run(),
 ) -> Iterator[Step]:
-    """Remove the weights with the smallest |w|, `rounds` times, with `epochs` of fine-tuning after each.
+    """Remove the weights with the smallest |w|, `rounds` times, fine-tuning after each.
 
-    sparsity: share of the weights removed at the end; each round removes an equal share of the survivors.
-    sensitivity: instead of `sparsity`, cut where |w| is below sensitivity × the standard deviation of
-        the layer's surviving weights (Han's rule; the sparsity follows, `scope` plays no part).
+    sparsity: share of weights removed at the end; each round removes an equal share of the rest.
+    sensitivity: instead of `sparsity`, cut where |w| is below sensitivity × the standard deviation
+        of the layer's surviving weights (Han's rule; the sparsity follows, `scope` plays no part).
     rounds: 1 is one-shot, more is iterative.
     epochs: passes over the training data after each round.
     lr: learning rate of the fine-tuning at its highest.
@@ -69,8 +69,15 @@ def magnitude(
             mask = select.above(scores, _thresholds(model, mask, sensitivity), mask)
         yield search.cut(model, data, mask, index, rounds, run)
         yield from fit(
-            model, data, epochs=epochs, lr=lr, precision=precision, mask=mask, phase="finetune",
-            seed=derive(seed, index), run=run,
+            model,
+            data,
+            epochs=epochs,
+            lr=lr,
+            precision=precision,
+            mask=mask,
+            phase="finetune",
+            seed=derive(seed, index),
+            run=run,
         )
 
 

@@ -46,9 +46,9 @@ def random(
     seed: int = 0,
     run: Run = Run(),
 ) -> Iterator[Step]:
-    """Remove weights drawn at random, `rounds` times, with `epochs` of fine-tuning after each.
+    """Remove weights drawn at random, `rounds` times, fine-tuning after each.
 
-    sparsity: share of the weights removed at the end; each round removes an equal share of the survivors.
+    sparsity: share of weights removed at the end; each round removes an equal share of the rest.
     rounds: 1 is one-shot, more is iterative.
     epochs: passes over the training data after each round.
     lr: learning rate of the fine-tuning at its highest.
@@ -64,6 +64,13 @@ def random(
         mask = select.largest(scores, target, scope, mask)
         yield search.cut(model, data, mask, index, rounds, run)
         yield from fit(
-            model, data, epochs=epochs, lr=lr, precision=precision, mask=mask, phase="finetune",
-            seed=derive(seed, index), run=run,
+            model,
+            data,
+            epochs=epochs,
+            lr=lr,
+            precision=precision,
+            mask=mask,
+            phase="finetune",
+            seed=derive(seed, index),
+            run=run,
         )

@@ -1,6 +1,6 @@
 """A paper's protocol, run as a grid of cells (arm × seed) that can be stopped and resumed.
 
-``experiments/<name>.py`` holds one `EXPERIMENT`; ``experiments/results/<name>/`` its recorded cells.
+``experiments/<name>.py`` holds one `EXPERIMENT`, ``experiments/results/<name>/`` its cells.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import torch
 from prunekit import checkpoint, count, models
 from prunekit._files import describe, home, replacing, state_key
 from prunekit.data import Data
-from prunekit.journal import Journal, environment
+from prunekit.journal import Journal
 from prunekit.mask import Mask
 from prunekit.report import Method
 from prunekit.steps import Run, Step, Stopped
@@ -67,7 +67,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A paper's protocol. `status` says whether it is public: "reproduction" or "after the abstract"."""
+    """A paper's protocol.
+
+    `status` says whether the protocol is public: "reproduction", or "after the abstract".
+    """
 
     name: str
     title: str
@@ -134,7 +137,8 @@ def _start(arm: Arm, seed: int) -> torch.nn.Module:
 
 def _hash(cell: Cell, model: torch.nn.Module, data: Data) -> str:
     arm, knobs = cell.settings()
-    content = [arm.method.__name__, arm.model, describe(knobs), cell.seed, state_key(model), data.key]
+    name, weights = arm.method.__name__, state_key(model)
+    content = [name, arm.model, describe(knobs), cell.seed, weights, data.key]
     return hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()
 
 
@@ -158,7 +162,7 @@ def run_cell(cell: Cell, stop: threading.Event | None = None) -> dict[str, Any]:
     started, key = time.monotonic(), _hash(cell, model, data)
     journal = Journal(home() / "journals" / cell.experiment / f"{cell.path.stem}-{key}")
     run = Run(journal=journal, stop=stop)
-    before = {split: judge(model, model, data, split=split) for split in ("validation", "test")}
+    before = _judged(model, data)
     last: Step | None = None
     trace = []
     for last in arm.method(model, data, **knobs, seed=cell.seed, run=run):
@@ -175,12 +179,12 @@ def run_cell(cell: Cell, stop: threading.Event | None = None) -> dict[str, Any]:
         "hash": key,
         "method": arm.method.__name__,
         "model": arm.model,
-        "knobs": {name: value for name, value in knobs.items()},
+        "knobs": knobs,
         "data": data.key,
         "metric": metric_name(data),
         "examples": {split: size(data, split) for split in ("validation", "test")},
         "before": before,
-        "after": {split: judge(model, model, data, split=split) for split in ("validation", "test")},
+        "after": _judged(model, data),
         "kept": count.params(model, mask),
         "parameters": count.params(model),
         "macs": [products.sparse, products.dense],
@@ -191,11 +195,15 @@ def run_cell(cell: Cell, stop: threading.Event | None = None) -> dict[str, Any]:
     }
     if arm.publish and not cell.short:
         info = {k: v for k, v in record.items() if k != "trace"}
-        info["accuracy"] = {split: figure(record, "after", split) for split in ("validation", "test")}
+        info["accuracy"] = {split: figure(record, "after", split) for split in before}
         checkpoint.save(_weights_folder(cell) / f"{arm.model}-{cell.seed}", model, info)
     with replacing(cell.path) as beside:
         beside.write_text(_compact(record), encoding="utf-8")
     return record
+
+
+def _judged(model: torch.nn.Module, data: Data) -> dict[str, float]:
+    return {split: judge(model, model, data, split=split) for split in ("validation", "test")}
 
 
 def _weights_folder(cell: Cell) -> Path:
@@ -204,7 +212,7 @@ def _weights_folder(cell: Cell) -> Path:
 
 
 def _traced(step: Step, model: torch.nn.Module, data: Data) -> dict[str, Any]:
-    """A step as plain numbers; test errors where the model has the step's own weights for certain."""
+    """A step as plain numbers; test errors where the model is sure to have the step's weights."""
     entry = {
         "phase": step.phase,
         "index": step.index,

@@ -1,0 +1,107 @@
+"""Speed as ratios against a peer in the same run: ``python benchmarks/ratios.py``.
+
+Both sides of a ratio take turns, one thread, and the median over the turns counts, so that a busy
+machine slows both. Each line says what was aimed at.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from torch.nn.utils import prune as torch_prune
+
+from prunekit import fit, mnist_small, models, score, search, select
+from prunekit.data import wrong
+from prunekit.mask import Mask
+from prunekit.steps import Run
+
+
+def ratio(ours: Callable[[], object], peer: Callable[[], object], turns: int = 9) -> float:
+    """Median time of `ours` over median time of `peer`, measured in turns."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for turn in range(turns + 1):
+        for function, taken in zip((ours, peer), times, strict=True):
+            start = time.perf_counter()
+            function()
+            if turn:  # the first turn warms up
+                taken.append(time.perf_counter() - start)
+    return statistics.median(times[0]) / statistics.median(times[1])
+
+
+def show(what: str, value: float, aim: float | None = None) -> None:
+    verdict = "" if aim is None else f"   aim ≤ {aim:.2f}: {'ok' if value <= aim else 'MISSED'}"
+    print(f"{what:<75} {value:5.2f}×{verdict}", flush=True)
+
+
+def training(name: str) -> None:
+    data, start = mnist_small(), models.pretrained(name)
+    weights = Mask.ones(start)
+    mask = select.largest(score.magnitude(start, weights), 0.9, "global", weights)
+
+    def epoch(model: torch.nn.Module, mask: Mask | None) -> None:
+        list(fit(model, data, epochs=1, batch=128, mask=mask))
+
+    dense, masked, hooked = (copy.deepcopy(start) for _ in range(3))
+    for parameter, keep in mask.items():
+        layer = hooked.get_submodule(parameter.removesuffix(".weight"))
+        torch_prune.custom_from_mask(layer, "weight", keep)
+    show(
+        f"{name}: masked fine-tuning / dense training, batch 128",
+        ratio(lambda: epoch(masked, mask), lambda: epoch(dense, None)),
+        1.10,
+    )
+    show(
+        f"{name}: the same with torch.nn.utils.prune / dense training",
+        ratio(lambda: epoch(hooked, None), lambda: epoch(dense, None)),
+    )
+
+
+def evaluation(name: str) -> None:
+    data, model = mnist_small(), models.pretrained(name)
+    weights = Mask.ones(model)
+    mask = select.largest(score.magnitude(model, weights), 0.9, "global", weights)
+
+    @torch.no_grad()
+    def plain() -> int:
+        return sum(wrong(model(x), y) for x, y in data.batches("validation", 1_000))
+
+    def candidate() -> list[float]:
+        return search.evaluate(model, data, [mask], itself, Run())
+
+    show(
+        f"{name}: evaluating a masked candidate / dense forward", ratio(candidate, plain, 25), 1.10
+    )
+
+
+def itself(model: torch.nn.Module, mask: Mask) -> Mask:
+    return mask
+
+
+def imports() -> None:
+    code = (
+        "import time, torch; start = time.perf_counter(); import prunekit; "
+        "print(time.perf_counter() - start)"
+    )
+    taken = [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+        for _ in range(7)
+    ]
+    show("import prunekit after import torch, seconds / 0.05", statistics.median(taken) / 0.05, 1.0)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    for name in models.MODELS:
+        training(name)
+        evaluation(name)
+    imports()
+
+
+if __name__ == "__main__":
+    main()

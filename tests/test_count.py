@@ -1,0 +1,216 @@
+"""Counts against brute force: loops that add one for every multiplication."""
+
+import itertools
+
+import pytest
+import torch
+from tiny import tiny_model
+from torch import nn
+from torch.nn.functional import linear, scaled_dot_product_attention
+from torch.utils.flop_counter import FlopCounterMode
+
+from prunekit import count
+from prunekit.count import Macs
+from prunekit.mask import Mask
+from prunekit.models import build
+
+
+def half(*shape, seed=0):
+    """A random mask that keeps about half."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.5
+
+
+def brute_conv2d(layer, height, width, keep):
+    """Multiply-adds (all, kept) of a convolution, walked output by output; padding counts."""
+    out_c, in_c, kh, kw = layer.weight.shape  # in_c is that of one group
+    (ph, pw), (sh, sw), (dh, dw) = layer.padding, layer.stride, layer.dilation
+    rows = [r for r in range(-ph, height + ph) if r + dh * (kh - 1) < height + ph][::sh]
+    columns = [c for c in range(-pw, width + pw) if c + dw * (kw - 1) < width + pw][::sw]
+    everything = kept = 0
+    for _ in itertools.product(rows, columns):
+        for weight in itertools.product(range(out_c), range(in_c), range(kh), range(kw)):
+            everything += 1
+            kept += bool(keep[weight])
+    return Macs(everything, kept)
+
+
+@pytest.mark.parametrize(("name", "number"), [("lenet_300_100", 266_610), ("lenet_5", 431_080)])
+def test_the_lenets_have_their_papers_number_of_parameters(name, number):
+    assert count.params(build(name)) == number
+
+
+def test_params_count_the_kept_ones_and_all_biases():
+    model, mask = tiny_model(), Mask({"2.weight": half(3, 12)})
+    assert count.params(model) == 12 * 8 + 12 + 3 * 12 + 3
+    assert count.params(model, mask) == 147 - int((~mask["2.weight"]).sum())
+
+
+def test_compression_is_over_all_parameters_biases_too():
+    model = tiny_model()
+    nothing = Mask({n: torch.zeros_like(k) for n, k in Mask.ones(model).items()})
+    assert count.compression(model, Mask.ones(model)) == 1
+    assert count.compression(model, nothing) == 147 / 15  # the 15 biases stay
+
+
+def test_compression_of_a_model_of_which_nothing_is_kept_is_finite():
+    model = nn.Linear(3, 2, bias=False)
+    assert count.compression(model, Mask({"weight": torch.zeros(2, 3, dtype=torch.bool)})) == 6
+
+
+def test_tied_parameters_count_once_but_work_twice():
+    a, b = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+    b.weight = a.weight
+    model, keep = nn.Sequential(a, b), half(4, 4)
+    assert count.params(model) == 16
+    assert count.macs(model, torch.zeros(1, 4), Mask({"0.weight": keep})) == Macs(
+        32, 2 * int(keep.sum())
+    )
+
+
+def test_macs_of_linear_layers_agree_with_a_loop():
+    model, mask = tiny_model(), Mask({"0.weight": half(12, 8), "2.weight": half(3, 12, seed=1)})
+    kept = sum(bit for keep in mask.values() for row in keep.tolist() for bit in row)
+    assert count.macs(model, torch.zeros(5, 8), mask) == Macs(12 * 8 + 3 * 12, kept)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(4, 6, 3),
+        nn.Conv2d(4, 6, (3, 2), stride=2, padding=1),
+        nn.Conv2d(4, 6, 3, stride=(2, 1), padding=(0, 2), groups=2, bias=False),
+        nn.Conv2d(4, 4, 3, dilation=2, groups=4),
+    ],
+    ids=["plain", "strided", "grouped", "depthwise-dilated"],
+)
+def test_macs_of_convolutions_agree_with_a_loop(layer):
+    keep = half(*layer.weight.shape)
+    found = count.macs(layer, torch.zeros(2, 4, 7, 9), Mask({"weight": keep}))
+    assert found == brute_conv2d(layer, 7, 9, keep)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_macs_of_a_transposed_convolution_agree_with_a_loop(groups):
+    layer = nn.ConvTranspose2d(4, 6, 3, stride=2, groups=groups)
+    keep = half(*layer.weight.shape)  # (4, 6 / groups, 3, 3)
+    everything = kept = 0
+    for _ in itertools.product(range(5), range(6)):  # every input pixel meets every weight
+        for weight in itertools.product(*map(range, layer.weight.shape)):
+            everything += 1
+            kept += bool(keep[weight])
+    assert count.macs(layer, torch.zeros(1, 4, 5, 6), Mask({"weight": keep})) == Macs(
+        everything, kept
+    )
+
+
+class Transposed(nn.Module):
+    """Uses one weight as it is and turned around, as an autoencoder with tied weights does."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3, 5))
+
+    def forward(self, x):  # (n, 5)
+        return linear(linear(x, self.weight), self.weight.t()) + (x @ self.weight.t()) @ self.weight
+
+
+def test_a_weight_is_recognised_also_when_transposed():
+    keep = half(3, 5)
+    found = count.macs(Transposed(), torch.zeros(2, 5), Mask({"weight": keep}))
+    assert found == Macs(4 * 15, 4 * int(keep.sum()))
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, fused):
+        super().__init__()
+        self.inner, self.fused = nn.MultiheadAttention(8, 2, batch_first=True), fused
+
+    def forward(self, x):
+        return self.inner(x, x, x, need_weights=not self.fused)[0]
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_attention_counts_projections_and_both_products(fused, frozen):
+    length, width = 5, 8
+    model = SelfAttention(fused).requires_grad_(not frozen)
+    mask = Mask({"inner.in_proj_weight": half(3 * width, width)})
+    found = count.macs(model, torch.zeros(2, length, width), mask)
+    projections = length * width * (3 * width)  # query, key and value
+    products = 2 * length * length * width  # query × key, attention × value; heads share the width
+    out = length * width * width
+    assert found.dense == projections + products + out
+    assert found.sparse == length * mask.kept + products + out
+
+
+@pytest.mark.parametrize("heads", [(), (2,)])
+def test_attention_written_out_by_hand_counts_the_same(heads):
+    class Plain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, x):
+            return scaled_dot_product_attention(x * self.scale, x, x)
+
+    x = torch.zeros(1, *heads, 5, 4)
+    assert count.macs(Plain(), x).dense == 2 * (heads or (1,))[0] * 5 * 5 * 4
+
+
+@pytest.mark.parametrize(("kind", "gates"), [(nn.RNN, 1), (nn.GRU, 3), (nn.LSTM, 4)])
+def test_recurrent_layers_count_every_time_step(kind, gates):
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cells = kind(3, 6, batch_first=True)
+
+        def forward(self, x):
+            return self.cells(x)[0]
+
+    assert count.macs(Last(), torch.zeros(2, 7, 3)).dense == 7 * gates * 6 * (3 + 6)
+
+
+def test_dense_counts_are_half_of_torchs_flops():
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 5, padding=2), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(6, 8, 3, groups=2), nn.Flatten(), nn.Linear(8 * 12 * 12, 10),
+    )  # fmt: skip
+    x = torch.randn(1, 1, 28, 28, generator=generator)
+    with FlopCounterMode(display=False) as oracle:
+        model.eval()(x)
+    assert 2 * count.macs(model, x).dense == oracle.get_total_flops() > 0
+
+
+def test_the_lenets_cost_what_their_layers_say():
+    x = torch.zeros(1, 1, 28, 28)
+    fully = 784 * 300 + 300 * 100 + 100 * 10
+    assert count.macs(build("lenet_300_100"), x).dense == fully == 266_200
+    convolutions = 24 * 24 * 20 * 25 + 8 * 8 * 50 * 20 * 25
+    assert count.macs(build("lenet_5"), x).dense == convolutions + 800 * 500 + 500 * 10
+
+
+def test_only_the_first_example_is_counted_and_unmasked_is_dense():
+    model = tiny_model()
+    assert count.macs(model, torch.zeros(9, 8)) == Macs(132, 132)
+
+
+def test_counting_leaves_the_model_and_the_settings_alone():
+    model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Dropout(0.5)).train()
+    model[0].eval()
+    switches = (
+        torch.backends.mha.get_fastpath_enabled,
+        torch._C._get_mkldnn_enabled,
+        torch.backends.cuda.flash_sdp_enabled,
+        torch.is_grad_enabled,
+        lambda: torch.get_rng_state().tolist(),
+    )
+    before = [switch() for switch in switches]
+    count.macs(model, torch.randn(3, 8, generator=torch.Generator().manual_seed(0)))
+    assert [m.training for m in model.modules()] == [True, False, True, True]
+    assert [switch() for switch in switches] == before
+    assert int(model[1].num_batches_tracked) == 0
+    with pytest.raises(RuntimeError):
+        count.macs(model, torch.zeros(3, 7))  # does not fit
+    assert [m.training for m in model.modules()] == [True, False, True, True]
+    assert [switch() for switch in switches] == before

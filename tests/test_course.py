@@ -1,0 +1,211 @@
+"""What a notebook prints about a number or an answer."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from prunekit.course import check, close
+from prunekit.mask import Mask
+
+
+@pytest.fixture
+def said(capsys):
+    """What was printed since the last time it was asked for."""
+    return lambda: capsys.readouterr().out.removesuffix("\n")
+
+
+# ------------------------------------------------------------------------------------------- close
+
+
+@pytest.mark.parametrize(
+    ("value", "expected", "within", "text"),
+    [
+        (0.9731, 0.97, 0.02, "≈0.973, expected 0.97 ± 0.02: ok"),
+        (0.5, 0.97, 0.02, "≈0.500, expected 0.97 ± 0.02: too low"),
+        (0.99, 0.9, 0.05, "≈0.990, expected 0.9 ± 0.05: too high"),
+        (math.nan, 0.9, 0.05, "≈nan, expected 0.9 ± 0.05: not a number"),
+        (math.inf, 0.9, 0.05, "≈inf, expected 0.9 ± 0.05: too high"),
+        (torch.tensor(0.25), 0.25, 0.0, "≈0.250, expected 0.25 ± 0: ok"),
+    ],
+)
+def test_close_prints_the_number_the_expectation_and_a_verdict(value, expected, within, text, said):
+    close(value, expected, within)
+    assert said() == text
+
+
+def test_close_allows_two_hundredths_unless_told(said):
+    close(0.985, 0.97)
+    close(0.995, 0.97)
+    assert [line.split(": ")[1] for line in said().splitlines()] == ["ok", "too high"]
+
+
+# ------------------------------------------------------------------------------------ check, values
+
+MASK = Mask({"w": torch.tensor([True, False])})
+
+
+@pytest.mark.parametrize(
+    ("attempt", "like"),
+    [
+        (0.1 + 0.2, 0.3),
+        (3, 3.0),
+        (np.float32(0.5), 0.5),
+        ([1, 2], torch.tensor([1.0, 2.0])),
+        (torch.tensor([True, False]), torch.tensor([True, False])),
+        (torch.ones(2, requires_grad=True), [1.0, 1.0]),
+        (True, True),
+        ("layer", "layer"),
+        (Mask(MASK), MASK),
+        ({"a": torch.ones(2), "b": 1}, {"b": 1, "a": torch.ones(2)}),
+        ([torch.ones(2), torch.ones(3)], [torch.ones(2), torch.ones(3)]),
+        (["a", "b"], ["a", "b"]),
+    ],
+)
+def test_a_right_value_is_right(attempt, like, said):
+    assert check(attempt, like) is True
+    assert said() == "right"
+
+
+@pytest.mark.parametrize(
+    ("attempt", "like"),
+    [
+        (0.31, 0.3),
+        (math.nan, 0.3),
+        ([1, 2, 3], torch.tensor([1.0, 2.0])),
+        (1, True),
+        (torch.tensor([1, 0]), torch.tensor([True, False])),
+        (torch.tensor([True, False]), True),
+        (np.array(["a", "b"]), "a"),
+        ("layer", "global"),
+        ("0.3", 0.3),
+        (Mask({"w": torch.tensor([True, True])}), MASK),
+        (torch.tensor([True, False]), MASK),
+        (MASK, 0.5),
+        ({"a": torch.ones(2)}, {"a": torch.zeros(2)}),
+        ({"a": torch.ones(2)}, {"b": torch.ones(2)}),
+        ([torch.ones(2)], {"a": torch.ones(2)}),
+        ([torch.ones(2), torch.ones(3)], [torch.ones(2), torch.zeros(3)]),
+        ([torch.ones(2)], [torch.ones(2), torch.ones(3)]),
+        (5, [torch.ones(2), torch.ones(3)]),
+        (object(), 1.0),
+    ],
+)
+def test_a_wrong_value_is_shown_beside_the_right_one_and_nothing_is_raised(attempt, like, said):
+    assert check(attempt, like) is False
+    line = said()
+    assert line.startswith("not quite: got ")
+    assert ", expected " in line
+
+
+def test_got_and_expected_are_both_shown(said):
+    check(0.5, 0.25)
+    assert said() == "not quite: got 0.5, expected 0.25"
+
+
+def test_the_tolerance_can_be_widened(said):
+    assert not check(0.31, 0.3)
+    assert check(0.31, 0.3, within=0.02)
+
+
+def test_long_values_are_cut(said):
+    check(torch.arange(1000), torch.arange(1000) + 1)
+    got, expected = said().removeprefix("not quite: got ").split(", expected ")
+    assert len(got) == len(expected) == 70
+    assert got.endswith("…")
+
+
+def test_three_dots_are_not_yet_an_answer(said):
+    assert check(..., 3) is False
+    assert said() == "not answered yet: replace the ... above and run this cell again"
+
+
+# --------------------------------------------------------------------------------- check, functions
+
+
+def double(x):
+    return 2 * x
+
+
+def square(x):
+    return x * x
+
+
+def unanswered(x):
+    return ...
+
+
+def forgets_to_return(x):
+    square(x)
+
+
+def fails(x):
+    raise KeyError("fc1")
+
+
+def spoils(x):
+    x += 1
+    return x - 1
+
+
+ON = [(0.0,), (2.0,), (3.0,)]
+
+
+def test_a_function_must_agree_on_every_example(said):
+    assert check(lambda x: x + x, double, ON) is True
+    assert said() == "right on all 3 examples"
+
+
+def test_the_first_example_that_differs_is_shown(said):
+    assert check(square, double, ON) is False
+    assert said() == "not quite for 3.0: got 9.0, expected 6.0"
+
+
+@pytest.mark.parametrize("attempt", [..., unanswered, forgets_to_return])
+def test_a_function_without_an_answer_is_not_answered_yet(attempt, said):
+    assert check(attempt, double, ON) is False
+    assert said().startswith("not answered yet: ")
+
+
+@pytest.mark.parametrize(
+    ("attempt", "text"),
+    [
+        (fails, "your answer stops with KeyError: 'fc1'"),
+        (lambda: 1, "your answer stops with TypeError: .* takes 0 positional arguments"),
+        (5, "your answer stops with TypeError: 'int' object is not callable"),
+    ],
+)
+def test_an_error_in_the_answer_is_shown_and_not_raised(attempt, text, said):
+    assert check(attempt, double, ON) is False
+    assert re.match(text, said())
+
+
+def test_an_answer_that_changes_its_arguments_harms_nobody(said):
+    on = [(torch.zeros(2),)]
+    assert check(spoils, lambda x: x, on)
+    assert on[0][0].tolist() == [0.0, 0.0]
+
+
+# -------------------------------------------------------------------------------------------- hints
+
+
+def test_a_typical_wrong_answer_gets_its_hint(said):
+    hints = {"you squared": square, "you did nothing": lambda x: x}
+    assert check(lambda x: x, double, ON, hints=hints) is False
+    assert said() == "not quite: you did nothing"
+    assert check(square, double, ON, hints=hints) is False
+    assert said() == "not quite: you squared"
+
+
+def test_another_wrong_answer_gets_no_hint(said):
+    check(lambda x: 3 * x, double, ON, hints={"you squared": square})
+    assert said() == "not quite for 2.0: got 6.0, expected 4.0"
+
+
+def test_values_have_hints_too(said):
+    hints = {"that is the density": 0.25}
+    assert check(0.25, 0.75, hints=hints) is False
+    assert said() == "not quite: that is the density"
+    assert check(0.75, 0.75, hints=hints) is True

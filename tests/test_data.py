@@ -1,0 +1,412 @@
+"""Data: what is refused, what a batch looks like, and the named data sets against their source."""
+
+import itertools
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import tiny_data, tiny_model
+from torch import nn
+from torch.nn.functional import mse_loss
+from torch.utils.data import TensorDataset
+
+from prunekit import data as named
+from prunekit.data import Data, accuracy, crop_and_mirror, wrong
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def pair(n=6, classes=3):
+    return torch.arange(2.0 * n).reshape(n, 2), torch.arange(n) % classes
+
+
+def splits(**changes):
+    return {"train": pair(), "validation": pair(3), "test": pair(3)} | changes
+
+
+# ------------------------------------------------------------------------------- what is refused
+
+
+NAN, INF = torch.tensor([[1.0], [torch.nan]]), torch.tensor([[torch.inf]])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": (torch.zeros(4, 2), torch.zeros(3))}, "as many inputs as targets.* 4 and 3"),
+        ({"test": (torch.zeros(0, 2), torch.zeros(0))}, "test: .*at least one, got 0 and 0"),
+        ({"train": (NAN, torch.arange(2))}, "train: inputs.* 1 values"),
+        ({"test": (INF, torch.arange(1))}, "test: inputs must be finite, 1"),
+        ({"test": (torch.ones(2, 2), NAN.flatten())}, "test: targets must be finite, 1"),
+        ({"validation": (torch.ones(1, 2), torch.tensor([-1]))}, r"in \[0, 2\], got -1"),
+        ({"train": (torch.ones(2, 2), torch.tensor([0, 2]))}, "class 1 of 3 has none.*from 0"),
+        ({"test": (torch.ones(1, 2), torch.tensor([3]))}, "class 3 of 4 has none"),
+    ],
+)
+def test_bad_examples_are_refused_by_split_rule_and_value(changes, message):
+    with pytest.raises(ValueError, match=f"data mine.*{message}"):
+        Data(splits(**changes), name="mine")
+
+
+def test_a_label_beyond_the_given_classes_is_refused():
+    with pytest.raises(ValueError, match=r"data mine, train: labels must be in \[0, 1\], got 2"):
+        Data(splits(), name="mine", classes=("a", "b"))
+
+
+@pytest.mark.parametrize("lost", ["train", "validation"])
+def test_a_split_that_methods_need_is_missed(lost):
+    rest = {split: pair for split, pair in splits().items() if split != lost}
+    with pytest.raises(ValueError, match=f"must be a {lost} split, got"):
+        Data(rest)
+
+
+def test_a_test_split_may_be_missing_until_it_is_asked_for():
+    data = Data({"train": pair(), "validation": pair()})
+    with pytest.raises(ValueError, match=r"has no test split, only \['train', 'validation'\]"):
+        next(data.batches("test", 2))
+
+
+# --------------------------------------------------------------------------------- fits the model
+
+
+class Pairs(nn.Linear):
+    def forward(self, x):
+        return super().forward(x), x
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Linear(8, 4), r"shape \(n, 3, ...\), one column a class, got \(2, 4\)"),
+        (nn.Linear(5, 3), r"fails on a float32 batch of shape \(2, 8\): mat1 and mat2"),
+        (Pairs(8, 3), "must return a tensor, got tuple"),
+        (nn.Sequential(nn.Linear(8, 3), nn.Flatten(0)), r"one column a class, got \(6,\)"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused(model, message):
+    with pytest.raises(ValueError, match=f"{type(model).__name__} on data tiny: .*{message}"):
+        tiny_data().check(model)
+
+
+def test_a_loss_that_does_not_fit_is_refused():
+    regression = Data(
+        {split: (x, x[:, :1]) for split, (x, _) in splits().items()},
+        loss=nn.BCELoss(),
+        metric=lambda outputs, y: -float(mse_loss(outputs, y)),
+    )
+    with pytest.raises(ValueError, match=r"the loss cannot be computed: .*size"):
+        regression.check(nn.Linear(2, 3))
+
+
+def test_a_model_that_fits_passes_and_keeps_its_modes():
+    model = tiny_model(dropout=0.5).train()
+    model[2].eval()
+    tiny_data().check(model)
+    assert [m.training for m in model] == [True, True, False, True]
+
+
+# --------------------------------------------------------------------------------------- batches
+
+
+def test_without_a_generator_batches_are_the_split_in_order():
+    data = tiny_data()
+    xs, ys = zip(*data.batches("validation", 7), strict=True)
+    assert [len(y) for y in ys] == [7] * 8 + [4]
+    assert torch.equal(torch.cat(xs), data.splits["validation"][0])
+    assert torch.equal(torch.cat(ys), data.splits["validation"][1])
+
+
+@given(st.integers(1, 9), st.integers(1, 12), st.integers(0, 99))
+def test_training_batches_are_a_shuffle_without_a_last_single_example(n, size, seed):
+    x = torch.arange(float(n))[:, None]
+    data = Data({"train": (x, x), "validation": (x, x)}, metric=lambda outputs, y: 0.0)
+    batches = [y.flatten().tolist() for _, y in data.batches("train", size, generator(seed))]
+    seen = [*itertools.chain(*batches)]
+    dropped = n if size == 1 and n > 1 else int(n > 1 and n % size == 1)
+    assert len(seen) == len(set(seen)) == n - dropped
+    again = [y.flatten().tolist() for _, y in data.batches("train", size, generator(seed))]
+    assert again == batches
+
+
+def test_a_shuffle_is_drawn_from_its_generator_alone():
+    data, state = tiny_data(), torch.get_rng_state()
+    first = next(data.batches("train", 120, generator(1)))[1]
+    other = next(data.batches("train", 120, generator(2)))[1]
+    assert not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_bytes_are_scaled_and_normalised_a_channel_at_a_time():
+    x = torch.randint(0, 256, (4, 2, 3, 3), dtype=torch.uint8, generator=generator())
+    y = torch.tensor([0, 1, 0, 1])
+    data = Data({"train": (x, y), "validation": (x, y)}, mean=(0.5, 0.25), std=(0.5, 2.0))
+    batch, _ = next(data.batches("validation", 4))
+    for c, (mean, std) in enumerate([(0.5, 0.5), (0.25, 2.0)]):
+        torch.testing.assert_close(batch[:, c], (x[:, c].float() / 255 - mean) / std)
+    assert data.splits["train"][0].dtype == torch.uint8
+
+
+def test_only_training_batches_are_augmented():
+    x, y = pair()
+    data = Data({"train": (x, y), "validation": (x, y)}, augment=lambda x, generator: x + 100)
+    assert next(data.batches("train", 6, generator()))[0].min() >= 100
+    assert torch.equal(next(data.batches("train", 6))[0], x)
+
+
+def test_crop_and_mirror_gives_a_window_of_each_padded_image_or_its_mirror_image():
+    x = torch.rand(40, 2, 5, 6, generator=generator())
+    padded = torch.nn.functional.pad(x, [2] * 4)
+    shifts, mirrored = set(), 0
+    for before, after in zip(padded, crop_and_mirror(x, generator(3), padding=2), strict=True):
+        windows = {
+            (top, left, mirror): before[:, top : top + 5, left : left + 6].flip([2] * mirror)
+            for top in range(5) for left in range(5) for mirror in (0, 1)
+        }  # fmt: skip
+        (found,) = [where for where, window in windows.items() if torch.equal(window, after)]
+        shifts.add(found[:2])
+        mirrored += found[2]
+    assert len(shifts) > 12
+    assert 8 < mirrored < 32
+
+
+# ----------------------------------------------------------------------------------- key and form
+
+
+def test_the_key_depends_on_every_part_of_the_content():
+    base = dict(splits=splits(), mean=(0.5,), std=(0.5,))
+    x, y = pair()
+    changed_x, changed_y = x.clone(), y.clone()
+    changed_x[5, 1] += 1e-3
+    changed_y[0] = 1
+    others = [
+        {"splits": splits(train=(changed_x, y))},
+        {"splits": splits(train=(x, changed_y))},
+        {"mean": (0.4,)},
+        {"loss": mse_loss},
+        {"augment": crop_and_mirror},
+    ]
+    keys = [Data(**(base | other)).key for other in [{}, *others]]
+    assert len(set(keys)) == len(keys)
+    assert Data(**base).key == Data(**(base | {"splits": splits()})).key == keys[0]
+
+
+def test_the_repr_says_sizes_shape_and_classes():
+    assert repr(tiny_data()) == (
+        "Data(tiny: 120 train, 60 validation, 60 test; inputs 8; 3 classes)"
+    )
+
+
+def test_accuracy_is_the_share_of_right_answers():
+    outputs = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
+    y = torch.tensor([1, 0, 0, 0])
+    assert (accuracy(outputs, y), wrong(outputs, y)) == (0.75, 1)
+    pixels = outputs.T[None]  # (1 image, 2 classes, 4 pixels)
+    assert accuracy(pixels, y[None]) == 0.75
+
+
+# --------------------------------------------------------------------------------------- Data.of
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 1 / 3])
+def test_a_share_is_held_out_evenly_over_the_classes(share):
+    y = torch.tensor([0] * 60 + [1] * 30 + [2] * 30)
+    x = torch.arange(120.0)[:, None]
+    data = Data.of((x, y), share)
+    held = data.splits["validation"]
+    assert len(held[1]) == round(share * 120)
+    for c, n in enumerate([60, 30, 30]):
+        assert abs(int((held[1] == c).sum()) - share * n) < 1
+    both = torch.cat([held[0], data.splits["train"][0]]).flatten()
+    assert sorted(both.tolist()) == x.flatten().tolist()
+    assert torch.equal(Data.of((x, y), share).splits["validation"][0], held[0])
+
+
+def test_real_targets_are_held_out_too():
+    x = torch.rand(20, 3, generator=generator())
+    data = Data.of((x, x[:, :1].double()), 0.25, metric=lambda outputs, y: 0.0)
+    assert (data.size("train"), data.size("validation")) == (15, 5)
+    assert data.splits["train"][1].dtype == torch.float32
+    assert data.classes == ()
+
+
+def test_data_sets_and_tensors_give_the_same_data():
+    x, y = pair()
+    assert Data.of(TensorDataset(x, y), TensorDataset(x, y)).key == Data.of((x, y), (x, y)).key
+
+
+def test_data_sets_that_do_not_fit_in_a_tensor_are_refused():
+    ragged = [(torch.zeros(2), 0), (torch.zeros(3), 1)]
+    with pytest.raises(ValueError, match=r"train: .*number 0 has \(2,\), number 1 has \(3,\)"):
+        Data.of(ragged + ragged[:1], pair())
+    with pytest.raises(ValueError, match="data d, test: the data set is empty"):
+        Data.of(pair(), pair(), [], name="d")
+
+
+@pytest.mark.parametrize("share", [0, 1, 1.5, -0.1])
+def test_a_share_outside_0_and_1_is_refused(share):
+    with pytest.raises(ValueError, match=rf"share in \(0, 1\) or a data set, got {share}"):
+        Data.of(pair(), share)
+
+
+# ---------------------------------------------------------------------------- the embedded sample
+
+
+def shares(y, n):
+    """Exact number of examples a class, were `n` drawn with the class shares of `y`."""
+    return torch.bincount(y, minlength=10).double() * n / len(y)
+
+
+def test_the_sample_has_5000_of_each_and_all_classes(digits):
+    assert [digits.size(split) for split in digits.splits] == [5_000] * 3
+    assert digits.splits["train"][0].shape == (5_000, 1, 28, 28)
+    assert digits.classes == tuple("0123456789")
+    assert digits.mean == (0.1307,)
+
+
+def test_no_image_of_the_sample_is_in_two_splits(digits):
+    images = [x.tobytes() for split in digits.splits for x in digits.splits[split][0].numpy()]
+    assert len(set(images)) == len(images)
+    stored = named._small()
+    assert not set(stored["train_index"]) & set(stored["validation_index"])
+
+
+def test_the_sample_is_normalised_to_mean_0_and_deviation_1(digits):
+    batch, _ = next(digits.batches("train", 5_000))
+    assert abs(float(batch.mean())) < 0.02
+    assert abs(float(batch.std()) - 1) < 0.02
+
+
+def source(root):
+    """MNIST as torchvision reads it: {train?: (images, labels)}."""
+    sets = named.torchvision().datasets
+    parts = {train: sets.MNIST(root, train) for train in (True, False)}
+    return {train: (part.data, part.targets) for train, part in parts.items()}
+
+
+def test_every_image_of_the_sample_is_the_recorded_one_of_mnist(digits, data_root):
+    full, stored = source(data_root), named._small()
+    for split, (x, y) in digits.splits.items():
+        images, labels = full[split != "test"]
+        index = torch.from_numpy(stored[f"{split}_index"].astype(np.int64))
+        assert torch.equal(x.squeeze(1), images[index])
+        assert torch.equal(y, labels[index])
+        assert len(set(index.tolist())) == 5_000
+
+
+def test_the_sample_has_the_class_shares_of_mnist(digits, data_root):
+    full = source(data_root)
+    for split, (_, y) in digits.splits.items():
+        expected = shares(full[split != "test"][1], 5_000)
+        # Two draws, each rounded to whole images.
+        assert float((torch.bincount(y) - expected).abs().max()) < 2
+
+
+# --------------------------------------------------------------------------------- the full MNIST
+
+
+def test_mnist_has_its_three_splits(full_mnist):
+    sizes = {split: full_mnist.size(split) for split in full_mnist.splits}
+    assert sizes == {"train": 55_000, "validation": 5_000, "test": 10_000}
+
+
+def test_mnist_and_the_sample_have_the_same_validation_images(full_mnist, digits):
+    for a, b in zip(full_mnist.splits["validation"], digits.splits["validation"], strict=True):
+        assert torch.equal(a, b)
+
+
+def test_no_validation_image_of_mnist_is_trained_on(full_mnist):
+    train = {x.tobytes() for x in full_mnist.splits["train"][0].numpy()}
+    assert len(train) == 55_000  # MNIST has no doubles
+    assert not any(x.tobytes() in train for x in full_mnist.splits["validation"][0].numpy())
+
+
+def test_the_sample_is_trained_on_images_that_mnist_trains_on(full_mnist, digits):
+    train = {x.tobytes() for x in full_mnist.splits["train"][0].numpy()}
+    assert all(x.tobytes() in train for x in digits.splits["train"][0].numpy())
+
+
+@pytest.mark.parametrize(("name", "classes"), [("cifar10", 10), ("cifar100", 100)])
+def test_cifar_is_split_evenly_over_its_classes(data_root, name, classes):
+    data = getattr(named, name)(data_root)
+    assert [data.size(s) for s in ("train", "validation", "test")] == [45_000, 5_000, 10_000]
+    assert torch.bincount(data.splits["validation"][1]).tolist() == [5_000 // classes] * classes
+    assert data.splits["train"][0].shape[1:] == (3, 32, 32)
+    assert len(data.classes) == classes
+    sample = data.normalise(data.splits["train"][0][:2_000])
+    assert sample.mean((0, 2, 3)).abs().max() < 0.05
+    assert (sample.std((0, 2, 3)) - 1).abs().max() < 0.05
+
+
+# ---------------------------------------------------------------------------- the root of the data
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar100"])
+def test_an_absent_root_names_itself_the_files_and_both_ways_out(name, tmp_path):
+    root = tmp_path / "nowhere"
+    with pytest.raises(FileNotFoundError) as error:
+        getattr(named, name)(root)
+    for part in (str(root), *named._files_of(name), f"{name}(download=True)", "PRUNEKIT_DATA"):
+        assert part in str(error.value)
+    assert not root.exists()
+
+
+def test_the_root_is_the_argument_else_the_variable_else_the_home(tmp_path, monkeypatch, home):
+    monkeypatch.setenv("PRUNEKIT_DATA", str(tmp_path / "b"))
+    with pytest.raises(FileNotFoundError, match=r"root .*a lacks"):
+        named.mnist(tmp_path / "a")
+    with pytest.raises(FileNotFoundError, match=r"root .*b lacks"):
+        named.mnist()
+    monkeypatch.delenv("PRUNEKIT_DATA")
+    with pytest.raises(FileNotFoundError) as error:
+        named.mnist()
+    assert str(home / "data") in str(error.value)
+
+
+def test_a_failed_download_names_the_data_and_the_folder(tmp_path, monkeypatch):
+    def offline(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(named.torchvision().datasets, "MNIST", offline)
+    with pytest.raises(ConnectionError, match=r"mnist: the download to .* failed: no route"):
+        named.mnist(tmp_path, download=True)
+
+
+@pytest.fixture
+def copied(data_root, tmp_path):
+    """A copy of MNIST's files that may be damaged."""
+    for file in named._files_of("mnist"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(Path(data_root) / file, tmp_path / file)
+    return tmp_path
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("damage", [flip, truncate])
+@pytest.mark.parametrize("file", ["t10k-labels-idx1-ubyte", "train-images-idx3-ubyte"])
+def test_a_damaged_file_is_refused_by_name(copied, damage, file):
+    path = copied / "MNIST/raw" / file
+    damage(path)
+    with pytest.raises(ValueError, match=r"truncated or altered .*Delete it and") as error:
+        named.mnist(copied)
+    assert str(path) in str(error.value)
+
+
+def test_only_the_files_that_lack_are_named(copied):
+    (copied / "MNIST/raw/train-labels-idx1-ubyte").unlink()
+    with pytest.raises(FileNotFoundError, match=r"lacks MNIST/raw/train-labels-idx1-ubyte\. Ei"):
+        named.mnist(copied)

@@ -1,0 +1,273 @@
+"""Cells of an experiment: run once, redone when they change, resumed when stopped."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from tiny import tiny_data, tiny_model
+
+from prunekit import experiments, fit, gradual, magnitude, models
+from prunekit.experiments import (
+    Arm,
+    Experiment,
+    cells,
+    figure,
+    is_done,
+    mean_spread,
+    recorded,
+    results_folder,
+    run_cell,
+    table,
+)
+from prunekit.steps import Stopped, knobs
+
+ARMS = {
+    "once 0.5": Arm(
+        magnitude, dict(sparsity=0.5, rounds=2, epochs=2), "tiny", short=dict(epochs=1)
+    ),
+    "dense": Arm(fit, dict(epochs=2, batch=40), "tiny", short=dict(epochs=1), publish=True),
+    "Gradual / 0.8": Arm(gradual, dict(sparsity=0.8, epochs=3, every=1), "tiny"),
+}
+
+
+def experiment(**changed):
+    return Experiment(
+        "toy", "A toy", "nobody, arXiv 0000.00000", "reproduction", tiny_data, {**ARMS, **changed},
+        seeds=(0, 1, 2),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def toy(monkeypatch, tmp_path):
+    """Registers the experiment `toy`; called with other arms, it changes them."""
+    monkeypatch.setenv("PRUNEKIT_HOME", str(tmp_path / "home"))
+    monkeypatch.setitem(models.MODELS, "tiny", tiny_model)
+    monkeypatch.setattr(models, "pretrained", models.build)
+    experiments._data.cache_clear()
+
+    def register(**changed):
+        monkeypatch.setattr(experiments, "load", lambda name: experiment(**changed))
+        return experiment(**changed)
+
+    register()
+    yield register
+    experiments._data.cache_clear()
+
+
+def cell(folder, arm="once 0.5", seed=0, short=False):
+    return experiments.Cell("toy", arm, seed, short, folder)
+
+
+def lasting(record):
+    return {k: v for k, v in record.items() if k not in ("seconds", "environments")}
+
+
+class StopAt:
+    """An event that is set from the n-th time on that it is looked at."""
+
+    def __init__(self, n):
+        self.n, self.looks = n, 0
+
+    def is_set(self):
+        self.looks += 1
+        return self.looks >= self.n
+
+
+# ----------------------------------------------------------------------------------------- cells
+
+
+def test_a_cell_is_what_the_method_makes_of_the_model(toy, tmp_path):
+    record = run_cell(cell(tmp_path, seed=1))
+    model, data = tiny_model(), tiny_data()
+    steps = [*magnitude(model, data, sparsity=0.5, rounds=2, epochs=2, seed=1)]
+    wrong = {}
+    for split in ("validation", "test"):
+        x, y = data.splits[split]
+        wrong[split] = int((model(x).argmax(1) != y).sum())
+    assert record["after"] == wrong
+    assert record["kept"] == 147 - 66
+    assert record["parameters"] == 147
+    assert record["macs"] == [66, 132]
+    assert record["examples"] == {"validation": 60, "test": 60}
+    assert [(t["phase"], t["index"], t["kept"]) for t in record["trace"]] == [
+        (s.phase, s.index, s.mask.kept) for s in steps
+    ]
+    assert record["trace"][-1]["test"] == wrong["test"]
+    assert ["test" in t for t in record["trace"]] == [True, False, True] * 2
+
+
+def test_the_file_of_a_cell_is_its_record(toy, tmp_path):
+    made = cell(tmp_path)
+    record = run_cell(made)
+    assert json.loads(made.path.read_text()) == json.loads(json.dumps(record))
+    assert [p.name for p in tmp_path.iterdir() if p.name != "home"] == ["once-0.5-0.json"]
+
+
+def test_a_finished_cell_is_done_until_knobs_weights_or_data_change(toy, tmp_path, monkeypatch):
+    made, data = cell(tmp_path), tiny_data()
+    assert not is_done(made, data)
+    run_cell(made)
+    assert is_done(made, data)
+    assert not is_done(cell(tmp_path, seed=1), data)
+    assert not is_done(made, tiny_data(seed=1))
+    monkeypatch.setattr(models, "pretrained", lambda name, seed: tiny_model(seed=9))
+    assert not is_done(made, data)
+
+
+def test_a_cell_is_redone_when_a_knob_changes(toy, tmp_path):
+    made, data = cell(tmp_path), tiny_data()
+    first = run_cell(made)
+    toy(**{"once 0.5": Arm(magnitude, dict(sparsity=0.25, rounds=2, epochs=2), "tiny")})
+    assert not is_done(made, data)
+    second = run_cell(made)
+    assert is_done(made, data)
+    assert (first["kept"], second["kept"]) == (147 - 66, 147 - 33)
+    toy()
+    assert not is_done(made, data)
+
+
+def test_the_short_form_of_a_cell_is_another_run(toy, tmp_path):
+    run_cell(cell(tmp_path, short=True))
+    assert not is_done(cell(tmp_path), tiny_data())
+    assert is_done(cell(tmp_path, short=True), tiny_data())
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"hash": 1}', '{"knobs": {}}'])
+def test_a_damaged_file_is_a_cell_that_is_not_done(toy, tmp_path, text):
+    made = cell(tmp_path)
+    made.path.write_text(text)
+    assert not is_done(made, tiny_data())
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_a_stopped_cell_goes_on_to_the_same_record(toy, tmp_path, arm, monkeypatch):
+    whole = run_cell(cell(tmp_path / "whole", arm))
+    monkeypatch.setenv("PRUNEKIT_HOME", str(tmp_path / "other"))
+    made, stops = cell(tmp_path / "stopped", arm), 0
+    for n in range(2, 100):
+        try:
+            record = run_cell(made, StopAt(n))
+            break
+        except Stopped:
+            stops += 1
+            assert not made.path.exists()
+    assert stops >= 2
+    assert json.dumps(lasting(record)) == json.dumps(lasting(whole))
+
+
+def test_a_cell_that_fails_leaves_no_file(toy, tmp_path):
+    toy(**{"once 0.5": Arm(magnitude, dict(sparsity=0.5, epochs=1, lr=1e30, rounds=9), "tiny")})
+    with pytest.raises(FloatingPointError):
+        run_cell(cell(tmp_path))
+    assert not [*tmp_path.glob("*.json")]
+
+
+def test_a_publishing_cell_saves_its_weights_beside_and_its_short_form_does_not(toy, tmp_path):
+    run_cell(cell(tmp_path, "dense", seed=2, short=True))
+    assert not (tmp_path / "weights").exists()
+    record = run_cell(cell(tmp_path, "dense", seed=2))
+    saved = models.build("tiny", 2)
+    info = models.checkpoint.load_into(saved, tmp_path / "weights" / "tiny-2")
+    x, y = tiny_data().splits["test"]
+    assert int((saved(x).argmax(1) != y).sum()) == record["after"]["test"] == info["after"]["test"]
+
+
+# ------------------------------------------------------------------------------------------ grid
+
+
+def test_cells_that_publish_come_first_and_the_rest_keeps_its_order(toy, tmp_path):
+    grid = cells(experiment(), False, tmp_path)
+    assert [c.arm for c in grid] == ["dense"] * 3 + ["once 0.5"] * 3 + ["Gradual / 0.8"] * 3
+    assert [c.seed for c in grid] == [0, 1, 2] * 3
+
+
+def test_the_short_form_has_its_own_seeds_and_leaves_arms_out(toy, tmp_path):
+    grid = cells(experiment(), True, tmp_path)
+    assert [(c.arm, c.seed) for c in grid] == [("dense", 0), ("once 0.5", 0)]
+    assert grid[1].settings()[1] == dict(sparsity=0.5, rounds=2, epochs=1)
+    assert cell(tmp_path).settings()[1] == dict(sparsity=0.5, rounds=2, epochs=2)
+
+
+def test_short_results_lie_outside_the_package(toy, tmp_path):
+    assert results_folder("toy", short=True) == tmp_path / "home" / "short" / "toy"
+    assert results_folder("toy") == experiments.HERE / "results" / "toy"
+
+
+# --------------------------------------------------------------------------------------- results
+
+
+def test_nothing_is_recorded_in_an_empty_folder_or_in_none(toy, tmp_path):
+    assert recorded("toy", tmp_path) == []
+    assert recorded("toy", tmp_path / "none") == []
+    assert len(table([])) == 0
+
+
+def test_recorded_cells_come_in_the_order_of_arms_and_seeds(toy, tmp_path):
+    for arm, seed in (("Gradual / 0.8", 0), ("dense", 1), ("dense", 0), ("once 0.5", 2)):
+        run_cell(cell(tmp_path, arm, seed))
+    (tmp_path / "stray.json").write_text('{"arm": "of long ago", "seed": 0}')
+    found = [(c["arm"], c["seed"]) for c in recorded("toy", tmp_path)]
+    assert found == [("once 0.5", 2), ("dense", 0), ("dense", 1), ("Gradual / 0.8", 0)]
+
+
+def test_the_table_is_mean_and_spread_over_the_seeds(toy, tmp_path):
+    made = [run_cell(cell(tmp_path, seed=s)) for s in (0, 1, 2)]
+    rows = table([*recorded("toy", tmp_path), {**made[0], "arm": "single"}])
+    accuracy = [1 - c["after"]["test"] / 60 for c in made]
+    expected = f"{np.mean(accuracy):.4f} ± {np.std(accuracy, ddof=1):.4f}"
+    assert np.std(accuracy) > 0
+    assert rows.loc["once 0.5", "test after"] == expected
+    assert rows.loc["once 0.5", "seeds"] == "3"
+    assert rows.loc["once 0.5", "compression"] == f"{147 / 81:.1f}×"
+    assert rows.loc["single", "test after"] == f"{accuracy[0]:.4f}"
+
+
+def test_mean_spread_is_numpys():
+    values = [0.1, 0.25, 0.7, 0.3]
+    assert mean_spread(values) == f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}"
+    assert mean_spread([0.12345], digits=2) == "0.12"
+
+
+def test_a_figure_is_an_accuracy_or_the_metric_itself():
+    entry = dict(after={"test": 15}, examples={"test": 60}, metric="accuracy")
+    assert figure(entry, "after", "test") == 0.75
+    assert figure(entry | {"metric": "spearman"}, "after", "test") == 15.0
+
+
+# ------------------------------------------------------------------------- those there really are
+
+
+@pytest.mark.parametrize("name", experiments.names())
+def test_an_experiment_is_sound(name, tmp_path):
+    found = experiments.load(name)
+    assert found.name == name
+    assert found.status in ("reproduction", "after the abstract")
+    assert re.search(r"arXiv \d{4}\.\d{4,5}|10\.\d{4,9}/", found.paper)
+    assert all(claim.what and claim.value and claim.source for claim in found.claims)
+    for arm in found.arms.values():
+        rules = knobs(arm.method)
+        for settings in (arm.knobs, arm.short or {}):
+            for knob, value in settings.items():
+                rules[knob].check(arm.method.__name__, value)
+        assert arm.model in models.MODELS
+    for short in (False, True):
+        grid = cells(found, short, tmp_path)
+        assert grid
+        assert len({c.path for c in grid}) == len(grid)
+
+
+def test_an_unknown_experiment_is_refused():
+    with pytest.raises(ValueError, match="experiment must be one of"):
+        experiments.load("nothing")
+
+
+@pytest.mark.parametrize("name", experiments.names())
+def test_recorded_cells_tell_what_they_are(name):
+    for found in recorded(name):
+        assert found["experiment"] == name
+        assert found["arm"] in experiments.load(name).arms
+        assert found["method"] == experiments.load(name).arms[found["arm"]].method.__name__
+        assert all(0 <= found["after"][s] <= found["examples"][s] for s in ("validation", "test"))
+        assert found["trace"][-1].get("test") == found["after"]["test"]
+        assert found["kept"] <= found["parameters"]

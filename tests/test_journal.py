@@ -1,0 +1,369 @@
+"""Journals: what a killed run had computed is read back, and nothing else is."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_data, tiny_model
+from torch import nn
+
+from prunekit import Journal, Run, Step, fit, gradual, magnitude, prune
+from prunekit import journal as journal_module
+from prunekit.journal import Fit
+from prunekit.steps import Count, method
+
+
+def weights(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def figures(steps):
+    return [(s.phase, s.index, s.of, s.mask, s.metrics) for s in steps]
+
+
+RECIPES = {
+    "magnitude": (magnitude, dict(sparsity=0.8, rounds=2, epochs=2)),
+    "gradual": (gradual, dict(sparsity=0.8, epochs=4, every=1)),
+    "fit": (fit, dict(epochs=3, batch=30)),
+    "adam": (fit, dict(epochs=3, batch=30, optimizer="adam")),
+}
+
+
+def start(recipe, path=None, model=None, **others):
+    m, knobs = RECIPES[recipe]
+    run = Run(journal=Journal(path)) if path is not None else Run()
+    model = model if model is not None else tiny_model(dropout=0.3)
+    return m(model, tiny_data(), **(knobs | others), run=run)
+
+
+def log(path):
+    return path / "log.txt"
+
+
+def entries(path):
+    return [json.loads(line[9:]) for line in log(path).read_text().splitlines()]
+
+
+def replace_line(path, number, change):
+    lines = log(path).read_bytes().splitlines(keepends=True)
+    lines[number] = change(lines[number])
+    log(path).write_bytes(b"".join(lines))
+
+
+# ---------------------------------------------------------------------------------------- resume
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_resumed_run_has_the_history_and_weights_of_an_uninterrupted_one(recipe, tmp_path):
+    whole = tiny_model(dropout=0.3)
+    expected = figures(start(recipe, model=whole))
+    for n in range(len(expected) + 1):
+        stream = start(recipe, tmp_path / f"{n}")
+        assert figures(next(stream) for _ in range(n)) == expected[:n]
+        stream.close()
+        model = tiny_model(dropout=0.3)
+        assert figures(start(recipe, tmp_path / f"{n}", model)) == expected
+        assert same(weights(model), weights(whole))
+
+
+def test_buffers_and_their_counters_come_back(tmp_path):
+    def normed():
+        first, relu, last = tiny_model()
+        return nn.Sequential(first, nn.BatchNorm1d(12), relu, last)
+
+    whole = normed()
+    expected = figures(start("fit", model=whole))
+    stream = start("fit", tmp_path, normed())
+    next(stream)
+    stream.close()
+    model = normed()
+    assert figures(start("fit", tmp_path, model)) == expected
+    assert same(weights(model), weights(whole))
+    assert model[1].num_batches_tracked == 3 * 4
+
+
+def test_a_finished_run_is_read_back_without_training_or_evaluating(tmp_path):
+    list(start("magnitude", tmp_path))
+    size = log(tmp_path).stat().st_size
+    calls = []
+    data = tiny_data()
+    batches = data.batches
+    data.batches = lambda split, *rest: calls.append(split) or batches(split, *rest)
+    m, knobs = RECIPES["magnitude"]
+    list(m(tiny_model(dropout=0.3), data, **knobs, run=Run(journal=Journal(tmp_path))))
+    assert "train" not in calls
+    assert log(tmp_path).stat().st_size == size
+
+
+def test_a_finished_fit_holds_only_the_kept_weights(tmp_path):
+    model = tiny_model()
+    report = prune(
+        magnitude, model, tiny_data(), sparsity=0.9, epochs=1, bar=False,
+        run=Run(journal=Journal(tmp_path)),
+    )  # fmt: skip
+    (file,) = tmp_path.glob("fit-*.safetensors")
+    saved = Journal(tmp_path).load_fit(file.stem.removeprefix("fit-"))
+    n = sum(t.numel() for t in saved.tensors.values())
+    assert n == sum(p.numel() for p in model.parameters()) - (report.mask.total - report.mask.kept)
+
+
+def test_an_entry_of_other_weights_or_knobs_is_not_taken(tmp_path):
+    @method
+    def twice(model, data, *, epochs: Count = 1, seed: int = 0, run: Run = Run()):
+        yield from fit(model, data, epochs=epochs, lr=0.1, seed=1, run=run)
+        yield from fit(model, data, epochs=epochs, lr=0.1, seed=1, run=run)
+        yield from fit(model, data, epochs=epochs, lr=0.2, seed=1, run=run)
+
+    expected = figures(twice(tiny_model(), tiny_data()))
+    assert len({step[-1]["loss"] for step in expected}) == 3
+    assert figures(twice(tiny_model(), tiny_data(), run=Run(journal=Journal(tmp_path)))) == expected
+    assert len([*tmp_path.glob("fit-*")]) == 3
+
+
+# --------------------------------------------------------------------------------------- damage
+
+
+def test_a_torn_last_line_is_dropped_wherever_it_is_torn(tmp_path):
+    expected = figures(start("magnitude", tmp_path))
+    whole = log(tmp_path).read_bytes()
+    last = len(whole.splitlines(keepends=True)[-1])
+    for gone in (*range(1, last, 7), last - 1, len(whole) - 5):
+        log(tmp_path).write_bytes(whole[:-gone])
+        assert figures(start("magnitude", tmp_path)) == expected
+        assert log(tmp_path).read_bytes() == whole
+
+
+def test_a_damaged_line_in_the_middle_is_refused_by_number(tmp_path):
+    list(start("magnitude", tmp_path))
+    for number in (0, 1, 2):
+        whole = log(tmp_path).read_bytes()
+        replace_line(tmp_path, number, lambda line: line.replace(line[12:13], b"#", 1))
+        with pytest.raises(ValueError, match=rf"log.txt: line {number + 1} is damaged. Delete it."):
+            next(start("magnitude", tmp_path))
+        log(tmp_path).write_bytes(whole)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "gone", "other"])
+def test_a_fit_that_cannot_be_read_counts_as_absent(tmp_path, damage):
+    expected = figures(start("fit", tmp_path))
+    (file,) = tmp_path.glob("fit-*")
+    content = bytearray(file.read_bytes())
+    if damage == "cut":
+        file.write_bytes(content[:-9])
+    elif damage == "flip":
+        content[-3] ^= 1
+        file.write_bytes(content)
+    elif damage == "empty":
+        file.write_bytes(b"")
+    elif damage == "gone":
+        file.unlink()
+    else:
+        file.write_text("something else altogether, long enough for a header")
+    assert Journal(tmp_path).load_fit(file.stem.removeprefix("fit-")) is None
+    model = tiny_model(dropout=0.3)
+    assert figures(start("fit", tmp_path, model)) == expected
+    assert Journal(tmp_path).load_fit(file.stem.removeprefix("fit-")).epoch == 3
+
+
+def test_what_is_saved_of_a_fit_is_what_is_loaded(tmp_path):
+    fit_state = Fit(
+        2,
+        [{"loss": 0.1}, {"loss": float("nan")}],
+        {1: b"one", 2: b"\x00\xff"},
+        {"w.a": torch.randn(3, 2), "w.n": torch.tensor(7), "w.none": torch.zeros(0, 3)},
+        {"0.step": 3, "1.momentum_buffer": None},
+    )
+    journal = Journal(tmp_path)
+    journal.save_fit("abc", fit_state)
+    loaded = journal.load_fit("abc")
+    assert same(loaded.tensors, fit_state.tensors)
+    assert (loaded.epoch, loaded.masks, loaded.extra) == (2, fit_state.masks, fit_state.extra)
+    assert str(loaded.metrics) == str(fit_state.metrics)
+    assert [p.name for p in tmp_path.iterdir()] == ["fit-abc.safetensors"]
+
+
+# --------------------------------------------------------------------------------------- headers
+
+
+@pytest.mark.parametrize(
+    ("others", "named"),
+    [
+        (dict(rounds=3), "its rounds is 2, this run's is 3"),
+        (dict(sparsity=0.7), "its sparsity is 0.8, this run's is 0.7"),
+        (dict(ignore=("0.weight",)), "its ignore is "),
+        (dict(seed=1), "its seed is 0, this run's is 1"),
+        (dict(model=tiny_model(dropout=0.3, seed=1)), "its weights is "),
+        (dict(model=tiny_model()), "its model is "),
+    ],
+)
+def test_the_journal_of_another_run_is_refused_and_the_difference_is_named(tmp_path, others, named):
+    list(start("magnitude", tmp_path))
+    before = log(tmp_path).read_bytes()
+    with pytest.raises(ValueError, match="belongs to another run") as error:
+        next(start("magnitude", tmp_path, **others))
+    assert named in str(error.value)
+    assert log(tmp_path).read_bytes() == before
+    list(start("magnitude", tmp_path))  # the refused run has left no lock
+
+
+def test_the_journal_of_another_method_is_refused(tmp_path):
+    list(start("magnitude", tmp_path))
+    with pytest.raises(ValueError, match="its method is magnitude, this run's is gradual"):
+        next(start("gradual", tmp_path))
+
+
+def test_the_journal_of_other_data_is_refused(tmp_path):
+    list(start("fit", tmp_path))
+    m, knobs = RECIPES["fit"]
+    with pytest.raises(ValueError, match="its data is "):
+        next(
+            m(
+                tiny_model(dropout=0.3),
+                tiny_data(seed=1),
+                **knobs,
+                run=Run(journal=Journal(tmp_path)),
+            )
+        )
+
+
+def test_the_journal_of_another_version_is_refused(tmp_path, monkeypatch):
+    list(start("fit", tmp_path))
+    monkeypatch.setattr(journal_module, "__version__", "9.9.9")
+    with pytest.raises(ValueError, match=r"its prunekit is .*, this run's is 9\.9\.9"):
+        next(start("fit", tmp_path))
+
+
+def test_data_without_a_key_cannot_be_journalled(tmp_path):
+    data = tiny_data()
+    data.key = ""
+    with pytest.raises(ValueError, match="fit: data needs a key"):
+        next(fit(tiny_model(), data, run=Run(journal=Journal(tmp_path))))
+
+
+# ---------------------------------------------------------------------------------- lock, places
+
+
+def test_an_open_journal_is_locked(tmp_path):
+    first = start("magnitude", tmp_path)
+    next(first)
+    with pytest.raises(ValueError, match="is in use by another run"):
+        next(start("magnitude", tmp_path))
+    next(first)  # the one that holds it goes on
+    first.close()
+    list(start("magnitude", tmp_path))
+
+
+def test_a_journal_opened_in_one_thread_is_closed_from_another(tmp_path):
+    journal = Journal(tmp_path)
+    stream = fit(tiny_model(), tiny_data(), epochs=2, run=Run(journal=journal))
+    thread = threading.Thread(target=next, args=(stream,))
+    thread.start()
+    thread.join()
+    stream.close()
+    assert not journal.is_open
+    assert len([*fit(tiny_model(), tiny_data(), epochs=2, run=Run(journal=Journal(tmp_path)))]) == 2
+
+
+def test_a_bare_name_lies_below_home_and_a_path_where_it_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("PRUNEKIT_HOME", str(tmp_path / "home"))
+    assert Journal("mine").path == tmp_path / "home" / "journals" / "mine"
+    assert Journal(tmp_path / "mine").path == tmp_path / "mine"
+    assert Journal("a/b").path == Path("a/b")
+
+
+# ---------------------------------------------------------------------------------- environments
+
+
+def test_the_environment_is_written_only_when_it_changed(tmp_path, monkeypatch):
+    def lines():
+        return [e["environment"] for e in entries(tmp_path) if "environment" in e]
+
+    for _ in range(2):
+        list(start("fit", tmp_path))
+    assert lines() == [journal_module.environment()]
+    other = journal_module.environment() | {"threads": 99}
+    monkeypatch.setattr(journal_module, "environment", lambda: other)
+    for _ in range(2):
+        list(start("fit", tmp_path))
+    assert [found["threads"] for found in lines()] == [torch.get_num_threads(), 99]
+
+
+def test_a_report_says_when_a_run_went_on_under_another_environment(tmp_path, monkeypatch):
+    def report():
+        m, knobs = RECIPES["magnitude"]
+        run = Run(journal=Journal(tmp_path))
+        return prune(m, tiny_model(dropout=0.3), tiny_data(), run=run, bar=False, **knobs)
+
+    stream = start("magnitude", tmp_path)
+    next(stream)
+    stream.close()
+    same_place = report()
+    assert len(same_place.environments) == 1
+    assert "another environment" not in str(same_place)
+    other = journal_module.environment() | {"torch": "9.9"}
+    monkeypatch.setattr(journal_module, "environment", lambda: other)
+    elsewhere = report()
+    assert [e["torch"] for e in elsewhere.environments] == [torch.__version__, "9.9"]
+    assert "another environment" in str(elsewhere)
+    assert isinstance(elsewhere.history[0], Step)
+
+
+# ----------------------------------------------------------------------------------------- kills
+
+# Starts the same journalled run again and again in a child, and kills that at a random moment.
+KILLS = """
+import json, os, random, signal, sys, time
+from pathlib import Path
+sys.path[:0] = {paths!r}
+import torch
+torch.set_num_threads(1)
+from tiny import tiny_data, tiny_model
+from prunekit import Journal, Run, magnitude
+from prunekit._files import state_key
+
+def run(journal=None):
+    model = tiny_model(dropout=0.3)
+    run = Run(journal=journal)
+    steps = magnitude(model, tiny_data(), sparsity=0.9, rounds=5, epochs=10, run=run)
+    return [(s.phase, s.index, s.mask.key, s.metrics) for s in steps], state_key(model)
+
+run()  # the first is slow
+started = time.monotonic()
+never_killed = run(Journal({folder!r} + "/never"))
+seconds = time.monotonic() - started
+killed, found = 0, []
+for i in range(8):
+    child = os.fork()
+    if not child:
+        run(Journal({folder!r} + "/killed"))
+        os._exit(0)
+    time.sleep(random.uniform(0.05, 0.2) * seconds)
+    os.kill(child, signal.SIGKILL)
+    killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    found.append(len([*Path({folder!r}).glob("killed/*")]))
+same = run(Journal({folder!r} + "/killed")) == never_killed == run()
+print(json.dumps([killed, found, same]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_run_killed_at_random_moments_ends_as_one_that_never_was(tmp_path):
+    tests = Path(__file__).parent
+    script = KILLS.format(paths=[str(tests), str(tests.parent)], folder=str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    killed, found, same_as_whole = json.loads(done.stdout)
+    assert killed >= 2
+    assert max(found) > 2  # it had written something to go on from
+    assert same_as_whole

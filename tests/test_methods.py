@@ -1,0 +1,236 @@
+"""The contract of every method and baseline; whatever lies in the two folders is found here."""
+
+import copy
+import importlib
+import inspect
+import math
+import pkgutil
+import random
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_data, tiny_model
+
+from prunekit import Journal, Run, prune
+from prunekit._files import describe
+from prunekit.mask import Mask
+from prunekit.steps import Choice, Patterns, Range, Switch, knobs
+
+ROOT = Path(__file__).parents[1]
+MODULES = [
+    importlib.import_module(f"prunekit.{kind}.{found.name}")
+    for kind in ("baselines", "methods")
+    for found in pkgutil.iter_modules([str(ROOT / "prunekit" / kind)])
+]
+
+
+def stem(module):
+    return module.__name__.rsplit(".", 1)[-1]
+
+
+def of_kind(kind):
+    return [module for module in MODULES if f".{kind}." in module.__name__]
+
+
+@pytest.fixture(params=MODULES, ids=stem)
+def module(request):
+    return request.param
+
+
+@pytest.fixture
+def method(module):
+    return getattr(module, stem(module))
+
+
+def small(method):
+    """Knobs for a run of moments: two rounds of two epochs, all other counts held low."""
+    chosen = {}
+    for name, knob in knobs(method).items():
+        if knob.whole and knob.default is not None:
+            twice = any(word in name for word in ("epochs", "rounds", "generations"))
+            value = 2 if twice else 1 if name == "every" else min(knob.default, 8)
+            chosen[name] = int(min(max(value, knob.rule.low), knob.rule.high))
+    return chosen
+
+
+def stream(method, model, run=Run()):
+    return method(model, tiny_data(), **small(method), seed=3, run=run)
+
+
+def history(steps):
+    return [(s.phase, s.index, s.of, s.mask, dict(s.metrics), describe(s.info)) for s in steps]
+
+
+def same_tensors(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.values(), b.values(), strict=True))
+
+
+def wrong_values(knob):
+    if isinstance(knob.rule, Range):
+        ends = [
+            knob.rule.low - 1,
+            knob.rule.high + 1,
+            knob.rule.low if knob.rule.low_open else None,
+        ]
+        yield from (v for v in ends if v is not None and math.isfinite(v))
+        yield from (math.nan, math.inf, True, "much")
+        if knob.whole:
+            yield knob.rule.low + 0.5
+    elif isinstance(knob.rule, (Choice, Patterns)):
+        yield from ("nonsense", 3)
+    elif isinstance(knob.rule, Switch):
+        yield from (1, "yes")
+    if not knob.optional:
+        yield None
+
+
+def test_there_are_methods_to_check():
+    assert {"magnitude", "random", "gradual"} <= set(map(stem, MODULES))
+
+
+def group_size(mask):
+    """The largest row of a parameter if only whole rows are removed, else 1."""
+    rows = [keep.flatten(1) for keep in mask.values() if keep.ndim > 1]
+    if all(torch.equal(r.any(1), r.all(1)) for r in rows):
+        return max(r.shape[1] for r in rows)
+    return 1
+
+
+def test_it_yields_steps_and_meets_its_target(method):
+    steps = list(stream(method, tiny_model()))
+    assert steps
+    mask = steps[-1].mask
+    if "sparsity" in knobs(method):
+        target = small(method).get("sparsity", knobs(method)["sparsity"].default)
+        off_by_one_group_a_tensor = len(mask) * group_size(mask)
+        assert abs(target * mask.total - (mask.total - mask.kept)) <= off_by_one_group_a_tensor
+    assert 0 < mask.sparsity < 1
+
+
+def test_the_same_seed_gives_the_same_history_masks_included(method):
+    runs, models = [], []
+    for disturbed in (1, 2):
+        torch.manual_seed(disturbed)
+        models.append(tiny_model(dropout=0.3))
+        runs.append(history(stream(method, models[-1])))
+    assert runs[0] == runs[1]
+    assert same_tensors(models[0].state_dict(), models[1].state_dict())
+
+
+def test_pruned_weights_are_exactly_0_after_every_step(method):
+    model = tiny_model()
+    weights = dict(model.named_parameters())
+    for step in stream(method, model):
+        assert all(not weights[name][~keep].any() for name, keep in step.mask.items())
+
+
+def test_nothing_returns_unless_the_method_regrows(method):
+    if getattr(method, "regrows", False):
+        pytest.skip("declares that it regrows")
+    before = Mask.ones(tiny_model())
+    for step in stream(method, tiny_model()):
+        assert all(
+            not (keep & ~before[name]).any() for name, keep in step.mask.items() if name in before
+        )
+        before = step.mask
+
+
+def test_prune_leaves_the_given_model_bit_identical(method):
+    model = tiny_model(dropout=0.3)
+    before = copy.deepcopy(model)
+    report = prune(method, model, tiny_data(), bar=False, **small(method))
+    assert report.model is not model
+    assert same_tensors(model.state_dict(), before.state_dict())
+    assert [m.training for m in model.modules()] == [m.training for m in before.modules()]
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+def test_a_bad_knob_is_refused_by_name_rule_and_value_before_any_work(method):
+    for name, knob in knobs(method).items():
+        for value in wrong_values(knob):
+            # No model and no data: work would end in another error.
+            with pytest.raises(ValueError, match=f"^{method.__name__}: {name} must be") as error:
+                method(None, None, **{name: value})
+            for part in (method.__name__, name, str(knob.rule), repr(value)):
+                assert part in str(error.value)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_grad_mode_and_global_randomness_are_unchanged_at_every_yield(method, grad):
+    def surroundings():
+        return (
+            torch.is_grad_enabled(),
+            torch.get_rng_state().tolist(),
+            str(np.random.get_state()),
+            random.getstate(),
+        )
+
+    model = tiny_model(dropout=0.5)
+    with torch.set_grad_enabled(grad):
+        before = surroundings()
+        for _ in stream(method, model):
+            assert surroundings() == before
+        assert surroundings() == before
+
+
+def test_it_prints_nothing(method, capsys):
+    list(stream(method, tiny_model()))
+    prune(method, tiny_model(), tiny_data(), bar=False, **small(method))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_every_keyword_is_a_knob_with_a_rule_and_an_explanation(method):
+    parameters = inspect.signature(method).parameters
+    keywords = [n for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
+    assert keywords[-2:] == ["seed", "run"]
+    assert keywords[:-2] == [*knobs(method)]
+    assert [n for n in parameters if n not in keywords] == ["model", "data"]
+    for name in keywords[:-2]:
+        assert re.search(rf"^ *{name}: \S", method.__doc__, re.M), f"{name} is not explained"
+
+
+def test_the_defaults_pass_the_checks(method):
+    method(tiny_model(), tiny_data())
+
+
+def test_killed_after_any_step_it_goes_on_to_the_same_history(method, tmp_path):
+    model = tiny_model(dropout=0.3)
+    whole = history(stream(method, model))
+    for n in range(1, len(whole) + 1):
+        path = tmp_path / f"{n}"
+        killed = stream(method, tiny_model(dropout=0.3), Run(journal=Journal(path)))
+        assert history(next(killed) for _ in range(n)) == whole[:n]
+        killed.close()
+        again = tiny_model(dropout=0.3)
+        assert history(stream(method, again, Run(journal=Journal(path)))) == whole
+        assert same_tensors(again.state_dict(), model.state_dict())
+
+
+def test_killed_after_every_step_in_turn_it_goes_on_to_the_same_history(method, tmp_path):
+    whole = history(stream(method, tiny_model(dropout=0.3)))
+    for n in range(1, len(whole) + 1):
+        killed = stream(method, tiny_model(dropout=0.3), Run(journal=Journal(tmp_path)))
+        assert history(next(killed) for _ in range(n)) == whole[:n]
+        killed.close()
+
+
+def test_the_module_cites_its_source(module):
+    assert re.search(r"arXiv[: ]\d{4}\.\d{4,5}|\b10\.\d{4,9}/\S+", module.__doc__)
+
+
+def test_the_module_has_one_public_function_named_like_its_file(module):
+    own = [
+        name
+        for name, thing in vars(module).items()
+        if not name.startswith("_") and getattr(thing, "__module__", None) == module.__name__
+    ]
+    assert own == [stem(module)]
+
+
+@pytest.mark.parametrize("module", of_kind("methods"), ids=stem)
+def test_a_method_has_its_notebook_and_its_experiment(module):
+    assert [*(ROOT / "notebooks").glob(f"[0-9][0-9]_{stem(module)}.ipynb")]
+    assert (ROOT / "prunekit" / "experiments" / f"{stem(module)}.py").exists()

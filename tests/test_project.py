@@ -1,0 +1,103 @@
+"""The files around the package agree with one another."""
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
+
+
+def requirements():
+    """name -> lower bound, as pyproject.toml says."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pairs = (re.fullmatch(r"([\w-]+)>=([\d.]+)", line) for line in project["dependencies"])
+    return {match[1]: match[2] for match in pairs} | {"python": project["requires-python"][2:]}
+
+
+def test_binder_reads_the_same_environment_as_conda():
+    assert (ROOT / "binder/environment.yml").read_bytes() == (ROOT / "environment.yml").read_bytes()
+
+
+def test_conda_and_pip_have_the_same_lower_bounds():
+    lines = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    conda = dict(re.fullmatch(r"([\w-]+) >=([\d.]+)( cpu\*)?", x).groups()[:2] for x in lines if x != "pip")
+    assert conda == {CONDA_NAMES.get(name, name): bound for name, bound in requirements().items()}
+
+
+def test_conda_takes_the_cpu_build_of_torch():
+    lines = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert [line for line in lines if line.startswith("pytorch ")][0].endswith(" cpu*")
+
+
+def test_the_tested_versions_satisfy_the_lower_bounds():
+    pinned = dict(
+        line.lower().replace("_", "-").split("==")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    )
+    for name, bound in requirements().items():
+        if name != "python":
+            low, tested = ([int(n) for n in v.split(".")] for v in (bound, pinned[name]))
+            assert tested >= low, name
+
+
+def test_binder_stops_at_the_first_error():
+    lines = (ROOT / "binder/postBuild").read_text().splitlines()
+    assert next(line for line in lines if not line.startswith("#")) == "set -e"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
+def test_the_scripts_are_valid_shell():
+    for script in ("binder/postBuild", ".ci/run"):
+        subprocess.run(["bash", "-n", ROOT / script], check=True)
+
+
+def test_the_readme_example_runs(tmp_path):
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "parameters kept" in done.stdout
+    assert json.loads((tmp_path / "pruned.json").read_text())["method"] == "magnitude"
+
+
+def test_an_old_python_or_one_without_venv_gets_one_line(tmp_path):
+    script = (ROOT / "tools/install.py").read_text()
+    old = "import sys; sys.version_info = (3, 8, 1)\n"
+    without = "import sys; sys.modules['ensurepip'] = None\n"
+    for fake, words in ((old, "make PYTHON=python3.12"), (without, "apt install python3-venv")):
+        (tmp_path / "install.py").write_text(fake + f"__file__ = {str(tmp_path / 'x' / 'y.py')!r}\n" + script)
+        done = subprocess.run(
+            [sys.executable, tmp_path / "install.py"], capture_output=True, text=True
+        )
+        assert done.returncode == 1
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert words in done.stderr
+
+
+def test_a_wheel_carries_notebooks_weights_and_digits(tmp_path):
+    build = "from hatchling.builders.wheel import WheelBuilder as W; print(next(W('.').build(directory={!r})))"
+    pytest.importorskip("hatchling")
+    done = subprocess.run(
+        [sys.executable, "-c", build.format(str(tmp_path))], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    listing = subprocess.run(
+        [sys.executable, "-m", "zipfile", "-l", done.stdout.strip().splitlines()[-1]],
+        capture_output=True, text=True, check=True,
+    ).stdout
+    for name in (
+        "prunekit/notebooks/00_start.ipynb",
+        "prunekit/weights/lenet_5-2.safetensors",
+        "prunekit/datasets/mnist_small.npz",
+        "prunekit/datasets/LICENSE.md",
+        "prunekit/experiments/results/baselines/",
+    ):
+        assert name in listing

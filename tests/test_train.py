@@ -1,0 +1,484 @@
+"""Training and evaluation against plain torch, and what is left when they are interrupted."""
+
+import copy
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from tiny import tiny_data, tiny_model
+from torch import nn
+from torch.nn import functional as F
+
+from prunekit import Data, Mask, Run, Step, evaluate, fit
+from prunekit.steps import Stopped, derive, method
+from prunekit.train import SCHEDULES, LocalRandom, as_metric, judge
+
+
+def weights(model):
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def half(model, seed=0):
+    """A mask that keeps about half of each weight."""
+    generator = torch.Generator().manual_seed(seed)
+    return Mask(
+        {n: torch.rand(k.shape, generator=generator) < 0.5 for n, k in Mask.ones(model).items()}
+    )
+
+
+def normed(dropout=0.3):
+    """A tiny model with buffers and dropout."""
+    first, relu, last = tiny_model()
+    return nn.Sequential(first, nn.BatchNorm1d(12), relu, nn.Dropout(dropout), last)
+
+
+def figures(steps):
+    return [(step.phase, step.index, step.mask, step.metrics) for step in steps]
+
+
+# --------------------------------------------------------------------------------- against torch
+
+
+def by_hand(model, data, epochs, lr, batch, seed, optimizer, mask=None):
+    """The loop that everybody writes; `fit` must do the same."""
+    x, y = data.splits["train"]
+    keep = {n: k.float() for n, k in (mask or {}).items()}
+    with torch.no_grad():
+        for name, k in keep.items():
+            dict(model.named_parameters())[name].mul_(k)
+    n, losses = math.ceil(len(x) / batch), []
+    for epoch in range(epochs):
+        generator = torch.Generator().manual_seed(derive(seed, "epoch", epoch + 1))
+        total = 0.0
+        for i, rows in enumerate(torch.randperm(len(x), generator=generator).split(batch)):
+            t = (epoch + i / n) / epochs
+            optimizer.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * t))
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x[rows]), y[rows])
+            loss.backward()
+            optimizer.step()
+            with torch.no_grad():
+                for name, k in keep.items():
+                    dict(model.named_parameters())[name].mul_(k)
+            total += loss.item() * len(rows)
+        losses.append(total / len(x))
+    return losses
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_fit_is_the_loop_that_one_writes_by_hand(name, masked):
+    data, ours, plain = tiny_data(), tiny_model(), tiny_model()
+    mask = half(ours) if masked else None
+    optimizer = {
+        "sgd": lambda p: torch.optim.SGD(p, 0.1, momentum=0.8, weight_decay=0.01, nesterov=True),
+        "adam": lambda p: torch.optim.AdamW(p, 0.1, weight_decay=0.01),
+    }[name](plain.parameters())
+    losses = by_hand(plain, data, 3, 0.1, 50, 4, optimizer, mask)
+    steps = fit(
+        ours, data, epochs=3, lr=0.1, batch=50, optimizer=name, momentum=0.8, weight_decay=0.01,
+        seed=4, mask=mask,
+    )  # fmt: skip
+    assert [s.metrics["loss"] for s in steps] == pytest.approx(losses, rel=1e-5)
+    for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    assert not torch.equal(ours[0].weight, tiny_model()[0].weight)
+
+
+def test_sgd_without_momentum_works_too():
+    assert len([*fit(tiny_model(), tiny_data(), momentum=0.0)]) == 1
+
+
+def test_training_learns():
+    model, data = tiny_model(), tiny_data()
+    list(fit(model, data, epochs=10, batch=20))
+    assert evaluate(model, data) > 0.8
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_masked_weights_are_exactly_zero_at_every_update(optimizer):
+    model = tiny_model()
+    mask = half(model)
+    removed = [(model[0].weight, ~mask["0.weight"]), (model[2].weight, ~mask["2.weight"])]
+    seen = []
+
+    def loss(out, y):
+        seen.append(all(not w[r].any() for w, r in removed))
+        return F.cross_entropy(out, y)
+
+    data = Data(tiny_data().splits, loss=loss)
+    for step in fit(model, data, epochs=3, batch=20, optimizer=optimizer, mask=mask):
+        assert step.mask == mask
+        assert all(not w[r].any() and not torch.signbit(w[r]).any() for w, r in removed)
+    assert all(seen[1:])  # the first is that of the check before any work
+    assert len(seen) == 1 + 3 * 6
+
+
+def test_fit_ends_in_eval_mode_without_gradients():
+    model = normed().train()
+    for _ in fit(model, tiny_data(), epochs=2):
+        assert not any(m.training for m in model.modules())
+        assert all(p.grad is None for p in model.parameters())
+
+
+def test_fit_of_no_epochs_leaves_the_model_alone():
+    model = normed()
+    before = weights(model)
+    assert [*fit(model, tiny_data(), epochs=0)] == []
+    assert same(weights(model), before)
+
+
+def test_fit_leaves_frozen_parameters_alone_and_says_when_all_are():
+    model = tiny_model()
+    model[0].requires_grad_(False)
+    list(fit(model, tiny_data()))
+    assert torch.equal(model[0].weight, tiny_model()[0].weight)
+    assert not torch.equal(model[2].weight, tiny_model()[2].weight)
+    with pytest.raises(
+        ValueError, match="fit: Sequential has no parameter that requires gradients"
+    ):
+        list(fit(model.requires_grad_(False), tiny_data()))
+
+
+def test_fit_trains_also_where_gradients_are_off():
+    on, off = tiny_model(), tiny_model()
+    list(fit(on, tiny_data()))
+    with torch.no_grad():
+        list(fit(off, tiny_data()))
+    assert same(weights(on), weights(off))
+
+
+def test_a_loss_that_is_not_finite_is_an_error_and_the_weights_return():
+    model = tiny_model()
+    before = weights(model)
+    with pytest.raises(FloatingPointError, match=r"loss is .* in epoch 1; try a smaller lr"):
+        list(fit(model, tiny_data(), lr=1e30, batch=10))
+    assert same(weights(model), before)
+
+
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [
+        ("constant", {0: 1, 0.5: 1, 1: 1}),
+        ("cosine", {0: 1, 0.5: 0.5, 1: 0}),
+        ("one-cycle", {0: 0, 0.25: 1, 0.625: 0.5, 1: 0}),
+        ("steps", {0: 1, 0.49: 1, 0.5: 0.1, 0.74: 0.1, 0.75: 0.01, 1: 0.01}),
+    ],
+)
+def test_learning_rate_schedules_end_where_they_should(name, ends):
+    assert {t: SCHEDULES[name](t) for t in ends} == pytest.approx(ends)
+    assert max(SCHEDULES[name](i / 100) for i in range(101)) == pytest.approx(1)
+
+
+def test_every_schedule_has_its_end():
+    assert {*SCHEDULES} == {"constant", "cosine", "one-cycle", "steps"}
+
+
+def test_bf16_trains_and_gives_float32_weights_back_in_their_own_order():
+    def net():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(60, 2, 4, 4, generator=generator), torch.arange(60) % 3
+    data = Data.of((x, y), (x, y))
+    trained = {}
+    for precision in ("fp32", "bf16", "auto"):
+        trained[precision] = net()
+        list(fit(trained[precision], data, epochs=2, batch=20, precision=precision))
+    for p in trained["bf16"].parameters():
+        assert p.dtype == torch.float32
+        assert p.is_contiguous()
+    assert not torch.equal(trained["bf16"][0].weight, trained["fp32"][0].weight)
+    torch.testing.assert_close(
+        trained["bf16"][0].weight, trained["fp32"][0].weight, atol=0.02, rtol=0.1
+    )
+    again = net()
+    list(fit(again, data, epochs=2, batch=20, precision="bf16"))
+    assert same(weights(again), weights(trained["bf16"]))
+
+
+# ------------------------------------------------------------------------------------- remasking
+
+
+def drop_one_more(model, mask, t):
+    calls.append(t)
+    flat = mask["0.weight"].flatten().clone()
+    flat[flat.nonzero()[0]] = False
+    return Mask({**mask, "0.weight": flat.reshape(mask["0.weight"].shape)})
+
+
+calls: list[float] = []
+
+
+def test_remask_is_called_every_so_many_minibatches_and_after_every_epoch():
+    calls.clear()
+    model = tiny_model()
+    steps = fit(
+        model, tiny_data(), epochs=2, batch=20, mask=Mask.ones(model), remask=drop_one_more, every=4
+    )
+    removed = []
+    for step in steps:
+        removed.append(step.mask.total - step.mask.kept)
+        assert not model[0].weight[~step.mask["0.weight"]].any()
+    assert calls == pytest.approx([4 / 12, 6 / 12, 8 / 12, 12 / 12, 12 / 12])
+    assert removed == [2, 5]
+
+
+# ----------------------------------------------------------------------------------- interrupted
+
+
+class StopAt:
+    """An event that is set from the n-th time on that it is looked at."""
+
+    def __init__(self, n):
+        self.n, self.looks = n, 0
+
+    def is_set(self):
+        self.looks += 1
+        return self.looks >= self.n
+
+
+def test_a_stop_at_any_poll_ends_with_the_weights_of_the_last_step():
+    data, at, finished = tiny_data(), 1, False
+    while not finished:
+        model, stop = normed(), StopAt(at)
+        kept, n = weights(model), 0
+        for _ in fit(model, data, epochs=2, batch=40, run=Run(stop=stop)):
+            kept, n = weights(model), n + 1
+        finished = stop.looks < at
+        assert same(weights(model), kept)
+        assert stop.looks <= at  # nothing more is looked at, so nothing more is done
+        assert all(p.grad is None for p in model.parameters())
+        assert n == (2 if finished else (at - 1) // 4)  # 3 minibatches and 1 evaluation an epoch
+        at += 1
+    assert at == 10
+
+
+def test_a_stop_ends_within_one_minibatch():
+    stop, seen = StopAt(10**9), []
+
+    def loss(out, y):
+        seen.append(len(y))
+        if len(seen) == 6:
+            stop.n = 0
+        return F.cross_entropy(out, y)
+
+    data = Data(tiny_data().splits, loss=loss)
+    assert [*fit(tiny_model(), data, epochs=3, batch=10, run=Run(stop=stop))] == []
+    assert len(seen) == 6
+
+
+def test_a_stop_is_raised_where_fit_is_part_of_a_method():
+    raised = []
+
+    @method
+    def outer(model, data, *, seed: int = 0, run: Run = Run()):
+        try:
+            yield from fit(model, data, run=run)
+        except Stopped:
+            raised.append(True)
+            raise
+
+    assert [*outer(tiny_model(), tiny_data(), run=Run(stop=StopAt(2)))] == []
+    assert raised == [True]
+
+
+def test_evaluate_polls_every_batch():
+    x = torch.zeros(2500, 8)
+    data = Data({"train": (x[:3], torch.arange(3)), "validation": (x, torch.zeros(2500))})
+    with pytest.raises(Stopped):
+        judge(tiny_model(), tiny_model(), data, Run(stop=StopAt(3)))
+    judge(tiny_model(), tiny_model(), data, Run(stop=StopAt(4)))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, SystemExit])
+@pytest.mark.parametrize("call", [1, 2, 3, 4])
+def test_any_exception_inside_the_loss_puts_the_last_step_back(error, call):
+    seen = []
+
+    def loss(out, y):
+        seen.append(1)
+        if len(seen) == 1 + call:  # the first is that of the check before any work
+            raise error
+        return F.cross_entropy(out, y)
+
+    model = normed().train()
+    kept = weights(model)
+    data = Data(tiny_data().splits, loss=loss)
+    stream = fit(model, data, epochs=2, batch=60)
+    if call > 2:  # in the second epoch
+        next(stream)
+        kept = weights(model)
+    with pytest.raises(error):
+        next(stream)
+    assert same(weights(model), kept)
+    assert not any(m.training for m in model.modules())
+    assert all(p.grad is None for p in model.parameters())
+    assert torch.is_grad_enabled()
+
+
+def test_an_exception_inside_the_metric_puts_the_last_step_back():
+    def metric(out, y):
+        raise KeyboardInterrupt
+
+    model = normed()
+    before = weights(model)
+    with pytest.raises(KeyboardInterrupt):
+        next(fit(model, Data(tiny_data().splits, metric=metric)))
+    assert same(weights(model), before)
+
+
+def test_a_loop_that_breaks_off_has_the_weights_of_the_step_it_saw():
+    whole = normed()
+    list(fit(whole, tiny_data(), epochs=1))
+    broken = normed()
+    for _ in fit(broken, tiny_data(), epochs=1):
+        break
+    assert same(weights(broken), weights(whole))
+
+
+# ------------------------------------------------------------------------------------ randomness
+
+
+def alone(seed, epochs=3):
+    model = normed()
+    steps = figures(fit(model, tiny_data(), epochs=epochs, batch=30, seed=seed))
+    return steps, weights(model)
+
+
+def equal_runs(a, b):
+    return a[0] == b[0] and same(a[1], b[1])
+
+
+def test_dropout_depends_on_the_seed_alone():
+    torch.manual_seed(1)
+    first = alone(0)
+    torch.manual_seed(2)
+    assert equal_runs(first, alone(0))
+    assert not equal_runs(first, alone(1))
+
+
+def test_two_interleaved_fits_are_each_as_if_alone():
+    a, b = normed(), normed()
+    streams = [fit(m, tiny_data(), epochs=3, batch=30, seed=s) for m, s in ((a, 0), (b, 1))]
+    pairs = [*zip(*streams, strict=True)]
+    for i, model in enumerate((a, b)):
+        assert equal_runs((figures(p[i] for p in pairs), weights(model)), alone(i))
+
+
+def test_fits_in_two_threads_are_each_as_if_alone():
+    before = torch.get_rng_state()
+    with ThreadPoolExecutor(2) as pool:
+        together = [*pool.map(lambda seed: alone(seed, epochs=8), [0, 1, 0, 1])]
+    assert torch.equal(torch.get_rng_state(), before)
+    for seed, run in zip([0, 1, 0, 1], together, strict=True):
+        assert equal_runs(run, alone(seed, epochs=8))
+
+
+DRAWS = {
+    "dropout": lambda x: F.dropout(x, 0.4),
+    "dropout2d": lambda x: F.dropout2d(x.reshape(1, 100, 10, 10), 0.4),
+    "alpha dropout": lambda x: F.alpha_dropout(x, 0.4, training=True),
+    "native dropout": lambda x: torch.native_dropout(x, 0.4, True)[0],
+    "rrelu": lambda x: F.rrelu(-x, training=True),
+    "bernoulli": lambda x: torch.bernoulli(torch.full_like(x, 0.4)),
+    "in place": lambda x: torch.empty_like(x).uniform_(),
+    "rand_like": torch.rand_like,
+    "randn_like": torch.randn_like,
+    "gumbel": lambda x: F.gumbel_softmax(x, dim=-1),
+    "normal": lambda x: torch.normal(x, 1.0),
+    "attention": lambda x: F.scaled_dot_product_attention(
+        *[x.reshape(1, 100, 100)] * 3, dropout_p=0.4
+    ),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_local_draws_depend_on_their_seed_and_leave_the_global_generator_alone(draw):
+    x = torch.ones(100, 100, requires_grad=True)
+    before, drawn = torch.get_rng_state(), []
+    for seed in (0, 0, 1):
+        with LocalRandom(seed):
+            drawn.append(draw(x).detach())
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+@pytest.mark.parametrize("draw", [F.dropout, lambda x, p: torch.native_dropout(x, p, True)[0]])
+def test_local_dropout_is_dropout(draw):
+    x = torch.ones(100_000, requires_grad=True)
+    with LocalRandom(0):
+        out = draw(x, 0.3)
+    assert out.unique().tolist() == pytest.approx([0.0, 1 / 0.7])
+    assert float((out == 0).float().mean()) == pytest.approx(0.3, abs=0.01)  # 7 standard errors
+    out.sum().backward()
+    torch.testing.assert_close(x.grad, out.detach())
+
+
+def test_draws_inside_go_on_and_do_not_repeat():
+    with LocalRandom(0):
+        assert not torch.equal(F.dropout(torch.ones(100)), F.dropout(torch.ones(100)))
+
+
+# ------------------------------------------------------------------------------------- evaluate
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_evaluate_is_the_share_of_right_answers(split, masked):
+    model, data = normed().train(), tiny_data()
+    mask, plain = None, copy.deepcopy(model).eval()
+    if masked:
+        mask = half(model)
+        with torch.no_grad():
+            for name, keep in mask.items():
+                dict(plain.named_parameters())[name].mul_(keep)
+    x, y = data.splits[split]
+    right = sum(int(plain(x[i : i + 1]).argmax() == y[i]) for i in range(len(y)))
+    before = weights(model)
+    assert evaluate(model, data, split, mask=mask) == right / len(y)
+    assert same(weights(model), before)
+    assert all(m.training for m in model.modules())
+
+
+def test_judge_counts_errors_and_as_metric_turns_them_into_an_accuracy():
+    model, data = tiny_model(), tiny_data()
+    errors = judge(model, model, data)
+    assert isinstance(errors, int)
+    assert as_metric(errors, data) == evaluate(model, data)
+
+
+def test_evaluate_gives_the_metric_the_whole_split_at_once():
+    seen = []
+
+    def metric(out, y):
+        seen.append(len(y))
+        return float(out.sum())
+
+    x = torch.randn(2500, 8, generator=torch.Generator().manual_seed(0))
+    data = Data({"train": (x, x), "validation": (x, x)}, loss=F.mse_loss, metric=metric)
+    model = nn.Linear(8, 8)
+    assert evaluate(model, data) == pytest.approx(model(x).sum().item(), rel=1e-4)
+    assert seen == [2500]
+
+
+def test_evaluate_counts_every_target_where_an_example_has_many():
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(40, 1, 5, 5, generator=generator), torch.arange(1000).reshape(40, 5, 5) % 3
+    data = Data({"train": (x, y), "validation": (x, y)})
+    model = nn.Conv2d(1, 3, 1)
+    assert evaluate(model, data) == pytest.approx(float((model(x).argmax(1) == y).float().mean()))
+
+
+def test_the_steps_of_a_fit_tell_loss_and_metric():
+    steps = [*fit(tiny_model(), tiny_data(), epochs=2, phase="finetune")]
+    assert all(isinstance(step, Step) and {*step.metrics} == {"loss", "accuracy"} for step in steps)
+    assert [(s.phase, s.index, s.of) for s in steps] == [("finetune", 1, 2), ("finetune", 2, 2)]
