@@ -31,6 +31,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         yield beside
+        beside.chmod(0o644)  # some writers make files that only their owner can read
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
@@ -82,6 +83,8 @@ def describe(thing: Any) -> str:
         return f"{thing.__module__}.{name}"
     if isinstance(thing, np.generic):
         return repr(thing.item())
+    if repr(thing) == object.__repr__(thing):
+        raise TypeError(f"what goes into a journal needs a key or a repr of its own, got {thing!r}")
     return repr(thing)
 
 

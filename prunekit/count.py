@@ -79,7 +79,8 @@ class _Counter(TorchDispatchMode):
         super().__init__()
         from torch.utils.flop_counter import flop_registry  # slow to import
 
-        self.flops = flop_registry
+        # The registry leaves out matrix × vector.
+        self.flops = {**flop_registry, torch.ops.aten.mv: lambda a, *_, **__: 2 * a.numel()}
         self.dense, self.sparse = 0, 0.0
         self.density: dict[int, tuple[int, int]] = {
             p.untyped_storage().data_ptr(): (int(mask[name].sum()), p.numel())

@@ -69,6 +69,13 @@ class Data:
             if split not in self.splits:
                 raise ValueError(f"data {name}: there must be a {split} split, got {[*splits]}")
         self.mean, self.std = mean, std
+        channels = self.splits["train"][0].shape[1:2]
+        for what, given in (("mean", mean), ("std", std)):
+            if given is not None and len(given) not in (1, *channels):
+                raise ValueError(
+                    f"data {name}: {what} must have one value a channel ({channels[0]}), "
+                    f"got {given}"
+                )
         self.classes = self._classes(classes)
 
     def _pair(self, split: str, x: Tensor, y: Tensor) -> Pair:

@@ -90,7 +90,8 @@ def history(source: Report | Sequence[Step], title: str = "") -> Figure:
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     right = axis.twinx()
     color = sns.color_palette("colorblind")[3]
-    right.step(numbers, [s.sparsity for s in steps], where="post", color=color, linestyle=":")
+    sparsities = [s.sparsity for s in steps]
+    right.step(numbers, sparsities, ".", where="post", color=color, linestyle=":")
     right.set_ylabel("sparsity (dotted)", color=color)
     right.set_ylim(0, 1)
     right.grid(False)
@@ -99,21 +100,21 @@ def history(source: Report | Sequence[Step], title: str = "") -> Figure:
 
 
 def comparison(result: Comparison, title: str = "") -> Figure:
-    """Validation accuracy of each method, every seed a dot, the mean a bar."""
+    """Validation accuracy of each method: every seed a dot, mean and standard deviation a line."""
     first = next(iter(result.reports.values()))[0]
     figure, axis = axes(title, f"validation {first.metric}", "")
-    for row, (label, reports) in enumerate(result.reports.items()):
+    for row, reports in enumerate(result.reports.values()):
         values = [r.after[first.metric] for r in reports]
-        axis.barh(row, float(np.mean(values)), height=0.5, alpha=0.35, color=KEPT)
+        spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        axis.errorbar(float(np.mean(values)), row, xerr=spread, fmt="|", color="0.3", capsize=4)
         axis.scatter(values, [row] * len(values), color=KEPT, zorder=2)
-        axis.text(0.01, row, label, va="center", transform=axis.get_yaxis_transform())
-    axis.set_yticks([])
-    axis.invert_yaxis()
+    axis.set_yticks(range(len(result.reports)), list(result.reports))
+    axis.set_ylim(len(result.reports) - 0.5, -0.5)
     return figure
 
 
 def matrix(values: Tensor, keep: Tensor | None = None, title: str = "") -> Figure:
-    """A small matrix with every number written out; removed ones are struck through on grey."""
+    """A small matrix with every number written out; removed ones are 0 on grey."""
     style()
     grid = values.detach().cpu().numpy()
     rows, columns = grid.shape
@@ -170,5 +171,5 @@ def images(
         axis.set(xticks=[], yticks=[])
         axis.grid(False)
     figure.colorbar(image, ax=panels[0].tolist(), label=label)
-    figure.suptitle(title)
+    figure.suptitle(title, fontsize=12)
     return figure

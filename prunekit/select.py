@@ -19,6 +19,8 @@ def largest(scores: Mapping[str, Tensor], sparsity: float, scope: str, within: M
 
     Raises ValueError for scores that are NaN, miss a name or have another shape.
     """
+    if scope not in ("layer", "global"):
+        raise ValueError(f"select: scope must be 'layer' or 'global', got {scope!r}")
     _check(scores, within)
     groups = [[*within]] if scope == "global" else [[name] for name in within]
     kept: dict[str, Tensor] = {}

@@ -196,6 +196,10 @@ _WITHOUT_GENERATOR: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.native_dropout: _native_dropout,
     torch.ops.aten.rand_like: lambda g, x, **kw: torch.empty_like(x, **kw).uniform_(generator=g),
     torch.ops.aten.randn_like: lambda g, x, **kw: torch.empty_like(x, **kw).normal_(generator=g),
+    torch.ops.aten.rand: lambda g, *size, **kw: torch.rand(*size, **kw, generator=g),
+    torch.ops.aten.randn: lambda g, *size, **kw: torch.randn(*size, **kw, generator=g),
+    torch.ops.aten.randint: lambda g, *bounds, **kw: torch.randint(*bounds, **kw, generator=g),
+    torch.ops.aten.randperm: lambda g, n, **kw: torch.randperm(n, **kw, generator=g),
 }
 
 
@@ -409,4 +413,5 @@ class _Trainer:
         for name, value in saved.extra.items():
             i, key = name.split(".", 1)
             self.optimizer.state[self.parameters[int(i)]][key] = value
+        self.optimizer.zero_grad(set_to_none=True)
         self.model.eval()

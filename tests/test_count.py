@@ -214,3 +214,16 @@ def test_counting_leaves_the_model_and_the_settings_alone():
         count.macs(model, torch.zeros(3, 7))  # does not fit
     assert [m.training for m in model.modules()] == [True, False, True, True]
     assert [switch() for switch in switches] == before
+
+
+def test_a_product_with_a_vector_counts():
+    class Readout(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.rand(5, 7))
+
+        def forward(self, x):
+            return self.weight @ x[0]
+
+    mask = Mask({"weight": torch.rand(5, 7) < 0.5})
+    assert count.macs(Readout(), torch.rand(1, 7), mask) == count.Macs(35, mask.kept)

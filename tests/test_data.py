@@ -410,3 +410,9 @@ def test_only_the_files_that_lack_are_named(copied):
     (copied / "MNIST/raw/train-labels-idx1-ubyte").unlink()
     with pytest.raises(FileNotFoundError, match=r"lacks MNIST/raw/train-labels-idx1-ubyte\. Ei"):
         named.mnist(copied)
+
+
+def test_a_mean_that_does_not_fit_the_channels_is_refused():
+    x, y = torch.zeros(4, 3, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 0, 1])
+    with pytest.raises(ValueError, match=r"data data: mean must have one value a channel \(3\)"):
+        Data({"train": (x, y), "validation": (x, y)}, mean=(0.1, 0.2))

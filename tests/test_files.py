@@ -34,7 +34,7 @@ def test_a_file_is_replaced_at_the_end_of_the_block(tmp_path):
 def test_an_error_leaves_the_old_file_and_no_other(tmp_path, error):
     path = tmp_path / "b.txt"
     path.write_text("old")
-    with pytest.raises(error), replacing(path) as beside:  # noqa: PT012
+    with pytest.raises(error), replacing(path) as beside:
         beside.write_text("half")
         raise error
     assert path.read_text() == "old"

@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -97,7 +98,7 @@ def test_it_has_three_exercises_that_its_own_solutions_pass(path, capsys, monkey
     names: dict = {}
     exec(source(cells(path, "code")[0]), names)
     solved = 0
-    for cell, after in zip(found, found[1:], strict=False):
+    for cell, after in pairwise(found):
         solution = re.search(r"```python\n(.*?)```\s*(?:.*)</details>", source(after), re.DOTALL)
         if cell["cell_type"] != "code" or "check(" not in source(cell) or not solution:
             continue

@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from matplotlib.collections import PathCollection
 from tiny import tiny_data, tiny_model
 
 from prunekit import plot
@@ -105,17 +106,21 @@ def test_history_of_a_report_is_that_of_its_steps():
     assert right.lines[0].get_ydata().tolist() == [s.sparsity for s in report.history]
 
 
-def test_comparison_has_a_bar_a_method_and_a_dot_a_seed():
+def test_comparison_has_a_line_a_method_and_a_dot_a_seed():
     result = compare(
         {"by size": magnitude, "by chance": random}, tiny_model(), tiny_data(),
         seeds=(0, 1, 2), sparsity=0.6, bar=False,
     )  # fmt: skip
     (axis,) = plot.comparison(result, title="t").axes
-    assert [text.get_text() for text in axis.texts] == ["by size", "by chance"]
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["by size", "by chance"]
     for i, reports in enumerate(result.reports.values()):
         values = [r.after["accuracy"] for r in reports]
-        assert axis.patches[i].get_width() == pytest.approx(sum(values) / 3)
-        assert axis.collections[i].get_offsets()[:, 0].tolist() == pytest.approx(values)
+        line = axis.containers[i]
+        assert line[0].get_xdata()[0] == pytest.approx(np.mean(values))
+        (left, right), *_ = (segment[:, 0] for segment in line[2][0].get_segments())
+        assert right - left == pytest.approx(2 * np.std(values, ddof=1))
+        dots = [c for c in axis.collections if isinstance(c, PathCollection)][i]
+        assert dots.get_offsets()[:, 0].tolist() == pytest.approx(values)
     assert axis.get_xlabel() == "validation accuracy"
 
 

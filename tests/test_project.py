@@ -27,13 +27,15 @@ def test_binder_reads_the_same_environment_as_conda():
 
 def test_conda_and_pip_have_the_same_lower_bounds():
     lines = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    conda = dict(re.fullmatch(r"([\w-]+) >=([\d.]+)( cpu\*)?", x).groups()[:2] for x in lines if x != "pip")
+    conda = dict(
+        re.fullmatch(r"([\w-]+) >=([\d.]+)( cpu\*)?", x).groups()[:2] for x in lines if x != "pip"
+    )
     assert conda == {CONDA_NAMES.get(name, name): bound for name, bound in requirements().items()}
 
 
 def test_conda_takes_the_cpu_build_of_torch():
     lines = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    assert [line for line in lines if line.startswith("pytorch ")][0].endswith(" cpu*")
+    assert next(line for line in lines if line.startswith("pytorch ")).endswith(" cpu*")
 
 
 def test_the_tested_versions_satisfy_the_lower_bounds():
@@ -74,7 +76,9 @@ def test_an_old_python_or_one_without_venv_gets_one_line(tmp_path):
     old = "import sys; sys.version_info = (3, 8, 1)\n"
     without = "import sys; sys.modules['ensurepip'] = None\n"
     for fake, words in ((old, "make PYTHON=python3.12"), (without, "apt install python3-venv")):
-        (tmp_path / "install.py").write_text(fake + f"__file__ = {str(tmp_path / 'x' / 'y.py')!r}\n" + script)
+        (tmp_path / "install.py").write_text(
+            fake + f"__file__ = {str(tmp_path / 'x' / 'y.py')!r}\n" + script
+        )
         done = subprocess.run(
             [sys.executable, tmp_path / "install.py"], capture_output=True, text=True
         )
@@ -87,11 +91,17 @@ def test_a_wheel_carries_notebooks_weights_and_digits(tmp_path):
     build = "from hatchling.builders.wheel import WheelBuilder as W; print(next(W('.').build(directory={!r})))"
     pytest.importorskip("hatchling")
     done = subprocess.run(
-        [sys.executable, "-c", build.format(str(tmp_path))], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", build.format(str(tmp_path))],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     listing = subprocess.run(
         [sys.executable, "-m", "zipfile", "-l", done.stdout.strip().splitlines()[-1]],
-        capture_output=True, text=True, check=True,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     for name in (
         "prunekit/notebooks/00_start.ipynb",

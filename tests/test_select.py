@@ -215,3 +215,9 @@ def test_cubic_rises_from_nothing_to_the_target_and_stays(sparsity, t, more):
 def test_cubic_is_the_papers_formula():
     # s_f + (s_i - s_f) (1 - t)^3 with s_i = 0, s_f = 0.8
     assert cubic(0.8, 0.25) == pytest.approx(0.8 + (0 - 0.8) * 0.75**3)
+
+
+def test_an_unknown_scope_is_refused():
+    within = Mask({"w": torch.ones(4, dtype=torch.bool)})
+    with pytest.raises(ValueError, match="scope must be 'layer' or 'global', got 'both'"):
+        largest({"w": torch.rand(4)}, 0.5, "both", within)

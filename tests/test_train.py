@@ -392,6 +392,10 @@ DRAWS = {
     "in place": lambda x: torch.empty_like(x).uniform_(),
     "rand_like": torch.rand_like,
     "randn_like": torch.randn_like,
+    "rand": lambda x: torch.rand(100, 100),
+    "randn": lambda x: torch.randn((100, 100), dtype=torch.float64),
+    "randint": lambda x: torch.randint(2, 9, (100,)),
+    "randperm": lambda x: torch.randperm(100),
     "gumbel": lambda x: F.gumbel_softmax(x, dim=-1),
     "normal": lambda x: torch.normal(x, 1.0),
     "attention": lambda x: F.scaled_dot_product_attention(
@@ -482,3 +486,16 @@ def test_the_steps_of_a_fit_tell_loss_and_metric():
     steps = [*fit(tiny_model(), tiny_data(), epochs=2, phase="finetune")]
     assert all(isinstance(step, Step) and {*step.metrics} == {"loss", "accuracy"} for step in steps)
     assert [(s.phase, s.index, s.of) for s in steps] == [("finetune", 1, 2), ("finetune", 2, 2)]
+
+
+def test_every_minibatch_of_every_epoch_draws_its_own_dropout():
+    class Noted(nn.Dropout):
+        def forward(self, x):
+            out = super().forward(x)
+            if self.training:
+                drawn.append(tuple((out == 0).flatten().tolist()))
+            return out
+
+    drawn = []
+    list(fit(nn.Sequential(Noted(0.5), nn.Linear(8, 3)), tiny_data(), epochs=3, batch=60))
+    assert len(set(drawn)) == len(drawn) == 3 * 2
