@@ -1,6 +1,8 @@
 """The files around the package agree with one another."""
 
+import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -111,3 +113,32 @@ def test_a_wheel_carries_notebooks_weights_and_digits(tmp_path):
         "prunekit/experiments/results/baselines/",
     ):
         assert name in listing
+
+
+@pytest.fixture
+def install(monkeypatch, tmp_path):
+    """The install script as a module, on a Linux without NVIDIA card and with no pip settings."""
+    spec = importlib.util.spec_from_file_location("install", ROOT / "tools/install.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "PYTHON", sys.executable)
+    monkeypatch.setattr(module.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(module.shutil, "which", lambda name: None)
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    return module
+
+
+def test_the_cpu_build_is_asked_for_only_where_nobody_chose_an_index(install, monkeypatch):
+    assert install.wants_cpu_build()
+    with monkeypatch.context() as patch:
+        patch.setattr(install.platform, "system", lambda: "Darwin")
+        assert not install.wants_cpu_build()
+    with monkeypatch.context() as patch:
+        patch.setattr(install.shutil, "which", lambda name: f"/usr/bin/{name}")
+        assert not install.wants_cpu_build()
+    for setting in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX"):
+        with monkeypatch.context() as patch:
+            patch.setenv(setting, "1")
+            assert not install.wants_cpu_build(), setting

@@ -27,15 +27,20 @@ def stamp(extra):
     return os.path.join(VENV, "complete" + ("-" + extra if extra else ""))
 
 
-def extra_arguments():
-    """What pip needs so that a machine without an NVIDIA card gets PyTorch's CPU build."""
+def pip(*arguments):
+    limits = os.path.join(ROOT, "constraints.txt")
+    if subprocess.call([PYTHON, "-m", "pip", "install", "-c", limits, *arguments]) != 0:
+        fail("the installation failed; what pip says stands above. Run the command again.")
+
+
+def wants_cpu_build():
+    """Linux without an NVIDIA card, and nobody has told pip where to look for packages."""
     if platform.system() != "Linux" or shutil.which("nvidia-smi"):
-        return []
+        return False
     settings = subprocess.run(
         [PYTHON, "-m", "pip", "config", "list"], stdout=subprocess.PIPE, universal_newlines=True
     ).stdout
-    configured = "index-url" in settings or "no-index" in settings
-    return [] if configured else ["--extra-index-url", CPU_BUILDS]
+    return not any(word in settings for word in ("index-url", "no-index", "find-links"))
 
 
 def main(extra):
@@ -52,19 +57,10 @@ def main(extra):
     if not os.path.exists(stamp("")):
         shutil.rmtree(VENV, ignore_errors=True)  # a half-made one is of no use
         venv.EnvBuilder(with_pip=True, symlinks=os.name != "nt").create(VENV)
-    target = ROOT + ("[" + extra + "]" if extra else "")
-    command = [
-        PYTHON,
-        "-m",
-        "pip",
-        "install",
-        "-c",
-        os.path.join(ROOT, "constraints.txt"),
-        "-e",
-        target,
-    ]
-    if subprocess.call(command + extra_arguments()) != 0:
-        fail("the installation failed; what pip says stands above. Run the command again.")
+    if wants_cpu_build():
+        # What torch needs comes from the usual index, in the next step.
+        pip("--no-deps", "--extra-index-url", CPU_BUILDS, "torch", "torchvision")
+    pip("-e", ROOT + ("[" + extra + "]" if extra else ""))
     for name in {"", extra}:
         with open(stamp(name), "w") as file:
             file.write(platform.python_version() + "\n")
