@@ -23,6 +23,9 @@ def close(value: float, expected: float, within: float = 0.02) -> None:
     print(f"≈{value:.3f}, expected {expected:g} ± {within:g}: {verdict}")
 
 
+UNANSWERED = "not answered yet: replace the ... above and run this cell again"
+
+
 def check(
     attempt: Any,
     like: Any,
@@ -30,43 +33,51 @@ def check(
     *,
     hints: Mapping[str, Any] | None = None,
     within: float = 1e-6,
-) -> bool:
-    """Compare an answer with a reference and print one line; True if it is right.
+) -> None:
+    """Compare an answer with a reference and print one line.
 
-    Without `on`, both are values. With `on`, both are functions that must agree on every tuple of
-    arguments. `hints` maps a text to a typical wrong answer; whoever gives that gets the text.
-    An answer of ``...`` is not yet given. Errors of the answer are shown, never raised.
+    Without `on`, both are values. With `on`, the answer is a function that is called with every
+    tuple of arguments, and the reference is a function or the list of its results. `hints` maps a
+    text to a typical wrong answer of the same kind; whoever gives that gets the text. An answer of ``...`` is not yet given. Errors of the answer are shown, never raised.
     """
+    print(verdict(attempt, like, on, hints=hints, within=within))
+
+
+def verdict(
+    attempt: Any,
+    like: Any,
+    on: Sequence[tuple[Any, ...]] = (),
+    *,
+    hints: Mapping[str, Any] | None = None,
+    within: float = 1e-6,
+) -> str:
+    """The line that `check` prints; it starts with "right" if the answer is right."""
     if attempt is ...:
-        print("not answered yet: replace the ... above and run this cell again")
-        return False
+        return UNANSWERED
     try:
         given = _results(attempt, on)
     except Exception as error:
-        print(f"your answer stops with {type(error).__name__}: {error}")
-        return False
+        return f"your answer stops with {type(error).__name__}: {error}"
     if any(result is ... or result is None for result in given):
-        print("not answered yet: replace the ... above and run this cell again")
-        return False
+        return UNANSWERED
     expected = _results(like, on)
     pairs = zip(given, expected, strict=True)
     wrong = [i for i, pair in enumerate(pairs) if not _same(*pair, within)]
     if not wrong:
-        print("right" + (f" on all {len(on)} examples" if on else ""))
-        return True
+        return "right" + (f" on all {len(on)} examples" if on else "")
     for text, typical in (hints or {}).items():
         if all(_same(g, t, within) for g, t in zip(given, _results(typical, on), strict=True)):
-            print(f"not quite: {text}")
-            return False
+            return f"not quite: {text}"
     first = wrong[0]
     where = f" for {', '.join(map(_short, on[first]))}" if on else ""
-    print(f"not quite{where}: got {_short(given[first])}, expected {_short(expected[first])}")
-    return False
+    return f"not quite{where}: got {_short(given[first])}, expected {_short(expected[first])}"
 
 
 def _results(answer: Any, on: Sequence[tuple[Any, ...]]) -> list[Any]:
     if not on:
         return [answer]
+    if isinstance(answer, (list, tuple)):
+        return list(answer)
     return [answer(*copy.deepcopy(arguments)) for arguments in on]
 
 

@@ -7,8 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from prunekit.course import check, close
+from prunekit import course
+from prunekit.course import close
 from prunekit.mask import Mask
+
+
+def check(*answer, **settings):
+    """Print the verdict, and say whether it was "right"."""
+    course.check(*answer, **settings)
+    return course.verdict(*answer, **settings).startswith("right")
 
 
 @pytest.fixture
@@ -209,3 +216,13 @@ def test_values_have_hints_too(said):
     assert check(0.25, 0.75, hints=hints) is False
     assert said() == "not quite: that is the density"
     assert check(0.75, 0.75, hints=hints) is True
+
+
+def test_a_reference_and_hints_may_be_lists_of_results_that_give_nothing_away(said):
+    on, hints = [(1,), (3,)], {"you squared": [1, 9]}
+    assert check(lambda x: x + x, [2, 6], on, hints=hints)
+    said()
+    assert not check(lambda x: x * x, [2, 6], on, hints=hints)
+    assert said().startswith("not quite: you squared")
+    assert not check(lambda x: x, [2, 6], on)
+    assert said().startswith("not quite for 1: got 1, expected 2")

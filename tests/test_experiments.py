@@ -271,3 +271,18 @@ def test_recorded_cells_tell_what_they_are(name):
         assert all(0 <= found["after"][s] <= found["examples"][s] for s in ("validation", "test"))
         assert found["trace"][-1].get("test") == found["after"]["test"]
         assert found["kept"] <= found["parameters"]
+
+
+def test_a_grid_under_way_is_drawn_at_the_levels_that_all_seeds_have():
+    def cell(arm, seed, errors):
+        return {
+            "arm": f"net {arm}", "model": "net", "seed": seed, "metric": "accuracy",
+            "examples": {"test": 100}, "after": {"test": errors},
+        }  # fmt: skip
+
+    found = [cell("magnitude 0.5", 0, 1), cell("magnitude 0.9", 0, 7), cell("magnitude 0.5", 1, 3)]
+    found += [cell("dense", 0, 0), cell("random 0.9", 0, 20)]
+    assert experiments.tradeoff(found) == {
+        "magnitude": [[(0.5, 0.99)], [(0.5, 0.97)]],
+        "random": [[(0.9, 0.8)]],
+    }

@@ -348,14 +348,19 @@ def tradeoff(
     found: list[dict[str, Any]], split: str = "test"
 ) -> dict[str, list[list[tuple[float, float]]]]:
     """Figures against sparsity for `plot.curves`: a line for all arms that differ in the sparsity
-    alone, a run a seed, a point ``(sparsity, metric)`` a cell."""
-    lines: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    alone, a run a seed, a point ``(sparsity, metric)`` a cell. Levels that some seed lacks are left
+    out, so that a grid under way can be drawn."""
+    lines: dict[str, dict[int, dict[float, float]]] = {}
     for cell in found:
         label, _, level = cell["arm"].removeprefix(cell["model"]).strip().rpartition(" ")
         if re.fullmatch(r"[\d.]+", level):
-            point = (float(level), figure(cell, "after", split))
-            lines.setdefault(label, {}).setdefault(cell["seed"], []).append(point)
-    return {label: [sorted(run) for run in runs.values()] for label, runs in lines.items()}
+            run = lines.setdefault(label, {}).setdefault(cell["seed"], {})
+            run[float(level)] = figure(cell, "after", split)
+    drawn = {}
+    for label, runs in lines.items():
+        levels = sorted(set.intersection(*(set(run) for run in runs.values())))
+        drawn[label] = [[(level, run[level]) for level in levels] for run in runs.values()]
+    return drawn
 
 
 def figure(cell: Mapping[str, Any], when: str, split: str) -> float:
