@@ -38,7 +38,8 @@ def check(
 
     Without `on`, both are values. With `on`, the answer is a function that is called with every
     tuple of arguments, and the reference is a function or the list of its results. `hints` maps a
-    text to a typical wrong answer of the same kind; whoever gives that gets the text. An answer of ``...`` is not yet given. Errors of the answer are shown, never raised.
+    text to a typical wrong answer of the same kind; whoever gives that gets the text. An answer of
+    ``...`` is not yet given. Errors of the answer are shown, never raised.
     """
     print(verdict(attempt, like, on, hints=hints, within=within))
 
