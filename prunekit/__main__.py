@@ -41,7 +41,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     grid = [c for c in experiments.cells(experiment, short, folder) if arguments.only in c.arm]
     if not grid:
         raise ValueError(f"reproduce: no arm of {name} contains {arguments.only!r}")
-    data = experiment.data()
+    data = experiment.data(download=arguments.download)
     waiting = [cell for cell in grid if not experiments.is_done(cell, data)]
     print(f"{experiment.title} ({experiment.status}; {experiment.paper})")
     print(f"{len(grid)} cells, {len(grid) - len(waiting)} already recorded in {folder}", flush=True)
@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     reproduce = command("reproduce", _reproduce, "run an experiment at the paper's scale")
     reproduce.add_argument("experiment")
     reproduce.add_argument("--short", action="store_true", help="the same protocol cut to minutes")
+    reproduce.add_argument("--download", action="store_true", help="fetch the data if missing")
     reproduce.add_argument("--results", help="folder for the cells")
     reproduce.add_argument("--jobs", type=int, help="cells side by side (default: one a core)")
     reproduce.add_argument("--only", default="", help="only arms whose names contain this")

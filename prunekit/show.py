@@ -38,6 +38,9 @@ def run(out: Path) -> None:
     print(f"{type(lenet).__name__}, trained on MNIST; {digits!r}")
     print("Remove the smallest weights in 10 rounds, with an epoch of training after each:")
     report = prune(magnitude, lenet, digits, sparsity=0.95, rounds=10, epochs=1, watch=echo)
+    if report.stopped:
+        print(f"\n{report}\n\ninterrupted; run again to start over")
+        return
     report.test()
     print(f"\n{report}\n")
     figure = plot.history(report, "LeNet-300-100 on 5,000 digits: 10 rounds of magnitude pruning")

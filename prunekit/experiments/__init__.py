@@ -76,7 +76,7 @@ class Experiment:
     title: str
     paper: str
     status: str
-    data: Callable[[], Data]
+    data: Callable[..., Data]
     arms: Mapping[str, Arm]
     claims: tuple[Claim, ...] = ()
     seeds: tuple[int, ...] = (0, 1, 2)
