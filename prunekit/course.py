@@ -70,6 +70,10 @@ def verdict(
         if all(_same(g, t, within) for g, t in zip(given, _results(typical, on), strict=True)):
             return f"not quite: {text}"
     first = wrong[0]
+    if isinstance(expected[first], Tensor) and not _alike(given[first], expected[first]):
+        kind = "of True and False " if expected[first].dtype == torch.bool else ""
+        shape = tuple(expected[first].shape)
+        return f"not quite: the answer must be a tensor {kind}of shape {shape}"
     where = f" for {', '.join(map(_short, on[first]))}" if on else ""
     return f"not quite{where}: got {_short(given[first])}, expected {_short(expected[first])}"
 
@@ -102,6 +106,15 @@ def _same(given: Any, expected: Any, within: float) -> bool:
     return torch.allclose(a.double(), b.double(), rtol=0, atol=within)
 
 
+def _alike(given: Any, expected: Tensor) -> bool:
+    """Whether the answer is of the right kind and shape."""
+    if not isinstance(given, Tensor) or given.shape != expected.shape:
+        return False
+    return (given.dtype == torch.bool) == (expected.dtype == torch.bool)
+
+
 def _short(value: Any, width: int = 70) -> str:
-    text = str(value.tolist()) if isinstance(value, Tensor) else str(value)
+    if isinstance(value, Tensor):
+        value = value.tolist()
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
     return text if len(text) <= width else text[: width - 1] + "…"

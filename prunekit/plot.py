@@ -76,8 +76,8 @@ def curves(
     return figure
 
 
-def history(source: Report | Sequence[Step], title: str = "") -> Figure:
-    """Accuracy and sparsity after every step of one run."""
+def history(source: Report | Sequence[Step], title: str = "", dense: float | None = None) -> Figure:
+    """Accuracy and sparsity after every step of one run; `dense` is the accuracy before it."""
     steps = list(source) if isinstance(source, Sequence) else source.history
     metric = next(name for name in steps[-1].metrics if name != "loss")
     figure, axis = axes(title, "step", f"validation {metric}")
@@ -86,12 +86,23 @@ def history(source: Report | Sequence[Step], title: str = "") -> Figure:
     axis.plot(numbers, values, color="0.6", linewidth=1, zorder=1)
     for phase, marker in zip(dict.fromkeys(s.phase for s in steps), MARKERS, strict=False):
         here = [i for i, step in enumerate(steps) if step.phase == phase]
-        axis.scatter(numbers[here], [values[i] for i in here], marker=marker, label=phase, zorder=2)
+        axis.scatter(
+            numbers[here],
+            [values[i] for i in here],
+            marker=marker,
+            zorder=2,
+            label=phase.replace("finetune", "fine-tune"),
+        )
+    if not isinstance(source, Sequence):
+        dense = source.before[metric]
+    if dense is not None:
+        axis.axhline(dense, color="0.3", linestyle="--", linewidth=1, label="not pruned")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     right = axis.twinx()
     color = sns.color_palette("colorblind")[3]
     sparsities = [s.sparsity for s in steps]
-    right.step(numbers, sparsities, ".", where="post", color=color, linestyle=":")
+    dot = "." if len(steps) == 1 else None  # a line of one point cannot be seen
+    right.step(numbers, sparsities, where="post", color=color, linestyle=":", marker=dot)
     right.set_ylabel("sparsity (dotted)", color=color)
     right.set_ylim(0, 1)
     right.grid(False)

@@ -74,7 +74,11 @@ def executed_page(notebook: Path) -> str:
     content: Any = nbformat.read(notebook, as_version=4)
     with tqdm(total=len(content.cells), desc=notebook.stem, unit="cell", leave=False) as bar:
         client = NotebookClient(
-            content, timeout=600, kernel_name="python3", on_cell_complete=lambda **_: bar.update()
+            content,
+            timeout=600,
+            kernel_name="python3",
+            extra_arguments=["--IPKernelApp.log_level=40"],  # errors alone
+            on_cell_complete=lambda **_: bar.update(),
         )
         client.execute(cwd=str(notebook.parent))
     page, _ = HTMLExporter().from_notebook_node(content)

@@ -2,18 +2,29 @@
 
 import os
 
+import matplotlib
 import pytest
 import torch
 from hypothesis import settings
 
 from prunekit import data
 
-os.environ.setdefault("MPLBACKEND", "Agg")
+matplotlib.use("Agg")  # not through the environment, which the notebooks' kernels inherit
 torch.set_num_threads(1)
 
 # No deadline: a busy machine is not a failure. The same examples everywhere.
 settings.register_profile("prunekit", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("prunekit")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Where the full data sets are required, a skipped test is a failed one."""
+    report = yield
+    if report.skipped and os.environ.get("PRUNEKIT_REQUIRE_DATA") == "1":
+        report.outcome = "failed"
+        report.longrepr = f"skipped although PRUNEKIT_REQUIRE_DATA=1: {report.longrepr}"
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,11 +44,9 @@ def digits():
 
 @pytest.fixture(scope="session")
 def data_root():
-    """The folder with the full data sets. Skips without one, fails if one is required."""
+    """The folder with the full data sets; skips without one."""
     root = os.environ.get("PRUNEKIT_DATA")
     if not root:
-        if os.environ.get("PRUNEKIT_REQUIRE_DATA") == "1":
-            pytest.fail("PRUNEKIT_REQUIRE_DATA=1, but PRUNEKIT_DATA is not set")
         pytest.skip("needs the full MNIST in PRUNEKIT_DATA")
     return root
 

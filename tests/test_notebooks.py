@@ -73,6 +73,8 @@ def test_it_was_run_from_top_to_bottom_without_errors(path):
     assert counts == list(range(1, len(counts) + 1))
     kinds = {output["output_type"] for cell in cells(path, "code") for output in cell["outputs"]}
     assert "error" not in kinds
+    streams = {output.get("name") for cell in cells(path, "code") for output in cell["outputs"]}
+    assert "stderr" not in streams
 
 
 @each_notebook

@@ -89,7 +89,7 @@ def test_history_shows_every_step_its_phase_and_the_sparsity():
     figure = plot.history(STEPS, title="t")
     left, right = figure.axes
     assert left.lines[0].get_xydata().tolist() == [[1, 0.7], [2, 0.9], [3, 0.5], [4, 0.8]]
-    assert legend(left) == ["prune", "finetune"]
+    assert legend(left) == ["prune", "fine-tune"]
     points = [dots.get_offsets().tolist() for dots in left.collections]
     assert points == [[[1, 0.7], [3, 0.5]], [[2, 0.9], [4, 0.8]]]
     assert right.lines[0].get_ydata().tolist() == [0.5, 0.5, 0.75, 0.75]
