@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import prunekit
@@ -35,6 +36,8 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     from prunekit import experiments
 
     name, short = arguments.experiment, arguments.short
+    if arguments.jobs is not None and arguments.jobs < 1:
+        raise ValueError(f"reproduce: --jobs must be 1 or more, got {arguments.jobs}")
     experiment = experiments.load(name)
     folder = Path(arguments.results) if arguments.results else None
     folder = folder or experiments.results_folder(name, short)
@@ -93,8 +96,8 @@ def main(words: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; what is finished is kept, run again to go on", file=sys.stderr)
         return 130
-    except (ValueError, FileNotFoundError, ConnectionError) as error:
-        print(error, file=sys.stderr)
+    except (ValueError, OSError, ArithmeticError, BrokenProcessPool) as error:
+        print(error, *getattr(error, "__notes__", ()), file=sys.stderr)
         return 2
 
 

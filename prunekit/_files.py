@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import os
 import secrets
 from collections.abc import Iterator, Mapping
@@ -75,7 +76,7 @@ def describe(thing: Any) -> str:
         return "[" + ", ".join(map(describe, thing)) + "]"
     if callable(thing):
         name = getattr(thing, "__qualname__", None)
-        if name is None or "<" in name:
+        if name is None or "<" in name or inspect.ismethod(thing):
             raise TypeError(
                 f"a function that goes into a journal needs a name of its own, got {thing!r}; "
                 "define it with def at the top level of a module, or use functools.partial"

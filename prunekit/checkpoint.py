@@ -34,11 +34,10 @@ def _checksum(path: Path) -> str:
 def save(path: str | os.PathLike[str], model: nn.Module, info: dict[str, Any]) -> Path:
     """Write ``path.safetensors`` and ``path.json``; each appears whole or not at all."""
     tensors, text = _pair(path)
-    with replacing(tensors) as beside:
-        save_model(model, str(beside))
-        described = json.dumps(info | {"sha256": _checksum(beside)}, indent=1)
-    with replacing(text) as beside:
-        beside.write_text(described + "\n", encoding="utf-8")
+    with replacing(text) as new_text, replacing(tensors) as new_tensors:
+        save_model(model, str(new_tensors))
+        described = json.dumps(info | {"sha256": _checksum(new_tensors)}, indent=1)
+        new_text.write_text(described + "\n", encoding="utf-8")
     return tensors
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunekit.mask import Mask
+from prunekit.steps import evaluating
 
 
 def params(model: nn.Module, mask: Mask | None = None) -> int:
@@ -40,14 +41,9 @@ def macs(model: nn.Module, x: Tensor, mask: Mask | None = None) -> Macs:
     and convolution counts, wherever in the code it stands; a product with a masked parameter counts
     its kept share in `sparse`. Biases, activations, pooling and normalisation are not counted.
     """
-    modes = [(module, module.training) for module in model.modules()]
     counter = _Counter(model, mask if mask is not None else Mask({}))
-    try:
-        with _unfused(), counter:
-            model.eval()(x[:1].to(next(model.parameters()).device))
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluating(model), _unfused(), counter:
+        model(x[:1].to(next(model.parameters()).device))
     return Macs(counter.dense, round(counter.sparse))
 
 

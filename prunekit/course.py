@@ -62,6 +62,8 @@ def verdict(
     if any(result is ... or result is None for result in given):
         return UNANSWERED
     expected = _results(like, on)
+    if len(given) != len(expected):
+        return f"not quite: got {len(given)} results, expected {len(expected)}"
     pairs = zip(given, expected, strict=True)
     wrong = [i for i, pair in enumerate(pairs) if not _same(*pair, within)]
     if not wrong:

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 
-from prunekit._files import digest, home
+from prunekit._files import describe, digest, home
 from prunekit._torchvision import torchvision
+from prunekit.steps import evaluating
 
 SPLITS = ("train", "validation", "test")
 VALIDATION = 5_000  # images held out of the training set of mnist, cifar10 and cifar100
@@ -68,6 +69,11 @@ class Data:
         for split in ("train", "validation"):
             if split not in self.splits:
                 raise ValueError(f"data {name}: there must be a {split} split, got {[*splits]}")
+        if metric is accuracy and any(y.is_floating_point() for _, y in self.splits.values()):
+            raise ValueError(
+                f"data {name}: targets must be classes for the accuracy, got floats. "
+                "Pass metric=..., a function of outputs and targets."
+            )
         self.mean, self.std = mean, std
         channels = self.splits["train"][0].shape[1:2]
         for what, given in (("mean", mean), ("std", std)):
@@ -76,6 +82,8 @@ class Data:
                     f"data {name}: {what} must have one value a channel ({channels[0]}), "
                     f"got {given}"
                 )
+        if std is not None and not all(value > 0 for value in std):
+            raise ValueError(f"data {name}: std must be above 0, got {std}")
         self.classes = self._classes(classes)
 
     def _pair(self, split: str, x: Tensor, y: Tensor) -> Pair:
@@ -135,7 +143,13 @@ class Data:
                     f"data {name}: validation must be a share in (0, 1) or a data set, "
                     f"got {validation!r}"
                 )
-            held = _hold_out(pair[1].numpy(), round(validation * len(pair[1])), seed=0)
+            n = round(validation * len(pair[1]))
+            if not 0 < n < len(pair[1]):
+                raise ValueError(
+                    f"data {name}: validation={validation} of {len(pair[1])} examples must leave "
+                    f"some for both splits, it takes {n}"
+                )
+            held = _hold_out(pair[1].numpy(), n, seed=0)
             rest = np.setdiff1d(np.arange(len(pair[1])), held)
             splits = {"train": _rows(pair, rest), "validation": _rows(pair, held)}
         else:
@@ -166,7 +180,7 @@ class Data:
             rows = slice(start, start + size) if order is None else order[start : start + size]
             inputs, targets = self.normalise(x[rows]), y[rows]
             if generator is not None:
-                if len(targets) == 1 and n > 1:
+                if len(targets) == 1 < min(size, n):
                     continue
                 if self.augment is not None:
                     inputs = self.augment(inputs, generator)
@@ -186,7 +200,7 @@ class Data:
     def key(self) -> str:
         """Checksum of all examples, their normalisation and the loss and metric's names."""
         functions = (self.loss, self.metric, self.augment)
-        names = [getattr(f, "__qualname__", repr(f)) for f in functions]
+        names = [f and _name(f) for f in functions]
         examples = [(split, *pair) for split, pair in self.splits.items()]
         return digest(examples, self.mean, self.std, names)
 
@@ -195,18 +209,15 @@ class Data:
         """Raise ValueError unless the model takes these inputs and gives outputs that fit."""
         inputs, targets = next(self.batches("validation", 2))
         device = next(model.parameters()).device
-        modes = [(module, module.training) for module in model.modules()]
         who = f"{type(model).__name__} on data {self.name}"
         try:
-            outputs = model.eval()(inputs.to(device))
+            with evaluating(model):
+                outputs = model(inputs.to(device))
         except Exception as error:
             shape, kind = tuple(inputs.shape), str(inputs.dtype).removeprefix("torch.")
             raise ValueError(
                 f"{who}: the model fails on a {kind} batch of shape {shape}: {error}"
             ) from error
-        finally:
-            for module, training in modes:
-                module.training = training
         if not isinstance(outputs, Tensor):
             raise ValueError(f"{who}: the model must return a tensor, got {type(outputs).__name__}")
         if self.classes and (outputs.ndim < 2 or outputs.shape[1] != len(self.classes)):
@@ -223,6 +234,12 @@ class Data:
         sizes = ", ".join(f"{len(y):,} {split}" for split, (_, y) in self.splits.items())
         shape = "×".join(map(str, self.splits["train"][0].shape[1:]))
         return f"Data({self.name}: {sizes}; inputs {shape}; {len(self.classes)} classes)"
+
+
+def _name(function: Callable[..., Any]) -> str:
+    """What tells a function from others in `Data.key`; lambdas and objects have no such name."""
+    name = getattr(function, "__qualname__", None)
+    return name if name and "<" not in name else describe(function)
 
 
 def _count_bad(x: Tensor) -> int:

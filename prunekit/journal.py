@@ -80,8 +80,8 @@ class Journal:
     def __init__(self, path: str | os.PathLike[str]):
         import filelock
 
+        bare = os.fspath(path) == Path(path).name  # "mine", and not "./mine"
         path = Path(path)
-        bare = len(path.parts) == 1 and not path.is_absolute()
         self.path = home() / "journals" / path if bare else path
         self.environments: list[Entry] = []
         self._values: dict[str, float] = {}
@@ -96,6 +96,8 @@ class Journal:
         self, method: str, knobs: Mapping[str, Any], seed: int, model: nn.Module, data: Any
     ) -> None:
         """Lock the journal and read it, or start it. Raises ValueError if it is another run's."""
+        if self.is_open:
+            raise ValueError(f"journal {self.path}: is in use by another run")
         if not getattr(data, "key", None):
             raise ValueError(f"{method}: data needs a key (a checksum) for a run to be journalled")
         header = {
@@ -125,10 +127,12 @@ class Journal:
             raise
 
     def close(self) -> None:
-        if self._log is not None:
-            self._log.close()
-        self._log = None
-        self._lock.release()
+        log, self._log = self._log, None
+        try:
+            if log is not None:
+                log.close()
+        finally:
+            self._lock.release()
 
     def _read(self, header: Entry) -> None:
         self._values, self.environments = {}, []
@@ -192,7 +196,7 @@ class Journal:
         path = self._fit_path(key)
         try:
             with safe_open(path, "pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
                 about = json.loads(file.metadata()["fit"])
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             return None

@@ -45,12 +45,15 @@ def prunable(
             chosen |= {n: p for n, p in own.items() if p.ndim == 1 and "bias" in n}
         for p in chosen.values():
             found[names[id(p)]] = p
-    for pattern in ignore:
-        if not fnmatch.filter(names.values(), pattern):
+    # Tied weights have several names; a pattern may match any of them.
+    every = [(name, id(p)) for name, p in model.named_parameters(remove_duplicate=False)]
+    for pattern in (ignore,) if isinstance(ignore, str) else ignore:
+        hit = {i for name, i in every if fnmatch.fnmatchcase(name, pattern)}
+        if not hit:
             raise ValueError(
                 f"ignore: no parameter is called {pattern!r}; there are {[*names.values()]}"
             )
-        found = {n: p for n, p in found.items() if not fnmatch.fnmatch(n, pattern)}
+        found = {name: p for name, p in found.items() if id(p) not in hit}
     if not found:
         raise ValueError(
             f"{type(model).__name__}: has no weights to prune (none with two or more dimensions)"

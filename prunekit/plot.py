@@ -79,6 +79,8 @@ def curves(
 def history(source: Report | Sequence[Step], title: str = "", dense: float | None = None) -> Figure:
     """Accuracy and sparsity after every step of one run; `dense` is the accuracy before it."""
     steps = list(source) if isinstance(source, Sequence) else source.history
+    if not steps:
+        raise ValueError("plot.history: there is no step to draw, the run was stopped before")
     metric = next(name for name in steps[-1].metrics if name != "loss")
     figure, axis = axes(title, "step", f"validation {metric}")
     numbers = np.arange(1, len(steps) + 1)

@@ -196,6 +196,7 @@ def prune(
     the steps pass. Ctrl-C or `run.stop` ends the run early: the report is then marked stopped, and
     its model is that of the last step.
     """
+    method, settings = _whole(method), {**settings, **_bound(method)}
     pruned = copy.deepcopy(model)
     steps = stream = method(pruned, data, seed=seed, run=run, **settings)  # checks the knobs
     before = evaluate(pruned, data)
@@ -251,14 +252,14 @@ class Comparison:
         rows = []
         for label, reports in self.reports.items():
             metric = reports[0].metric
-            values = [r.after[metric] for r in reports]
+            mean, spread = mean_and_spread([r.after[metric] for r in reports])
             rows.append(
                 {
                     "method": label,
-                    "sparsity": _mean([r.sparsity for r in reports]),
-                    "compression": _mean([r.compression for r in reports]),
-                    metric: _mean(values),
-                    "spread": _spread(values),
+                    "sparsity": mean_and_spread([r.sparsity for r in reports])[0],
+                    "compression": mean_and_spread([r.compression for r in reports])[0],
+                    metric: mean,
+                    "spread": spread,
                     "seeds": len(reports),
                 }
             )
@@ -286,16 +287,12 @@ class Comparison:
         return self._shown().to_html(border=0)
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _spread(values: Sequence[float]) -> float:
-    """Sample standard deviation; NaN for one value."""
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation; the latter is NaN for one value."""
+    mean = sum(values) / len(values)
     if len(values) < 2:
-        return math.nan
-    mean = _mean(values)
-    return math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
+        return mean, math.nan
+    return mean, math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
 
 
 def compare(
@@ -325,12 +322,15 @@ def compare(
     reports: dict[str, list[Report]] = {label: [] for label in named}
     for label, m, seed in _bar(jobs, "compare") if bar else jobs:
         start = model if isinstance(model, nn.Module) else model(seed)
-        report = prune(
-            _whole(m), start, data, seed=seed, run=run, bar=False, **_bound(m), **settings
-        )
-        reports[label].append(replace(report, method=label))
-        if report.stopped:
+        try:
+            report = prune(m, start, data, seed=seed, run=run, bar=False, **settings)
+        except KeyboardInterrupt:
             break
+        if report.stopped:  # half a run says nothing about its method
+            break
+        reports[label].append(replace(report, method=label))
+    if not any(reports.values()):
+        raise KeyboardInterrupt("compare: stopped before the first run was finished")
     return Comparison({label: found for label, found in reports.items() if found}, seeds)
 
 

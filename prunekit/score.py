@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunekit.steps import Run, derive
+from prunekit.steps import Run, derive, evaluating
 from prunekit.train import LocalRandom
 
 Scores = dict[str, Tensor]
@@ -70,17 +70,15 @@ def _gradients(
     parameters = {name: p for name, p in model.named_parameters() if name in wanted}
     device = next(model.parameters()).device
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
-    modes = [(module, module.training) for module in model.modules()]
     frozen = [p for p in parameters.values() if not p.requires_grad]
     generator, n = torch.Generator().manual_seed(derive(seed, "gradient")), 0
     try:
-        model.eval()
         for p in frozen:
             p.requires_grad_(True)
         for x, y in data.batches("train", 500, generator):
             run.poll()
             x, y = x[: examples - n], y[: examples - n]
-            with torch.enable_grad(), LocalRandom(derive(seed, "draws", n)):
+            with torch.enable_grad(), evaluating(model), LocalRandom(derive(seed, "draws", n)):
                 loss = data.loss(model(x.to(device)), y.to(device)) * len(y)
             slopes = torch.autograd.grad(loss, [*parameters.values()], allow_unused=True)
             for name, slope in zip(parameters, slopes, strict=True):
@@ -92,6 +90,4 @@ def _gradients(
     finally:
         for p in frozen:
             p.requires_grad_(False)
-        for module, training in modes:
-            module.training = training
     return {name: sums / max(n, 1) for name, sums in total.items()}

@@ -21,6 +21,8 @@ def largest(scores: Mapping[str, Tensor], sparsity: float, scope: str, within: M
     """
     if scope not in ("layer", "global"):
         raise ValueError(f"select: scope must be 'layer' or 'global', got {scope!r}")
+    if not 0 <= sparsity < 1:
+        raise ValueError(f"select: sparsity must be in [0, 1), got {sparsity}")
     _check(scores, within)
     groups = [[*within]] if scope == "global" else [[name] for name in within]
     kept: dict[str, Tensor] = {}

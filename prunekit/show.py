@@ -7,6 +7,7 @@ import inspect
 import os
 import pkgutil
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -99,7 +100,12 @@ def lab(folder: Path, arguments: list[str]) -> int:
     first = folder / notebooks()[0].name
     command = [sys.executable, "-m", "jupyterlab", str(first), f"--notebook-dir={folder.resolve()}"]
     sys.stdout.flush()
-    return subprocess.call([*command, *arguments])
+    # Ctrl-C is JupyterLab's: it asks whether to stop, saves and cleans up.
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        return subprocess.call([*command, *arguments])
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def functions(package: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import threading
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Annotated, Any, TypeVar, overload
@@ -251,6 +252,18 @@ def check_model(who: str, model: Any) -> None:
             )
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards every module has its own mode back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 _thread = threading.local()  # .depth: how many methods are inside one another in this thread
 
 
@@ -339,13 +352,16 @@ def _drive(
     settings: dict[str, Any],
     surroundings: _Surroundings,
 ) -> Iterator[Step]:
-    run: Run = settings["run"]
-    journal = run.journal if run.journal is not None and not run.journal.is_open else None
-    if journal is not None:
-        plain = {name: settings[name] for name in settings if name not in ("seed", "run")}
-        journal.open(function.__name__, plain, settings["seed"], model, data)
+    outermost = not getattr(_thread, "depth", 0)
+    journal = settings["run"].journal if outermost else None
     stream = function(model, data, **settings)
+    opened = False
     try:
+        if journal is not None:
+            plain = {name: settings[name] for name in settings if name not in ("seed", "run")}
+            with surroundings:
+                journal.open(function.__name__, plain, settings["seed"], model, data)
+                opened = True
         while True:
             with surroundings:
                 try:
@@ -360,5 +376,5 @@ def _drive(
     finally:
         with surroundings:
             stream.close()  # type: ignore[attr-defined]
-        if journal is not None:
+        if opened:
             journal.close()

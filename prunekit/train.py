@@ -31,6 +31,7 @@ from prunekit.steps import (
     Run,
     Step,
     derive,
+    evaluating,
     method,
 )
 
@@ -57,19 +58,6 @@ Remask = Callable[[nn.Module, Mask, float], Mask]
 # -------------------------------------------------------------------------------------- evaluate
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode, without gradients; every module's own mode comes back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 def metric_name(data: Any) -> str:
     """What the metric of the data is called in figures and tables, such as ``"accuracy"``."""
     name = getattr(data.metric, "__name__", "metric")
@@ -92,7 +80,7 @@ def judge(
     count, kept = 0, []
     for x, y in data.batches(split, EVALUATION_BATCH):
         run.poll()
-        with evaluating(model):
+        with torch.no_grad(), evaluating(model):
             out, y = forward(x.to(device)), y.to(device)
             if data.metric is accuracy:  # without holding all outputs in memory
                 count += wrong(out, y)
@@ -100,6 +88,8 @@ def judge(
                 kept.append((out, y))
     if data.metric is accuracy:
         return count
+    if not kept:
+        raise ValueError(f"evaluate: the data give no batch of the {split} split")
     outs, targets = zip(*kept, strict=True)
     return float(data.metric(torch.cat(outs), torch.cat(targets)))
 
@@ -109,7 +99,7 @@ def as_metric(result: float, data: Any, split: str = "validation") -> float:
     if data.metric is not accuracy:
         return result
     _, y = next(iter(data.batches(split, 1)))
-    targets = size(data, split) * y.numel()
+    targets = size(data, split) * y[0].numel()
     return (targets - result) / targets
 
 
@@ -191,6 +181,8 @@ def _native_dropout(
     return x * keep * scale, keep.bool()
 
 
+_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
 # Operators that draw but take no generator.
 _WITHOUT_GENERATOR: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.native_dropout: _native_dropout,
@@ -199,13 +191,19 @@ _WITHOUT_GENERATOR: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.rand: lambda g, *size, **kw: torch.rand(*size, **kw, generator=g),
     torch.ops.aten.randn: lambda g, *size, **kw: torch.randn(*size, **kw, generator=g),
     torch.ops.aten.randint: lambda g, *bounds, **kw: torch.randint(*bounds, **kw, generator=g),
+    # Attention on a CPU; it is not taken where there is dropout, so nothing is drawn.
+    _ATTENTION: lambda g, *args, **kw: _ATTENTION(*args, **kw),
     torch.ops.aten.randperm: lambda g, n, **kw: torch.randperm(n, **kw, generator=g),
 }
 
 
-def _check_fit(model: nn.Module, data: Any, *, mask: Mask | None, **_: Any) -> None:
+def _check_fit(model: nn.Module, data: Any, *, mask: Mask | None, epochs: int, **_: Any) -> None:
+    if mask is not None and not isinstance(mask, Mask):
+        raise ValueError(f"fit: mask must be a Mask, got {type(mask).__name__}")
     if mask is not None:
         mask.check(model)
+    if epochs and not any(p.requires_grad for p in model.parameters()):
+        raise ValueError(f"fit: {type(model).__name__} has no parameter that requires gradients")
 
 
 @method(check=_check_fit)
@@ -246,86 +244,127 @@ def fit(
 
     Raises `Stopped` if `run.stop` is set; on any exception the weights of the last step return.
     """
-    knobs = (epochs, lr, batch, optimizer, momentum, weight_decay, schedule, precision, every)
-    held = model_mask = mask if mask is not None else Mask({})
+    if not epochs:
+        model.eval()
+        return
+    knobs: dict[str, Any] = dict(
+        epochs=epochs,
+        lr=lr,
+        batch=batch,
+        optimizer=optimizer,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        schedule=schedule,
+        precision=precision,
+        every=every,
+    )
+    mask = mask if mask is not None else Mask({})
     journal, key, saved = run.journal, "", None
     if journal is not None:
-        key = digest(state_key(model), data.key, held, knobs, remask, seed)
+        trained = [name for name, p in model.named_parameters() if p.requires_grad]
+        key = digest(state_key(model), data.key, mask, knobs, trained, remask, seed)
         saved = journal.load_fit(key)
-    trainer = _Trainer(model, data, knobs, seed, run, remask)
+    trainer = _Trainer(model, data, remask, seed, run, **knobs)
     metrics: list[dict[str, float]] = []
     masks: dict[int, bytes] = {}
     for epoch in range(1, epochs + 1):
         if saved is not None and epoch <= saved.epoch:
             if epoch in saved.masks:
-                model_mask = Mask.from_bytes(saved.masks[epoch])
+                mask = Mask.from_bytes(saved.masks[epoch])
             if epoch == saved.epoch:
-                trainer.restore(saved, model_mask, finished=epoch == epochs)
+                trainer.restore(saved, mask, finished=epoch == epochs)
                 metrics, masks = saved.metrics, saved.masks
-            model_mask.apply_(model)
-            yield Step(phase, epoch, epochs, model_mask, saved.metrics[epoch - 1])
+            mask.apply_(model)
+            yield Step(phase, epoch, epochs, mask, saved.metrics[epoch - 1])
             continue
-        before = model_mask
-        figures, model_mask = trainer.epoch(epoch, model_mask)
+        saved = None  # no longer needed, and its file is about to be replaced
+        with trainer.all_or_nothing():
+            figures, after = trainer.epoch(epoch, mask)
+            if after is not mask:
+                masks = masks | {epoch: after.to_bytes()}
+            if journal is not None:
+                state = trainer.state(after, finished=epoch == epochs)
+                journal.save_fit(key, Fit(epoch, [*metrics, figures], masks, *state))
         metrics.append(figures)
-        if model_mask is not before:
-            masks[epoch] = model_mask.to_bytes()
-        if journal is not None:
-            state = trainer.state(model_mask, finished=epoch == epochs)
-            journal.save_fit(key, Fit(epoch, metrics, masks, *state))
-        yield Step(phase, epoch, epochs, model_mask, figures)
+        mask = after
+        yield Step(phase, epoch, epochs, mask, figures)
+
+
+def _computes_bf16(device: torch.device) -> bool:
+    """Whether bf16 saves time: on every accelerator, on a CPU that has instructions for it."""
+    able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return device.type != "cpu" or bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 class _Trainer:
     """One fit: the model, a fresh optimiser, and what an epoch needs."""
 
     def __init__(
-        self, model: nn.Module, data: Any, knobs: tuple[Any, ...], seed: int, run: Run, remask: Any
+        self,
+        model: nn.Module,
+        data: Any,
+        remask: Remask | None,
+        seed: int,
+        run: Run,
+        *,
+        epochs: int,
+        lr: float,
+        batch: int,
+        optimizer: str,
+        momentum: float,
+        weight_decay: float,
+        schedule: str,
+        precision: str,
+        every: int,
     ):
-        self.model, self.data, self.seed, self.run, self.remask = model, data, seed, run, remask
-        self.epochs, self.lr, self.batch, name, momentum, decay, self.schedule = knobs[:7]
-        self.precision, self.every = knobs[7:]
+        self.model, self.data, self.remask, self.seed, self.run = model, data, remask, seed, run
+        self.epochs, self.lr, self.batch, self.every = epochs, lr, batch, every
+        self.schedule = SCHEDULES[schedule]
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        if not self.parameters:
-            raise ValueError(
-                f"fit: {type(model).__name__} has no parameter that requires gradients"
-            )
-        self.optimizer = OPTIMIZERS[name](self.parameters, self.lr, momentum, decay)
+        self.optimizer = OPTIMIZERS[optimizer](self.parameters, lr, momentum, weight_decay)
         self.device = self.parameters[0].device
-        self.minibatches = math.ceil(size(data, "train") / self.batch)
+        self.bf16 = precision == "bf16" or (precision == "auto" and _computes_bf16(self.device))
+        self.minibatches = math.ceil(size(data, "train") / batch)
 
     def tensors(self) -> dict[str, Tensor]:
         return dict(self.model.named_parameters()) | dict(self.model.named_buffers())
 
-    def epoch(self, epoch: int, mask: Mask) -> tuple[dict[str, float], Mask]:
-        """Train for one epoch and evaluate; on any exception put everything back."""
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """On any exception inside, the weights and buffers from before return."""
         snapshot = {name: tensor.detach().clone() for name, tensor in self.tensors().items()}
-        done = False
         try:
-            loss, mask = self._minibatches(epoch, mask)
+            yield
+        except BaseException:
             self._layout(torch.contiguous_format)
-            mask.apply_(self.model)  # exact zeros, without the signs that products leave
-            value = evaluate(self.model, self.data, run=self.run)
-            done = True
+            with torch.no_grad():
+                for name, tensor in self.tensors().items():
+                    tensor.copy_(snapshot[name])
+            raise
         finally:
             self.optimizer.zero_grad(set_to_none=True)
             self.model.eval()
-            if not done:
-                self._layout(torch.contiguous_format)
-                with torch.no_grad():
-                    for name, tensor in self.tensors().items():
-                        tensor.copy_(snapshot[name])
+
+    def epoch(self, epoch: int, mask: Mask) -> tuple[dict[str, float], Mask]:
+        """Train for one epoch and evaluate."""
+        loss, mask = self._minibatches(epoch, mask)
+        self._layout(torch.contiguous_format)
+        mask.apply_(self.model)  # exact zeros, without the signs that products leave
+        value = evaluate(self.model, self.data, run=self.run)
         return {"loss": loss, metric_name(self.data): value}, mask
 
+    @torch.no_grad()
     def _layout(self, memory_format: torch.memory_format) -> None:
-        self.model.to(memory_format=memory_format)  # type: ignore[call-overload]
+        for p in self.parameters:
+            if p.ndim == 4:
+                p.data = p.data.contiguous(memory_format=memory_format)
 
     def _minibatches(self, epoch: int, mask: Mask) -> tuple[float, Mask]:
         torch.set_flush_denormal(True)  # `@method` puts the caller's setting back
         generator = torch.Generator().manual_seed(derive(self.seed, "epoch", epoch))
         draws = LocalRandom(derive(self.seed, "draws", epoch))
         mask.apply_(self.model)
-        if self._bf16:
+        if self.bf16:
             self._layout(torch.channels_last)
         masked = self._masked(mask)
         total, n = torch.zeros((), device=self.device), 0
@@ -334,7 +373,7 @@ class _Trainer:
             self.run.poll()
             done = epoch - 1 + i / self.minibatches
             for group in self.optimizer.param_groups:
-                group["lr"] = self.lr * SCHEDULES[self.schedule](done / self.epochs)
+                group["lr"] = self.lr * self.schedule(done / self.epochs)
             x, y = self._inputs(x), y.to(self.device)
             with torch.enable_grad(), draws, self._autocast():
                 loss = self.data.loss(self.model(x), y)
@@ -364,19 +403,13 @@ class _Trainer:
             return None
         return [p for p, _ in cut], [keep.to(p.device, p.dtype) for p, keep in cut]
 
-    @property
-    def _bf16(self) -> bool:
-        able = torch.cpu.get_capabilities()
-        here = self.device.type != "cpu" or able.get("avx512_bf16") or able.get("amx_bf16")
-        return self.precision == "bf16" or (self.precision == "auto" and bool(here))
-
     def _inputs(self, x: Tensor) -> Tensor:
-        if self._bf16 and x.ndim == 4:
+        if self.bf16 and x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         return x.to(self.device)
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, torch.bfloat16) if self._bf16 else nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
 
     # -- the journal's view
 

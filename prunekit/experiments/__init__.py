@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import math
 import multiprocessing
 import os
 import pkgutil
@@ -17,7 +16,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -30,7 +29,7 @@ from prunekit._files import describe, home, replacing, state_key
 from prunekit.data import Data
 from prunekit.journal import Journal
 from prunekit.mask import Mask
-from prunekit.report import Method
+from prunekit.report import Method, mean_and_spread
 from prunekit.steps import Run, Step, Stopped
 from prunekit.train import judge, metric_name, size
 
@@ -280,12 +279,17 @@ def _side_by_side(missing: list[Cell], jobs: int) -> Iterator[dict[str, Any]]:
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     with ProcessPoolExecutor(jobs, context, _begin_worker, (stop,)) as pool:
-        pending: set[Future[dict[str, Any]]] = {pool.submit(_in_worker, cell) for cell in missing}
+        running: dict[Future[dict[str, Any]], Cell] = {}
         try:
-            while pending:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in done:
+            for cell in missing:
+                running[pool.submit(_in_worker, cell)] = cell
+            for future in as_completed(running):
+                try:
                     yield future.result()
+                except Exception as error:
+                    cell = running[future]
+                    error.add_note(f"in the cell {cell.arm!r}, seed {cell.seed}")
+                    raise
         except BaseException:
             stop.set()
             pool.shutdown(cancel_futures=True)
@@ -322,7 +326,7 @@ def recorded(name: str, folder: Path | None = None) -> list[dict[str, Any]]:
     folder = folder if folder is not None else HERE / "results" / name
     order = [*load(name).arms]
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
-    known = [cell for cell in found if cell["arm"] in order]
+    known = [cell for cell in found if cell.get("experiment") == name and cell["arm"] in order]
     return sorted(known, key=lambda cell: (order.index(cell["arm"]), cell["seed"]))
 
 
@@ -334,8 +338,8 @@ def table(found: list[dict[str, Any]]) -> pandas.DataFrame:
     for arm in dict.fromkeys(cell["arm"] for cell in found):
         group = [cell for cell in found if cell["arm"] == arm]
         row = {"seeds": str(len(group))}
-        ratios = [cell["parameters"] / cell["kept"] for cell in group]
-        row["compression"] = f"{sum(ratios) / len(ratios):.1f}×"
+        ratio, _ = mean_and_spread([cell["parameters"] / cell["kept"] for cell in group])
+        row["compression"] = f"{ratio:.1f}×"
         for split in ("validation", "test"):
             for when in ("before", "after"):
                 row[f"{split} {when}"] = mean_spread([figure(cell, when, split) for cell in group])
@@ -374,8 +378,5 @@ def figure(cell: Mapping[str, Any], when: str, split: str) -> float:
 
 def mean_spread(values: list[float], digits: int = 4) -> str:
     """Mean ± sample standard deviation; of one value the value alone."""
-    mean = sum(values) / len(values)
-    if len(values) == 1:
-        return f"{mean:.{digits}f}"
-    spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
-    return f"{mean:.{digits}f} ± {spread:.{digits}f}"
+    mean, spread = mean_and_spread(values)
+    return f"{mean:.{digits}f}" + (f" ± {spread:.{digits}f}" if len(values) > 1 else "")
