@@ -355,13 +355,13 @@ def _drive(
     outermost = not getattr(_thread, "depth", 0)
     journal = settings["run"].journal if outermost else None
     stream = function(model, data, **settings)
-    opened = False
+    opened = None
     try:
         if journal is not None:
             plain = {name: settings[name] for name in settings if name not in ("seed", "run")}
             with surroundings:
                 journal.open(function.__name__, plain, settings["seed"], model, data)
-                opened = True
+                opened = journal
         while True:
             with surroundings:
                 try:
@@ -376,5 +376,5 @@ def _drive(
     finally:
         with surroundings:
             stream.close()  # type: ignore[attr-defined]
-        if opened:
-            journal.close()
+        if opened is not None:
+            opened.close()

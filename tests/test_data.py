@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -128,7 +129,7 @@ def test_training_batches_are_a_shuffle_without_a_last_single_example(n, size, s
     data = Data({"train": (x, x), "validation": (x, x)}, metric=lambda outputs, y: 0.0)
     batches = [y.flatten().tolist() for _, y in data.batches("train", size, generator(seed))]
     seen = [*itertools.chain(*batches)]
-    dropped = n if size == 1 and n > 1 else int(n > 1 and n % size == 1)
+    dropped = int(size > 1 and n > 1 and n % size == 1)
     assert len(seen) == len(set(seen)) == n - dropped
     again = [y.flatten().tolist() for _, y in data.batches("train", size, generator(seed))]
     assert again == batches
@@ -416,3 +417,28 @@ def test_a_mean_that_does_not_fit_the_channels_is_refused():
     x, y = torch.zeros(4, 3, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 0, 1])
     with pytest.raises(ValueError, match=r"data data: mean must have one value a channel \(3\)"):
         Data({"train": (x, y), "validation": (x, y)}, mean=(0.1, 0.2))
+
+
+def test_float_targets_need_a_metric_of_their_own():
+    x = torch.zeros(4, 2)
+    with pytest.raises(ValueError, match="targets must be classes for the accuracy, got floats"):
+        Data({"train": (x, x), "validation": (x, x)}, loss=mse_loss)
+
+
+def test_the_key_tells_settings_of_a_loss_apart_or_refuses():
+    x, y = torch.zeros(4, 2), torch.tensor([0, 1, 0, 1])
+
+    def key(loss):
+        return Data({"train": (x, y), "validation": (x, y)}, loss=loss).key
+
+    softer = [
+        partial(torch.nn.functional.cross_entropy, label_smoothing=s) for s in (0.1, 0.1, 0.2)
+    ]
+    assert key(softer[0]) == key(softer[1]) != key(softer[2])
+    with pytest.raises(TypeError, match="needs a name of its own"):
+        key(torch.nn.CrossEntropyLoss(label_smoothing=0.5))
+
+
+def test_a_share_that_leaves_nothing_is_refused():
+    with pytest.raises(ValueError, match="validation=0.05 of 5 examples"):
+        Data.of((torch.zeros(5, 2), torch.arange(5) % 2), validation=0.05)

@@ -367,3 +367,19 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_never_was(tmp_path):
     assert killed >= 2
     assert max(found) > 2  # it had written something to go on from
     assert same_as_whole
+
+
+def test_a_second_stream_on_an_open_journal_is_refused(tmp_path):
+    run = Run(journal=Journal(tmp_path / "j"))
+    first = fit(tiny_model(), tiny_data(), epochs=2, run=run)
+    next(first)
+    with pytest.raises(ValueError, match="in use"):
+        next(fit(tiny_model(), tiny_data(), epochs=2, run=run))
+    assert len([*first]) == 1
+    assert not run.journal.is_open
+
+
+def test_a_path_with_a_folder_is_not_a_bare_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Journal("./mine").path.resolve() == tmp_path / "mine"
+    assert Journal("mine").path.parent.name == "journals"

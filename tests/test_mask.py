@@ -258,3 +258,11 @@ def test_ones_keeps_everything():
     mask = Mask.ones(tiny_model(), biases=True)
     assert (mask.kept, mask.total) == (147, 147)
     mask.check(tiny_model())
+
+
+def test_a_tied_weight_is_ignored_under_any_of_its_names():
+    model = nn.ModuleDict({"encode": nn.Linear(4, 4), "decode": nn.Linear(4, 4)})
+    model["decode"].weight = model["encode"].weight
+    model["own"] = nn.Linear(4, 2)
+    assert [*prunable(model, ignore=["decode.*"])] == ["own.weight"]
+    assert [*prunable(model, ignore="decode.*")] == ["own.weight"]

@@ -221,3 +221,9 @@ def test_an_unknown_scope_is_refused():
     within = Mask({"w": torch.ones(4, dtype=torch.bool)})
     with pytest.raises(ValueError, match="scope must be 'layer' or 'global', got 'both'"):
         largest({"w": torch.rand(4)}, 0.5, "both", within)
+
+
+def test_a_sparsity_in_percent_is_refused():
+    within = Mask({"w": torch.ones(4, dtype=torch.bool)})
+    with pytest.raises(ValueError, match=r"sparsity must be in \[0, 1\), got 95"):
+        largest({"w": torch.rand(4)}, 95, "global", within)

@@ -10,7 +10,7 @@ from tiny import tiny_data, tiny_model
 from torch import nn
 from torch.nn import functional as F
 
-from prunekit import Data, Mask, Run, Step, evaluate, fit
+from prunekit import Data, Journal, Mask, Run, Step, accuracy, evaluate, fit, magnitude, prune
 from prunekit.steps import Stopped, derive, method
 from prunekit.train import SCHEDULES, LocalRandom, as_metric, judge
 
@@ -292,7 +292,7 @@ def test_a_stop_is_raised_where_fit_is_part_of_a_method():
 
 def test_evaluate_polls_every_batch():
     x = torch.zeros(2500, 8)
-    data = Data({"train": (x[:3], torch.arange(3)), "validation": (x, torch.zeros(2500))})
+    data = Data({"train": (x[:3], torch.arange(3)), "validation": (x, torch.arange(2500) % 3)})
     with pytest.raises(Stopped):
         judge(tiny_model(), tiny_model(), data, Run(stop=StopAt(3)))
     judge(tiny_model(), tiny_model(), data, Run(stop=StopAt(4)))
@@ -499,3 +499,71 @@ def test_every_minibatch_of_every_epoch_draws_its_own_dropout():
     drawn = []
     list(fit(nn.Sequential(Noted(0.5), nn.Linear(8, 3)), tiny_data(), epochs=3, batch=60))
     assert len(set(drawn)) == len(drawn) == 3 * 2
+
+
+# ---------------------------------------------------------------------- what once went wrong
+
+
+def test_batches_of_one_example_train():
+    model = tiny_model()
+    before = weights(model)
+    (step,) = fit(model, tiny_data(), batch=1)
+    assert step.metrics["loss"] > 0
+    assert not same(weights(model), before)
+
+
+def test_an_error_while_the_journal_is_written_puts_the_last_step_back(tmp_path, monkeypatch):
+    model = tiny_model()
+    stream = fit(model, tiny_data(), epochs=3, run=Run(journal=Journal(tmp_path / "j")))
+    next(stream)
+    kept = weights(model)
+    monkeypatch.setattr(Journal, "save_fit", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        next(stream)
+    assert same(weights(model), kept)
+
+
+def test_a_fit_is_not_read_back_for_other_frozen_layers(tmp_path):
+    journal = Journal(tmp_path / "j")
+    list(fit(tiny_model(), tiny_data(), run=Run(journal=journal)))
+    frozen = tiny_model()
+    first = next(frozen.parameters()).requires_grad_(False)
+    before = first.clone()
+    list(fit(frozen, tiny_data(), run=Run(journal=journal)))
+    assert torch.equal(first, before)
+
+
+def test_a_frozen_model_can_be_pruned_without_training():
+    model = tiny_model().requires_grad_(False).train()
+    report = prune(magnitude, model, tiny_data(), sparsity=0.5, bar=False)
+    assert report.sparsity == pytest.approx(0.5, abs=0.01)
+    assert not report.model.training
+
+
+def test_attention_without_dropout_trains():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.project, self.read = nn.Linear(8, 32), nn.Linear(32, 3)
+
+        def forward(self, x):
+            h = self.project(x).reshape(-1, 1, 4, 8)
+            return self.read(F.scaled_dot_product_attention(h, h, h).flatten(1))
+
+    (step,) = fit(Attention(), tiny_data())
+    assert math.isfinite(step.metrics["loss"])
+
+
+def test_data_of_a_fixed_batch_size_are_judged_rightly():
+    class Fixed:
+        loss, metric = staticmethod(F.cross_entropy), staticmethod(accuracy)
+
+        def batches(self, split, size, generator=None):
+            return tiny_data().batches(split, 7, generator)
+
+    assert evaluate(tiny_model(), Fixed()) == evaluate(tiny_model(), tiny_data())
+
+
+def test_a_mask_of_another_kind_is_refused():
+    with pytest.raises(ValueError, match="fit: mask must be a Mask, got dict"):
+        fit(tiny_model(), tiny_data(), mask={})
