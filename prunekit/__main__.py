@@ -57,7 +57,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     found = [cell for cell in experiments.recorded(name, folder) if arguments.only in cell["arm"]]
     print(experiments.table(found).to_string())
     for claim in experiment.claims:
-        print(f"paper: {claim.what}: {claim.value} [{claim.source}]")
+        print(f"paper: {claim}")
     return 0
 
 

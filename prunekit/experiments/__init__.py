@@ -45,8 +45,12 @@ class Claim:
     """A figure of the paper: what it says, the value, and where it stands."""
 
     what: str
-    value: str
+    value: float
+    unit: str
     source: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.value:g} {self.unit} [{self.source}]"
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,9 @@ EXPERIMENT = Experiment(
     data=mnist,
     arms=_arms(),
     claims=(
-        Claim("LeNet-300-100, test error at 12×", "1.59 % (dense 1.64 %)", HAN),
-        Claim("LeNet-5, test error at 12×", "0.77 % (dense 0.80 %)", HAN),
+        Claim("LeNet-300-100, test error at 12×", 1.59, "%", HAN),
+        Claim("LeNet-300-100, test error dense", 1.64, "%", HAN),
+        Claim("LeNet-5, test error at 12×", 0.77, "%", HAN),
+        Claim("LeNet-5, test error dense", 0.80, "%", HAN),
     ),
 )
