@@ -200,7 +200,7 @@ class Data:
     def key(self) -> str:
         """Checksum of all examples, their normalisation and the loss and metric's names."""
         functions = (self.loss, self.metric, self.augment)
-        names = [f and _name(f) for f in functions]
+        names = ["None" if f is None else _name(f) for f in functions]
         examples = [(split, *pair) for split, pair in self.splits.items()]
         return digest(examples, self.mean, self.std, names)
 

@@ -286,3 +286,11 @@ def test_a_grid_under_way_is_drawn_at_the_levels_that_all_seeds_have():
         "magnitude": [[(0.5, 0.99)], [(0.5, 0.97)]],
         "random": [[(0.9, 0.8)]],
     }
+
+
+def test_the_recorded_cells_were_made_with_the_knobs_weights_and_data_of_today(full_mnist):
+    experiment = experiments.load("baselines")
+    folder = experiments.HERE / "results" / "baselines"
+    recorded = [c for c in experiments.cells(experiment, False, folder) if c.path.exists()]
+    assert len(recorded) >= 80
+    assert [c.arm for c in recorded if not experiments.is_done(c, full_mnist)] == []

@@ -42,7 +42,7 @@ def _arms() -> dict[str, Arm]:
         epochs, tuning = EPOCHS[model], TUNING[model]
         for name, method in (("magnitude", magnitude), ("random", random)):
             knobs = dict(sparsity=0.99, rounds=20, epochs=0)
-            arms[f"{model} {name} without fine-tuning"] = Arm(method, knobs, model, short={})
+            arms[f"{model} {name} without fine-tuning"] = Arm(method, knobs, model, dict(rounds=4))
         for s in levels:
             short = dict(epochs=1) if s == 0.917 else None
             once = dict(sparsity=s, rounds=1, epochs=epochs, **tuning)
