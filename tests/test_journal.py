@@ -341,12 +341,12 @@ started = time.monotonic()
 never_killed = run(Journal({folder!r} + "/never"))
 seconds = time.monotonic() - started
 killed, found = 0, []
-for i in range(8):
+for i in range(10):  # later and later, so that on any machine some kills meet a journal half done
     child = os.fork()
     if not child:
         run(Journal({folder!r} + "/killed"))
         os._exit(0)
-    time.sleep(random.uniform(0.05, 0.2) * seconds)
+    time.sleep(random.uniform(0.5, 1) * 0.15 * (i + 1) * seconds)
     os.kill(child, signal.SIGKILL)
     killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
     found.append(len([*Path({folder!r}).glob("killed/*")]))
