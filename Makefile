@@ -20,6 +20,7 @@ lint: .venv/complete-test
 
 benchmarks: .venv/complete-test  ## speed beside a peer's, as ratios
 	$(BIN)/python benchmarks/ratios.py
+	$(BIN)/python benchmarks/roulette.py
 
 clean:
 	rm -rf .venv out

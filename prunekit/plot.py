@@ -13,6 +13,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
@@ -185,4 +187,42 @@ def images(
         axis.grid(False)
     figure.colorbar(image, ax=panels[0].tolist(), label=label)
     figure.suptitle(title, fontsize=12)
+    return figure
+
+
+def wheel(probabilities: Any, sizes: Any, title: str = "", picked: Sequence[int] = ()) -> Figure:
+    """A roulette wheel: a slice a weight, as wide as its probability, coloured by its size |w|.
+
+    The slices of `picked` stand out and are numbered.
+    """
+    style()
+    figure, axis = plt.subplots(figsize=(5.4, 4.4), layout="constrained")
+    sizes = np.asarray(sizes)
+    shades = plt.get_cmap("viridis")(sizes / (sizes.max() or 1))
+    labels = [str(i) if not len(picked) or i in picked else "" for i in range(len(sizes))]
+    explode = [0.15 if i in picked else 0 for i in range(len(sizes))]
+    edges = {"edgecolor": "white", "linewidth": 1}
+    axis.pie(
+        probabilities, colors=shades, labels=labels, explode=explode, wedgeprops=edges,
+        startangle=90, counterclock=False,
+    )  # fmt: skip
+    scale = ScalarMappable(Normalize(0, sizes.max()), "viridis")
+    figure.colorbar(scale, ax=axis, label="size of the weight, |w|", shrink=0.7)
+    axis.set_title(title)
+    return figure
+
+
+def tree(steps: Sequence[Step], examples: int, title: str = "") -> Figure:
+    """Every child of every level as a dot, the chosen ones joined: how a branching tree grew."""
+    grown = [step for step in steps if "children" in step.info]
+    figure, axis = axes(title, "level", "validation accuracy")
+    for step in grown:
+        values = [1 - errors / examples for errors in step.info["children"]]
+        axis.scatter([step.info["level"]] * len(values), values, s=12, color="0.6", zorder=1)
+    chosen = [1 - step.info["children"][step.info["chosen"]] / examples for step in grown]
+    levels = [step.info["level"] for step in grown]
+    axis.plot(levels, chosen, marker="o", markersize=5, color=KEPT, zorder=2)
+    axis.scatter([], [], s=12, color="0.6", label="a child")
+    axis.plot([], [], marker="o", color=KEPT, label="the chosen one")
+    axis.legend()
     return figure

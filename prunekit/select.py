@@ -68,6 +68,18 @@ def above(scores: Mapping[str, Tensor], thresholds: Mapping[str, float], within:
     return within & Mask({name: scores[name].cpu() >= thresholds[name] for name in within})
 
 
+def spin(log_chances: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """Indices of `n` picks without replacement from a roulette wheel.
+
+    `log_chances` (m,) are the logarithms of the slices, up to a constant; each pick has its share
+    of what is left on the wheel. Everybody waits for an exponential time, shorter the wider the
+    slice, and the first `n` are picked: exactly the same chances (Efraimidis and Spirakis 2006,
+    doi 10.1016/j.ipl.2005.11.003; also known as Gumbel top-k).
+    """
+    waits = torch.rand(len(log_chances), generator=generator).log_().neg_()
+    return (log_chances - waits.log_()).topk(n, sorted=False).indices
+
+
 def stages(sparsity: float, rounds: int) -> list[float]:
     """Target sparsity after each round when every round removes the same share of the survivors.
 

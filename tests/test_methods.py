@@ -53,6 +53,8 @@ def small(method):
             twice = any(word in name for word in ("epochs", "rounds", "generations"))
             value = 2 if twice else 1 if name == "every" else min(knob.default, 8)
             chosen[name] = int(min(max(value, knob.rule.low), knob.rule.high))
+        elif name == "step":  # the share that a level removes: few levels
+            chosen[name] = 0.5
     return chosen
 
 

@@ -7,7 +7,7 @@ import sys
 import nbformat
 import pytest
 
-from prunekit import show
+from prunekit import experiments, show
 from prunekit.__main__ import main
 
 
@@ -94,7 +94,7 @@ def test_list_names_everything_there_is(capsys):
 def test_what_cannot_be_reproduced_is_said_in_one_line(capsys, monkeypatch, tmp_path):
     assert main(["reproduce", "nothing"]) == 2
     assert capsys.readouterr().err == (
-        "reproduce: experiment must be one of ['baselines'], got 'nothing'\n"
+        f"reproduce: experiment must be one of {experiments.names()}, got 'nothing'\n"
     )
     monkeypatch.setenv("PRUNEKIT_DATA", str(tmp_path))
     assert main(["reproduce", "baselines", "--only", "dense"]) == 2

@@ -1,0 +1,61 @@
+"""Speed of roulette pruning as ratios: ``python benchmarks/roulette.py``; see `ratios`."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from ratios import ratio, show
+
+from prunekit import mnist_small, models, search
+from prunekit.mask import Mask
+from prunekit.methods.roulette import _child, _wheels
+from prunekit.select import spin
+from prunekit.steps import Run
+
+N, BRANCHES, STEP = 10_000_000, 10, 0.05
+
+
+def wheel() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, n = torch.randn(N, generator=generator), round(STEP * N)
+    show(
+        "picking 5 % of 10 million weights / torch.topk of as many",
+        ratio(lambda: spin(logits, n, generator), lambda: logits.topk(n, sorted=False), 5),
+        3.0,
+    )
+
+
+def level(name: str) -> None:
+    data, model = mnist_small(), models.pretrained(name)
+    mask, children = Mask.ones(model), [(1, number, 0) for number in range(BRANCHES)]
+
+    @torch.no_grad()
+    def plain() -> None:
+        for _ in children:
+            for x, _ in data.batches("validation", 1_000):
+                model(x)
+
+    def grown() -> Mask:
+        decode = functools.partial(
+            _child, parent=mask, wheels=_wheels(model, mask, "inv", 4.0, "global"),
+            sparsity=0.9, step=STEP, draw_step=False,
+        )  # fmt: skip
+        errors = search.evaluate(model, data, children, decode, Run())
+        return decode(model, children[errors.index(min(errors))])
+
+    show(
+        f"{name}: a level of {BRANCHES} children / as many dense forwards",
+        ratio(grown, plain),
+        1.15,
+    )
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    wheel()
+    level("lenet_300_100")
+
+
+if __name__ == "__main__":
+    main()
