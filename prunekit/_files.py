@@ -89,6 +89,11 @@ def describe(thing: Any) -> str:
     return repr(thing)
 
 
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """A model's parameters and buffers by name."""
+    return dict(model.named_parameters()) | dict(model.named_buffers())
+
+
 def state_key(model: nn.Module) -> str:
     """The key of a model's parameters and buffers."""
-    return digest({**dict(model.named_parameters()), **dict(model.named_buffers())})
+    return digest(named_tensors(model))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunekit import checkpoint
+from prunekit._random import LocalRandom
 
 
 class LeNet300100(nn.Module):
@@ -59,8 +60,7 @@ def build(name: str, seed: int = 0) -> nn.Module:
     """A new model with weights drawn from `seed`; the global random state is left alone."""
     if name not in MODELS:
         raise ValueError(f"build: model must be one of {[*MODELS]}, got {name!r}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with LocalRandom(seed):
         return MODELS[name]()
 
 

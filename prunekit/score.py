@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunekit._random import LocalRandom
 from prunekit.steps import Run, derive, evaluating
-from prunekit.train import LocalRandom
 
 Scores = dict[str, Tensor]
 

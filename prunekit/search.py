@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
-from torch.func import functional_call
 
 from prunekit import train
-from prunekit._files import digest, state_key
+from prunekit._files import digest, named_tensors, state_key
 from prunekit.mask import Mask
 from prunekit.steps import Run, Step
 
@@ -40,35 +38,21 @@ def evaluate(
 
 
 class _Job:
-    """Evaluates one candidate, in whatever thread it is called.
-
-    `functional_call` swaps tensors inside the module it is given, so each thread has a skeleton of
-    its own: the model without weights, called with the weights that the candidate leaves.
-    """
+    """Evaluates one candidate, in whatever thread it is called."""
 
     def __init__(self, model: nn.Module, data: Any, decode: Decode, run: Run):
         self.model, self.data, self.decode, self.run = model, data, decode, run
-        self.tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        self.tensors = named_tensors(model)
         self.device = next(model.parameters()).device
         self.local = threading.local()
 
-    def _skeleton(self) -> nn.Module:
-        if not hasattr(self.local, "skeleton"):
-            memo: dict[int, Any] = {}
-            for tensor in self.tensors.values():
-                empty = tensor.detach().to("meta")
-                memo[id(tensor)] = (
-                    nn.Parameter(empty) if isinstance(tensor, nn.Parameter) else empty
-                )
-            self.local.skeleton = copy.deepcopy(self.model, memo).eval()
-        return self.local.skeleton
-
     def __call__(self, candidate: Any) -> float:
         mask = self.decode(self.model, candidate)
-        tensors = self.tensors | mask.applied(self.tensors)
-        skeleton = self._skeleton()
-        forward = lambda x: functional_call(skeleton, tensors, (x,))  # noqa: E731
-        return train.judge(forward, skeleton, self.data, self.run, device=self.device)
+        if not hasattr(self.local, "skeleton"):
+            self.local.skeleton = train.skeleton(self.model)
+        bare = self.local.skeleton
+        forward = train.standing_in(bare, self.tensors | mask.applied(self.tensors))
+        return train.judge(forward, bare, self.data, self.run, device=self.device)
 
 
 def _itself(model: nn.Module, mask: Mask) -> Mask:

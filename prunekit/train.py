@@ -6,17 +6,18 @@ methods compose with ``yield from fit(...)``.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from prunekit._files import digest, state_key
+from prunekit._files import digest, named_tensors, state_key
+from prunekit._random import LocalRandom
 from prunekit.data import accuracy, wrong
 from prunekit.journal import Fit
 from prunekit.mask import Mask
@@ -50,7 +51,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "steps": lambda t: 1.0 if t < 0.5 else 0.1 if t < 0.75 else 0.01,
 }
 
-EVALUATION_BATCH = 1_000
+EVALUATION_BATCH = 250  # what the cache of a core holds beside the weights of a small network
 
 Remask = Callable[[nn.Module, Mask, float], Mask]
 
@@ -62,6 +63,28 @@ def metric_name(data: Any) -> str:
     """What the metric of the data is called in figures and tables, such as ``"accuracy"``."""
     name = getattr(data.metric, "__name__", "metric")
     return name if name.isidentifier() else "metric"
+
+
+def skeleton(model: nn.Module) -> nn.Module:
+    """The model without its weights, in eval mode: the body that `standing_in` gives others.
+
+    `functional_call` swaps tensors inside the module it is given, so each thread needs its own.
+    """
+    memo: dict[int, Any] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        empty = tensor.detach().to("meta")
+        memo[id(tensor)] = nn.Parameter(empty) if isinstance(tensor, nn.Parameter) else empty
+    return copy.deepcopy(model, memo).eval()
+
+
+def standing_in(bare: nn.Module, tensors: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
+    """What a `skeleton` computes with these parameters and buffers."""
+    # A CPU convolves about twice as fast with weights in this order.
+    fast = {
+        name: tensor.to(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+        for name, tensor in tensors.items()
+    }
+    return lambda x: functional_call(bare, fast, (x,))
 
 
 def judge(
@@ -125,76 +148,12 @@ def evaluate(
     forward: Callable[[Tensor], Tensor] = model
     if mask is not None:
         mask.check(model)
-        weights = mask.applied(dict(model.named_parameters()))
-        forward = lambda x: functional_call(model, weights, (x,))  # noqa: E731
+        tensors = named_tensors(model)
+        forward = standing_in(skeleton(model), tensors | mask.applied(tensors))
     return as_metric(judge(forward, model, data, run, split), data, split)
 
 
 # ------------------------------------------------------------------------------------------- fit
-
-
-class LocalRandom(TorchDispatchMode):
-    """Random draws inside, such as dropout's, come from a seed and not from the global generator.
-
-    The mode belongs to the thread, so runs in two threads do not disturb each other.
-    """
-
-    def __init__(self, seed: int):
-        super().__init__()
-        self.seed = seed
-        self.generators: dict[torch.device, torch.Generator] = {}
-
-    def generator(self, device: torch.device) -> torch.Generator:
-        if device not in self.generators:
-            self.generators[device] = torch.Generator(device).manual_seed(self.seed)
-        return self.generators[device]
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        if torch.Tag.nondeterministic_seeded not in func.tags:
-            return func(*args, **kwargs)
-        first = args[0] if args and isinstance(args[0], Tensor) else None
-        device = first.device if first is not None else torch.device(kwargs.get("device") or "cpu")
-        if any(a.name == "generator" for a in func._schema.arguments):
-            return func(*args, **{**kwargs, "generator": self.generator(device)})
-        drawn = _WITHOUT_GENERATOR.get(func.overloadpacket)
-        if drawn is None:
-            raise RuntimeError(
-                f"fit: the model draws random numbers with {func}, which takes no seed"
-            )
-        return drawn(self.generator(device), *args, **kwargs)
-
-
-def _native_dropout(
-    generator: torch.Generator, x: Tensor, p: float, train: bool | None = True
-) -> tuple[Tensor, Tensor]:
-    if not train:
-        return x.clone(), torch.ones_like(x, dtype=torch.bool)
-    keep = torch.empty_like(x).bernoulli_(1 - p, generator=generator)
-    scale = 1 / (1 - p) if p < 1 else 0.0
-    return x * keep * scale, keep.bool()
-
-
-_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-
-# Operators that draw but take no generator.
-_WITHOUT_GENERATOR: dict[Any, Callable[..., Any]] = {
-    torch.ops.aten.native_dropout: _native_dropout,
-    torch.ops.aten.rand_like: lambda g, x, **kw: torch.empty_like(x, **kw).uniform_(generator=g),
-    torch.ops.aten.randn_like: lambda g, x, **kw: torch.empty_like(x, **kw).normal_(generator=g),
-    torch.ops.aten.rand: lambda g, *size, **kw: torch.rand(*size, **kw, generator=g),
-    torch.ops.aten.randn: lambda g, *size, **kw: torch.randn(*size, **kw, generator=g),
-    torch.ops.aten.randint: lambda g, *bounds, **kw: torch.randint(*bounds, **kw, generator=g),
-    # Attention on a CPU; it is not taken where there is dropout, so nothing is drawn.
-    _ATTENTION: lambda g, *args, **kw: _ATTENTION(*args, **kw),
-    torch.ops.aten.randperm: lambda g, n, **kw: torch.randperm(n, **kw, generator=g),
-}
 
 
 def _check_fit(model: nn.Module, data: Any, *, mask: Mask | None, epochs: int, **_: Any) -> None:
@@ -326,19 +285,18 @@ class _Trainer:
         self.bf16 = precision == "bf16" or (precision == "auto" and _computes_bf16(self.device))
         self.minibatches = math.ceil(size(data, "train") / batch)
 
-    def tensors(self) -> dict[str, Tensor]:
-        return dict(self.model.named_parameters()) | dict(self.model.named_buffers())
-
     @contextmanager
     def all_or_nothing(self) -> Iterator[None]:
         """On any exception inside, the weights and buffers from before return."""
-        snapshot = {name: tensor.detach().clone() for name, tensor in self.tensors().items()}
+        snapshot = {
+            name: tensor.detach().clone() for name, tensor in named_tensors(self.model).items()
+        }
         try:
             yield
         except BaseException:
             self._layout(torch.contiguous_format)
             with torch.no_grad():
-                for name, tensor in self.tensors().items():
+                for name, tensor in named_tensors(self.model).items():
                     tensor.copy_(snapshot[name])
             raise
         finally:
@@ -416,7 +374,7 @@ class _Trainer:
     def state(self, mask: Mask, finished: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and plain values to go on from; of a finished fit only the kept weights."""
         tensors = {}
-        for name, tensor in self.tensors().items():
+        for name, tensor in named_tensors(self.model).items():
             value = tensor.detach().cpu()
             tensors[f"w.{name}"] = value[mask[name]] if name in mask and finished else value.clone()
         extra: dict[str, Any] = {}
@@ -431,7 +389,7 @@ class _Trainer:
 
     @torch.no_grad()
     def restore(self, saved: Fit, mask: Mask, finished: bool) -> None:
-        for name, tensor in self.tensors().items():
+        for name, tensor in named_tensors(self.model).items():
             value = saved.tensors[f"w.{name}"].to(tensor.device)
             if name in mask and finished:
                 tensor.masked_scatter_(mask[name].to(tensor.device), value)

@@ -11,6 +11,7 @@ from tiny import tiny_model
 from torch import nn
 
 from prunekit import checkpoint
+from prunekit._random import LocalRandom
 
 
 class Tied(nn.Module):
@@ -18,8 +19,7 @@ class Tied(nn.Module):
 
     def __init__(self, seed):
         super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with LocalRandom(seed):
             self.embed = nn.Embedding(7, 4)
             self.norm = nn.BatchNorm1d(4)
             self.head = nn.Linear(4, 7, bias=False)

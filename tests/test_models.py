@@ -1,5 +1,7 @@
 """The networks: their papers' shapes, the same weights from the same seed, the shipped weights."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
@@ -20,6 +22,23 @@ def test_layers_have_their_papers_shapes(name):
     assert [tuple(p.shape) for p in model.parameters() if p.ndim > 1] == SHAPES[name]
     assert [len(p) for p in model.parameters() if p.ndim == 1] == [s[0] for s in SHAPES[name]]
     assert model(torch.zeros(3, 1, 28, 28)).shape == (3, 10)
+
+
+def test_models_built_in_threads_are_each_as_if_alone():
+    with ThreadPoolExecutor(4) as pool:
+        together = [*pool.map(lambda seed: build("lenet_300_100", seed), range(12))]
+    for seed, model in enumerate(together):
+        alone = build("lenet_300_100", seed)
+        for a, b in zip(model.parameters(), alone.parameters(), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_weights_are_those_that_torch_draws_with_the_seed():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        expected = MODELS["lenet_5"]()
+    for a, b in zip(build("lenet_5", 5).parameters(), expected.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from prunekit import Data, Journal, Run, evaluate, fit, gradual, magnitude, prune, random
+from prunekit._random import LocalRandom
 from prunekit._torchvision import torchvision
 
 
@@ -32,8 +33,7 @@ class Tied(nn.Module):
 
 
 def tied():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with LocalRandom(0):
         return Tied()
 
 
@@ -190,8 +190,7 @@ def test_resnet18_is_pruned_and_its_batch_normalisation_left_alone():
     x = torch.randn(64, 3, 32, 32, generator=generator)
     y = torch.arange(64) % 10
     data = Data.of((x[:32], y[:32]), (x[32:], y[32:]), name="noise")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with LocalRandom(0):
         model = torchvision().models.resnet18(num_classes=10)
     report = prune(magnitude, model, data, sparsity=0.8, epochs=1, bar=False)
     weights = {name: p for name, p in report.model.named_parameters() if p.ndim > 1}

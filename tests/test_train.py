@@ -11,8 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from prunekit import Data, Journal, Mask, Run, Step, accuracy, evaluate, fit, magnitude, prune
+from prunekit._random import LocalRandom
 from prunekit.steps import Stopped, derive, method
-from prunekit.train import SCHEDULES, LocalRandom, as_metric, judge
+from prunekit.train import SCHEDULES, as_metric, judge
 
 
 def weights(model):
@@ -181,8 +182,7 @@ def test_every_schedule_has_its_end():
 
 def test_bf16_trains_and_gives_float32_weights_back_in_their_own_order():
     def net():
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with LocalRandom(0):
             return nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
 
     generator = torch.Generator().manual_seed(0)
@@ -291,8 +291,8 @@ def test_a_stop_is_raised_where_fit_is_part_of_a_method():
 
 
 def test_evaluate_polls_every_batch():
-    x = torch.zeros(2500, 8)
-    data = Data({"train": (x[:3], torch.arange(3)), "validation": (x, torch.arange(2500) % 3)})
+    x = torch.zeros(625, 8)
+    data = Data({"train": (x[:3], torch.arange(3)), "validation": (x, torch.arange(625) % 3)})
     with pytest.raises(Stopped):
         judge(tiny_model(), tiny_model(), data, Run(stop=StopAt(3)))
     judge(tiny_model(), tiny_model(), data, Run(stop=StopAt(4)))
@@ -425,6 +425,14 @@ def test_local_dropout_is_dropout(draw):
     assert float((out == 0).float().mean()) == pytest.approx(0.3, abs=0.01)  # 7 standard errors
     out.sum().backward()
     torch.testing.assert_close(x.grad, out.detach())
+
+
+def test_draws_that_name_their_generator_and_modes_inside_are_left_alone():
+    expected = torch.rand(9, generator=torch.Generator().manual_seed(7))
+    with LocalRandom(0):
+        assert torch.equal(torch.rand(9, generator=torch.Generator().manual_seed(7)), expected)
+        with LocalRandom(7):
+            assert torch.equal(torch.rand(9), expected)
 
 
 def test_draws_inside_go_on_and_do_not_repeat():

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from prunekit._random import LocalRandom
 from prunekit.data import Data
 
 INPUTS, HIDDEN, CLASSES = 8, 12, 3
@@ -10,8 +11,7 @@ INPUTS, HIDDEN, CLASSES = 8, 12, 3
 
 def tiny_model(dropout: float = 0.0, seed: int = 0) -> nn.Sequential:
     """Two linear layers 8-12-3, with dropout between them if asked for; 147 parameters."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed + 3)  # untrained, model 0 already answers with every class
+    with LocalRandom(seed + 3):  # untrained, model 0 already answers with every class
         layers = [nn.Linear(INPUTS, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, CLASSES)]
     if dropout:
         layers.insert(2, nn.Dropout(dropout))
