@@ -2,21 +2,26 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from tiny import tiny_data, tiny_model
 
-from prunekit import experiments, fit, gradual, magnitude, models
+from prunekit import Mask, count, experiments, fit, gradual, magnitude, models
 from prunekit.experiments import (
     Arm,
     Experiment,
+    _note_fallen,
     cells,
     figure,
     is_done,
     mean_spread,
+    path,
     recorded,
     results_folder,
+    rows,
     run_cell,
     table,
 )
@@ -90,11 +95,19 @@ def test_a_cell_is_what_the_method_makes_of_the_model(toy, tmp_path):
     assert record["parameters"] == 147
     assert record["macs"] == [66, 132]
     assert record["examples"] == {"validation": 60, "test": 60}
-    assert [(t["phase"], t["index"], t["kept"]) for t in record["trace"]] == [
+    trace = rows(record)
+    assert [(t["phase"], t["index"], t["kept"]) for t in trace] == [
         (s.phase, s.index, s.mask.kept) for s in steps
     ]
-    assert record["trace"][-1]["test"] == wrong["test"]
-    assert ["test" in t for t in record["trace"]] == [True, False, True] * 2
+    assert trace[-1]["test"] == wrong["test"]
+    assert ["test" in t for t in trace] == [True, False, True] * 2
+    assert record["prunable"] == 132
+    assert path(record) == [
+        (pytest.approx(1 - steps[i].mask.kept / 132), (60 - trace[i]["test"]) / 60) for i in (2, 5)
+    ]
+    for (sparsity, accuracy), step in zip(path(record, "validation"), steps[2::3], strict=True):
+        assert sparsity == pytest.approx(step.sparsity)
+        assert accuracy == pytest.approx(step.metrics["accuracy"], abs=1e-6)  # rounded in the file
 
 
 def test_the_file_of_a_cell_is_its_record(toy, tmp_path):
@@ -269,8 +282,45 @@ def test_recorded_cells_tell_what_they_are(name):
         assert found["arm"] in experiments.load(name).arms
         assert found["method"] == experiments.load(name).arms[found["arm"]].method.__name__
         assert all(0 <= found["after"][s] <= found["examples"][s] for s in ("validation", "test"))
-        assert found["trace"][-1].get("test") == found["after"]["test"]
+        assert rows(found)[-1]["test"] == found["after"]["test"]
         assert found["kept"] <= found["parameters"]
+
+
+@pytest.mark.parametrize("name", ["roulette"])
+def test_the_recorded_masks_are_those_of_the_trace(name):
+    steps, shown = experiments.showcase(name), experiments.load(name).showcase
+    found = next(c for c in recorded(name) if c["arm"] == shown)
+    assert [s.mask.kept for s in steps] == found["trace"]["kept"]
+    assert [s.phase for s in steps] == found["trace"]["phase"]
+    for step in (steps[0], steps[-1]):
+        assert step.metrics["accuracy"] == pytest.approx(1 - min(step.info["children"]) / 5_000)
+    model = models.pretrained(found["model"], found["seed"])
+    assert count.params(model, steps[-1].mask) == found["kept"]
+
+
+def test_the_recorded_masks_of_a_toy_are_those_that_the_method_yields(toy, tmp_path, monkeypatch):
+    shown = replace(experiments.load("toy"), showcase="once 0.5")
+    monkeypatch.setattr(experiments, "load", lambda name: shown)
+    monkeypatch.setattr(experiments, "HERE", tmp_path)
+    for seed in (0, 1):
+        run_cell(replace(cell(tmp_path, seed=seed), folder=tmp_path / "results" / "toy"))
+    arm = shown.arms["once 0.5"]
+    expected = [*arm.method(tiny_model(), tiny_data(), **arm.knobs, seed=0)]
+    found = experiments.showcase("toy")
+    assert [s.mask for s in found] == [s.mask for s in expected]
+    assert [(s.phase, s.index, s.of) for s in found] == [(s.phase, s.index, s.of) for s in expected]
+
+
+def test_an_experiment_without_recorded_masks_says_so():
+    with pytest.raises(ValueError, match="no recorded run with masks"):
+        experiments.showcase("baselines")
+
+
+def test_masks_in_which_weights_return_are_not_recorded():
+    fell = {}
+    _note_fallen(fell, Mask({"w": torch.tensor([True, False])}), 1)
+    with pytest.raises(ValueError, match="weights of w return"):
+        _note_fallen(fell, Mask({"w": torch.tensor([True, True])}), 2)
 
 
 def test_a_grid_under_way_is_drawn_at_the_levels_that_all_seeds_have():

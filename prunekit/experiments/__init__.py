@@ -22,22 +22,25 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy
 import torch
+from torch import Tensor
 
 from prunekit import checkpoint, count, models
-from prunekit._files import describe, home, replacing, state_key
+from prunekit._files import describe, home, named_tensors, replacing, state_key
 from prunekit.data import Data
 from prunekit.journal import Journal
 from prunekit.mask import Mask
 from prunekit.report import Method, mean_and_spread
 from prunekit.steps import Run, Step, Stopped
-from prunekit.train import judge, metric_name, size
+from prunekit.train import judge, metric_name, size, skeleton, standing_in
 
 if TYPE_CHECKING:
     import pandas
 
 HERE = Path(__file__).parent
 WEIGHTS = HERE.parent / "weights"
+LINEAGE = ("children", "chosen")  # what of a step's info is recorded: who was tried, who went on
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ class Arm:
 class Experiment:
     """A paper's protocol.
 
-    `status` says whether the protocol is public: "reproduction", or "after the abstract".
+    `status` says whether the protocol is public: "reproduction", or "after the abstract". Of the
+    arm `showcase`, with the first seed, the masks are recorded too; nothing may return in it.
     """
 
     name: str
@@ -82,6 +86,7 @@ class Experiment:
     data: Callable[..., Data]
     arms: Mapping[str, Arm]
     claims: tuple[Claim, ...] = ()
+    showcase: str = ""
     seeds: tuple[int, ...] = (0, 1, 2)
     short_seeds: tuple[int, ...] = field(default=(0,))
 
@@ -123,6 +128,13 @@ class Cell:
     def path(self) -> Path:
         slug = re.sub(r"[^a-z0-9._]+", "-", self.arm.lower()).strip("-")
         return self.folder / f"{slug}-{self.seed}.json"
+
+    @property
+    def shown(self) -> bool:
+        """Whether the masks of this cell are recorded too."""
+        experiment = load(self.experiment)
+        first = (experiment.showcase, experiment.seeds[0])
+        return not self.short and (self.arm, self.seed) == first
 
     def settings(self) -> tuple[Arm, dict[str, Any]]:
         arm = load(self.experiment).arms[self.arm]
@@ -167,9 +179,12 @@ def run_cell(cell: Cell, stop: threading.Event | None = None) -> dict[str, Any]:
     run = Run(journal=journal, stop=stop)
     before = _judged(model, data)
     last: Step | None = None
-    trace = []
+    trace: list[dict[str, Any]] = []
+    fell: dict[str, Tensor] = {}
     for last in arm.method(model, data, **knobs, seed=cell.seed, run=run):
         trace.append(_traced(last, model, data))
+        if cell.shown:
+            _note_fallen(fell, last.mask, len(trace))
     if stop is not None and stop.is_set():
         raise Stopped
     mask = last.mask if last is not None else Mask({})
@@ -190,8 +205,9 @@ def run_cell(cell: Cell, stop: threading.Event | None = None) -> dict[str, Any]:
         "after": _judged(model, data),
         "kept": count.params(model, mask),
         "parameters": count.params(model),
+        "prunable": mask.total,
         "macs": [products.sparse, products.dense],
-        "trace": trace,
+        "trace": {name: [row.get(name) for row in trace] for name in _columns(trace)},
         "environments": journal.environments,
         "seconds": round(time.monotonic() - started),
         "command": f"python -m prunekit reproduce {cell.experiment}" + " --short" * cell.short,
@@ -200,13 +216,21 @@ def run_cell(cell: Cell, stop: threading.Event | None = None) -> dict[str, Any]:
         info = {k: v for k, v in record.items() if k != "trace"}
         info["accuracy"] = {split: figure(record, "after", split) for split in before}
         checkpoint.save(_weights_folder(cell) / f"{arm.model}-{cell.seed}", model, info)
+    if cell.shown:
+        arrays: dict[str, Any] = {name: when.numpy() for name, when in fell.items()}
+        with replacing(cell.folder / "showcase.npz") as beside, beside.open("wb") as file:
+            numpy.savez_compressed(file, **arrays)
     with replacing(cell.path) as beside:
         beside.write_text(_compact(record), encoding="utf-8")
     return record
 
 
+def _errors(model: torch.nn.Module, data: Data, split: str) -> float:
+    return judge(standing_in(skeleton(model), named_tensors(model)), model, data, split=split)
+
+
 def _judged(model: torch.nn.Module, data: Data) -> dict[str, float]:
-    return {split: judge(model, model, data, split=split) for split in ("validation", "test")}
+    return {split: _errors(model, data, split) for split in ("validation", "test")}
 
 
 def _weights_folder(cell: Cell) -> Path:
@@ -216,29 +240,42 @@ def _weights_folder(cell: Cell) -> Path:
 
 def _traced(step: Step, model: torch.nn.Module, data: Data) -> dict[str, Any]:
     """A step as plain numbers; test errors where the model is sure to have the step's weights."""
-    entry = {
-        "phase": step.phase,
-        "index": step.index,
-        "of": step.of,
-        "kept": step.mask.kept,
-        "all": step.mask.total,
-        **{name: round(value, 6) for name, value in step.metrics.items()},
-    }
+    row: dict[str, Any] = {"phase": step.phase, "index": step.index, "kept": step.mask.kept}
+    row |= {name: round(value, 6) for name, value in step.metrics.items()}
     if step.phase not in ("train", "finetune") or step.index == step.of:
-        entry["test"] = judge(model, model, data, split="test")
-    return entry
+        row["test"] = _errors(model, data, "test")
+    return row | {name: value for name, value in step.info.items() if name in LINEAGE}
+
+
+def _columns(trace: list[dict[str, Any]]) -> list[str]:
+    return [*dict.fromkeys(name for row in trace for name in row)]
+
+
+def _note_fallen(fell: dict[str, Tensor], mask: Mask, number: int) -> None:
+    """Write `number` where the mask lacks a weight for the first time."""
+    if number > 255:
+        raise ValueError("showcase: a run of at most 255 steps can be recorded")
+    for name, keep in mask.items():
+        when = fell.setdefault(name, torch.zeros(keep.shape, dtype=torch.uint8))
+        if when[keep].any():
+            raise ValueError(f"showcase: weights of {name} return, which cannot be recorded")
+        when[~keep & (when == 0)] = number
 
 
 def _compact(record: Mapping[str, Any]) -> str:
-    """JSON with one line a key, and one line an entry of the trace."""
+    """JSON with one line a key, and one line a column of the trace."""
     lines = []
     for key, value in record.items():
         if key == "trace":
-            inner = ",\n  ".join(json.dumps(entry) for entry in value)
-            lines.append(f' "trace": [\n  {inner}\n ]')
+            columns = (f"{json.dumps(n)}: {_dense(column)}" for n, column in value.items())
+            lines.append(' "trace": {\n  ' + ",\n  ".join(columns) + "\n }")
         else:
             lines.append(f" {json.dumps(key)}: {json.dumps(value)}")
     return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _dense(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 # ------------------------------------------------------------------------------------------ grid
@@ -334,6 +371,49 @@ def recorded(name: str, folder: Path | None = None) -> list[dict[str, Any]]:
     return sorted(known, key=lambda cell: (order.index(cell["arm"]), cell["seed"]))
 
 
+def rows(cell: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The trace of a cell, a dictionary for each step with what was recorded of it."""
+    columns = cell["trace"]
+    table = zip(*columns.values(), strict=True)
+    return [{n: v for n, v in zip(columns, row, strict=True) if v is not None} for row in table]
+
+
+def path(cell: Mapping[str, Any], split: str = "test") -> list[tuple[float, float]]:
+    """The way of a cell through the levels, ``(sparsity, metric)`` each, after any training."""
+    levels: dict[float, float] = {}
+    for row in rows(cell):
+        sparsity = 1 - row["kept"] / cell["prunable"] if cell["prunable"] else 0.0
+        if split == "validation":
+            levels[sparsity] = row[cell["metric"]]
+        elif split in row:
+            levels[sparsity] = _metric(cell, row[split], split)
+    return [*levels.items()]
+
+
+def showcase(name: str) -> list[Step]:
+    """The recorded run of an experiment that has its masks, as the steps that it yielded.
+
+    Raises ValueError if there is none.
+    """
+    experiment, folder = load(name), HERE / "results" / name
+    cell = Cell(name, experiment.showcase, experiment.seeds[0], False, folder)
+    if not experiment.showcase or not cell.path.exists():
+        raise ValueError(f"showcase: {name} has no recorded run with masks")
+    record = json.loads(cell.path.read_text(encoding="utf-8"))
+    with numpy.load(folder / "showcase.npz") as arrays:
+        fell = {key: torch.from_numpy(arrays[key]) for key in arrays.files}
+    found = rows(record)
+    last = {row["phase"]: row["index"] for row in found}
+    steps = []
+    for number, row in enumerate(found, start=1):
+        mask = Mask({key: (when == 0) | (when > number) for key, when in fell.items()})
+        metrics = {k: v for k, v in row.items() if k in ("loss", record["metric"])}
+        info = {k: v for k, v in row.items() if k in LINEAGE}
+        of = last[row["phase"]]
+        steps.append(Step(row["phase"], row["index"], of, mask, metrics, info))
+    return steps
+
+
 def table(found: list[dict[str, Any]]) -> pandas.DataFrame:
     """One row an arm: compression, validation and test figures as mean ± spread over the seeds."""
     import pandas
@@ -373,11 +453,13 @@ def tradeoff(
 
 def figure(cell: Mapping[str, Any], when: str, split: str) -> float:
     """The metric of a cell, ``when`` being "before" or "after"."""
-    value = cell[when][split]
-    if cell["metric"] != "accuracy":
-        return float(value)
+    return _metric(cell, cell[when][split], split)
+
+
+def _metric(cell: Mapping[str, Any], value: float, split: str) -> float:
+    """The metric that a recorded result stands for: errors become an accuracy."""
     n = cell["examples"][split]
-    return float((n - value) / n)
+    return (n - value) / n if cell["metric"] == "accuracy" else value
 
 
 def mean_spread(values: list[float], digits: int = 4) -> str:

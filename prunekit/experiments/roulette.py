@@ -80,4 +80,5 @@ EXPERIMENT = Experiment(
     status="after the abstract",
     data=mnist,
     arms=_arms(),
+    showcase="lenet_300_100 inv-4, B = 10",
 )
