@@ -190,13 +190,6 @@ class Mask(Mapping[str, Tensor]):
             p.masked_fill_(~keep.to(p.device), 0)
         return model
 
-    def applied(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The masked weights as new tensors, for `torch.func.functional_call`."""
-        return {
-            name: parameters[name].detach() * keep.to(parameters[name].device)
-            for name, keep in self.items()
-        }
-
     def to_bytes(self) -> bytes:
         """One line of JSON with names and shapes, then one bit a weight."""
         shapes = json.dumps({name: list(keep.shape) for name, keep in self.items()})

@@ -6,10 +6,11 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import nn
 
 from prunekit import train
-from prunekit._files import digest, named_tensors, state_key
+from prunekit._files import digest, state_key
 from prunekit.mask import Mask
 from prunekit.steps import Run, Step
 
@@ -38,21 +39,22 @@ def evaluate(
 
 
 class _Job:
-    """Evaluates one candidate, in whatever thread it is called."""
+    """Evaluates one candidate, in whatever thread it is called, on that thread's own model."""
 
     def __init__(self, model: nn.Module, data: Any, decode: Decode, run: Run):
         self.model, self.data, self.decode, self.run = model, data, decode, run
-        self.tensors = named_tensors(model)
-        self.device = next(model.parameters()).device
         self.local = threading.local()
 
     def __call__(self, candidate: Any) -> float:
         mask = self.decode(self.model, candidate)
-        if not hasattr(self.local, "skeleton"):
-            self.local.skeleton = train.skeleton(self.model)
-        bare = self.local.skeleton
-        forward = train.standing_in(bare, self.tensors | mask.applied(self.tensors))
-        return train.judge(forward, bare, self.data, self.run, device=self.device)
+        if not hasattr(self.local, "model"):
+            self.local.model = train.stand_in(self.model)
+        worn = dict(self.local.model.named_parameters())
+        weights = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, keep in mask.items():
+                torch.mul(weights[name], keep.to(worn[name].device), out=worn[name])
+        return train.judge(self.local.model, self.data, self.run)
 
 
 def _itself(model: nn.Module, mask: Mask) -> Mask:

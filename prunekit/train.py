@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from prunekit._files import digest, named_tensors, state_key
 from prunekit._random import LocalRandom
@@ -65,46 +64,20 @@ def metric_name(data: Any) -> str:
     return name if name.isidentifier() else "metric"
 
 
-def skeleton(model: nn.Module) -> nn.Module:
-    """The model without its weights, in eval mode: the body that `standing_in` gives others.
-
-    `functional_call` swaps tensors inside the module it is given, so each thread needs its own.
-    """
-    memo: dict[int, Any] = {}
-    for tensor in (*model.parameters(), *model.buffers()):
-        empty = tensor.detach().to("meta")
-        memo[id(tensor)] = nn.Parameter(empty) if isinstance(tensor, nn.Parameter) else empty
-    return copy.deepcopy(model, memo).eval()
+def stand_in(model: nn.Module) -> nn.Module:
+    """A copy in eval mode, in the memory order in which a CPU convolves about twice as fast."""
+    copied = copy.deepcopy(model).eval()
+    return copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def standing_in(bare: nn.Module, tensors: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
-    """What a `skeleton` computes with these parameters and buffers."""
-    # A CPU convolves about twice as fast with weights in this order.
-    fast = {
-        name: tensor.to(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
-        for name, tensor in tensors.items()
-    }
-    return lambda x: functional_call(bare, fast, (x,))
-
-
-def judge(
-    forward: Callable[[Tensor], Tensor],
-    model: nn.Module,
-    data: Any,
-    run: Run = Run(),
-    split: str = "validation",
-    device: torch.device | None = None,
-) -> float:
-    """The number of errors of ``forward`` over a split, or the metric where it is not the accuracy.
-
-    `forward` computes what `model` would, which says in which mode and, without `device`, where.
-    """
-    device = device or next(model.parameters()).device
+def judge(model: nn.Module, data: Any, run: Run = Run(), split: str = "validation") -> float:
+    """The number of errors over a split, or the metric where it is not the accuracy."""
+    device = next(model.parameters()).device
     count, kept = 0, []
     for x, y in data.batches(split, EVALUATION_BATCH):
         run.poll()
         with torch.no_grad(), evaluating(model):
-            out, y = forward(x.to(device)), y.to(device)
+            out, y = model(x.to(device)), y.to(device)
             if data.metric is accuracy:  # without holding all outputs in memory
                 count += wrong(out, y)
             else:
@@ -145,12 +118,10 @@ def evaluate(
 
     Raises `Stopped` if `run.stop` is set.
     """
-    forward: Callable[[Tensor], Tensor] = model
     if mask is not None:
         mask.check(model)
-        tensors = named_tensors(model)
-        forward = standing_in(skeleton(model), tensors | mask.applied(tensors))
-    return as_metric(judge(forward, model, data, run, split), data, split)
+        model = mask.apply_(stand_in(model))
+    return as_metric(judge(model, data, run, split), data, split)
 
 
 # ------------------------------------------------------------------------------------------- fit

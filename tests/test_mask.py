@@ -162,17 +162,6 @@ def test_apply_also_cleans_weights_that_are_not_finite():
     assert model.weight.tolist() == [[0.0, 0.0]]
 
 
-def test_applied_gives_the_weights_that_apply_would_leave():
-    model = tiny_model()
-    mask = Mask({"2.weight": torch.arange(36).reshape(3, 12) % 2 == 0})
-    before = copy.deepcopy(model.state_dict())
-    applied = mask.applied(dict(model.named_parameters()))
-    assert all(torch.equal(model.state_dict()[name], before[name]) for name in before)
-    mask.apply_(model)
-    assert torch.equal(applied["2.weight"], model[2].weight)
-    assert [*applied] == ["2.weight"]
-
-
 def test_unknown_names_and_wrong_shapes_are_refused_and_the_model_stays():
     model = tiny_model()
     before = copy.deepcopy(model.state_dict())

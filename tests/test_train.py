@@ -294,8 +294,8 @@ def test_evaluate_polls_every_batch():
     x = torch.zeros(625, 8)
     data = Data({"train": (x[:3], torch.arange(3)), "validation": (x, torch.arange(625) % 3)})
     with pytest.raises(Stopped):
-        judge(tiny_model(), tiny_model(), data, Run(stop=StopAt(3)))
-    judge(tiny_model(), tiny_model(), data, Run(stop=StopAt(4)))
+        judge(tiny_model(), data, Run(stop=StopAt(3)))
+    judge(tiny_model(), data, Run(stop=StopAt(4)))
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, SystemExit])
@@ -463,7 +463,7 @@ def test_evaluate_is_the_share_of_right_answers(split, masked):
 
 def test_judge_counts_errors_and_as_metric_turns_them_into_an_accuracy():
     model, data = tiny_model(), tiny_data()
-    errors = judge(model, model, data)
+    errors = judge(model, data)
     assert isinstance(errors, int)
     assert as_metric(errors, data) == evaluate(model, data)
 

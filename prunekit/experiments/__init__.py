@@ -27,13 +27,13 @@ import torch
 from torch import Tensor
 
 from prunekit import checkpoint, count, models
-from prunekit._files import describe, home, named_tensors, replacing, state_key
+from prunekit._files import describe, home, replacing, state_key
 from prunekit.data import Data
 from prunekit.journal import Journal
 from prunekit.mask import Mask
 from prunekit.report import Method, mean_and_spread
 from prunekit.steps import Run, Step, Stopped
-from prunekit.train import judge, metric_name, size, skeleton, standing_in
+from prunekit.train import judge, metric_name, size, stand_in
 
 if TYPE_CHECKING:
     import pandas
@@ -226,7 +226,7 @@ def run_cell(cell: Cell, stop: threading.Event | None = None) -> dict[str, Any]:
 
 
 def _errors(model: torch.nn.Module, data: Data, split: str) -> float:
-    return judge(standing_in(skeleton(model), named_tensors(model)), model, data, split=split)
+    return judge(stand_in(model), data, split=split)
 
 
 def _judged(model: torch.nn.Module, data: Data) -> dict[str, float]:
