@@ -44,8 +44,9 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     grid = [c for c in experiments.cells(experiment, short, folder) if arguments.only in c.arm]
     if not grid:
         raise ValueError(f"reproduce: no arm of {name} contains {arguments.only!r}")
-    data = experiment.data(download=arguments.download)
-    waiting = [cell for cell in grid if not experiments.is_done(cell, data)]
+    if arguments.download:
+        grid[0].data(download=True)
+    waiting = [cell for cell in grid if not experiments.is_done(cell)]
     print(f"{experiment.title} ({experiment.status}; {experiment.paper})")
     print(f"{len(grid)} cells, {len(grid) - len(waiting)} already recorded in {folder}", flush=True)
     with tqdm(total=len(waiting), unit="cell", desc=name) as bar:

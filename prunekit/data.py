@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import Dataset
 
 from prunekit._files import describe, digest, home
@@ -38,6 +38,29 @@ def accuracy(outputs: Tensor, targets: Tensor) -> float:
 def wrong(outputs: Tensor, targets: Tensor) -> int:
     """How many examples are classified wrongly."""
     return int((outputs.argmax(1) != targets).sum())
+
+
+def ranks(x: Tensor) -> Tensor:
+    """0 for the smallest of x, (n,), n − 1 for the largest; equal ones share the mean of theirs."""
+    _, place, counts = x.unique(return_inverse=True, return_counts=True)
+    return (counts.cumsum(0) - (counts + 1) / 2)[place].to(x.dtype)
+
+
+def spearman(outputs: Tensor, targets: Tensor) -> float:
+    """Spearman's rank correlation in [-1, 1] of one output an example; 0 if all are equal."""
+    if outputs.numel() != targets.numel():
+        raise ValueError(
+            "spearman: there must be one output an example, "
+            f"got {tuple(outputs.shape)} for targets {tuple(targets.shape)}"
+        )
+    a, b = (r - r.mean() for r in (ranks(x.flatten().double()) for x in (outputs, targets)))
+    scale = a.norm() * b.norm()
+    return float(a @ b / scale) if scale > 0 else 0.0
+
+
+def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean squared error, for outputs `(n, 1)` as well as `(n,)`."""
+    return mse_loss(outputs.reshape(targets.shape), targets)
 
 
 class Data:

@@ -17,14 +17,14 @@ class LeNet300100(nn.Module):
     """LeNet-300-100: three linear layers 784-300-100-10, 266,610 parameters.
 
     LeCun, Bottou, Bengio and Haffner 1998, doi 10.1109/5.726791. Input `(n, 1, 28, 28)`, output
-    `(n, 10)`.
+    `(n, outputs)`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, outputs: int = 10) -> None:
         super().__init__()
         self.fc1 = nn.Linear(784, 300)
         self.fc2 = nn.Linear(300, 100)
-        self.fc3 = nn.Linear(100, 10)
+        self.fc3 = nn.Linear(100, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.fc1(x.flatten(1)))  # (n, 300)
@@ -36,15 +36,15 @@ class LeNet5(nn.Module):
     """LeNet-5 in the form that Caffe ships and the pruning papers use: 20-50-500-10, 431,080
     parameters; no nonlinearity but the pooling after the convolutions.
 
-    Input `(n, 1, 28, 28)`, output `(n, 10)`.
+    Input `(n, 1, 28, 28)`, output `(n, outputs)`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, outputs: int = 10) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(1, 20, 5)
         self.conv2 = nn.Conv2d(20, 50, 5)
         self.fc1 = nn.Linear(800, 500)
-        self.fc2 = nn.Linear(500, 10)
+        self.fc2 = nn.Linear(500, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         x = nn.functional.max_pool2d(self.conv1(x), 2)  # (n, 20, 12, 12)
@@ -53,15 +53,18 @@ class LeNet5(nn.Module):
         return self.fc2(x)
 
 
-MODELS: dict[str, Callable[[], nn.Module]] = {"lenet_300_100": LeNet300100, "lenet_5": LeNet5}
+MODELS: dict[str, Callable[..., nn.Module]] = {"lenet_300_100": LeNet300100, "lenet_5": LeNet5}
 
 
-def build(name: str, seed: int = 0) -> nn.Module:
-    """A new model with weights drawn from `seed`; the global random state is left alone."""
+def build(name: str, seed: int = 0, **settings: int) -> nn.Module:
+    """A new model with weights drawn from `seed`; the global random state is left alone.
+
+    `settings` go to the model, such as ``outputs=1``.
+    """
     if name not in MODELS:
         raise ValueError(f"build: model must be one of {[*MODELS]}, got {name!r}")
     with LocalRandom(seed):
-        return MODELS[name]()
+        return MODELS[name](**settings)
 
 
 def pretrained(name: str, seed: int = 0) -> nn.Module:

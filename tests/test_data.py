@@ -10,13 +10,22 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from tiny import tiny_data, tiny_model
 from torch import nn
 from torch.nn.functional import mse_loss
 from torch.utils.data import TensorDataset
 
 from prunekit import data as named
-from prunekit.data import Data, accuracy, crop_and_mirror, wrong
+from prunekit.data import (
+    Data,
+    accuracy,
+    crop_and_mirror,
+    ranks,
+    spearman,
+    squared_error,
+    wrong,
+)
 
 
 def generator(seed=0):
@@ -442,3 +451,30 @@ def test_the_key_tells_settings_of_a_loss_apart_or_refuses():
 def test_a_share_that_leaves_nothing_is_refused():
     with pytest.raises(ValueError, match="validation=0.05 of 5 examples"):
         Data.of((torch.zeros(5, 2), torch.arange(5) % 2), validation=0.05)
+
+
+# --------------------------------------------------------------------------------------- metrics
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_spearman_and_ranks_are_those_of_scipy(ties):
+    draws = generator()
+    for _ in range(20):
+        a, b = torch.randn(2, 50, generator=draws)
+        if ties:
+            a, b = a.round(), (2 * b).round()
+        np.testing.assert_allclose(ranks(a), stats.rankdata(a) - 1)
+        expected = stats.spearmanr(a, b).statistic
+        assert spearman(a.unsqueeze(1), b) == pytest.approx(expected, abs=1e-12)
+
+
+def test_spearman_of_equal_outputs_is_zero_and_of_several_an_error():
+    assert spearman(torch.ones(9, 1), torch.arange(9.0)) == 0
+    with pytest.raises(ValueError, match=r"one output an example, got \(9, 2\) for targets \(9,\)"):
+        spearman(torch.ones(9, 2), torch.arange(9.0))
+
+
+def test_squared_error_pairs_outputs_with_their_own_targets():
+    outputs, targets = torch.tensor([[1.0], [3.0]]), torch.tensor([1.0, 1.0])
+    assert float(squared_error(outputs, targets)) == 2
+    assert float(squared_error(outputs[:, 0], targets)) == 2

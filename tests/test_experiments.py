@@ -3,13 +3,18 @@
 import json
 import re
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from tiny import tiny_data, tiny_model
+from torch import nn
 
-from prunekit import Mask, count, experiments, fit, gradual, magnitude, models
+from prunekit import Data, Mask, count, experiments, fit, gradual, magnitude, models
+from prunekit._random import LocalRandom
+from prunekit.data import spearman, squared_error
 from prunekit.experiments import (
     Arm,
     Experiment,
@@ -25,6 +30,7 @@ from prunekit.experiments import (
     run_cell,
     table,
 )
+from prunekit.methods.roulette import roulette
 from prunekit.steps import Stopped, knobs
 
 ARMS = {
@@ -49,7 +55,7 @@ def toy(monkeypatch, tmp_path):
     monkeypatch.setenv("PRUNEKIT_HOME", str(tmp_path / "home"))
     monkeypatch.setitem(models.MODELS, "tiny", tiny_model)
     monkeypatch.setattr(models, "pretrained", models.build)
-    experiments._data.cache_clear()
+    experiments._read.cache_clear()
 
     def register(**changed):
         monkeypatch.setattr(experiments, "load", lambda name: experiment(**changed))
@@ -57,7 +63,7 @@ def toy(monkeypatch, tmp_path):
 
     register()
     yield register
-    experiments._data.cache_clear()
+    experiments._read.cache_clear()
 
 
 def cell(folder, arm="once 0.5", seed=0, short=False):
@@ -118,39 +124,45 @@ def test_the_file_of_a_cell_is_its_record(toy, tmp_path):
 
 
 def test_a_finished_cell_is_done_until_knobs_weights_or_data_change(toy, tmp_path, monkeypatch):
-    made, data = cell(tmp_path), tiny_data()
-    assert not is_done(made, data)
+    made = cell(tmp_path)
+    assert not is_done(made)
     run_cell(made)
-    assert is_done(made, data)
-    assert not is_done(cell(tmp_path, seed=1), data)
-    assert not is_done(made, tiny_data(seed=1))
+    assert is_done(made)
+    assert not is_done(cell(tmp_path, seed=1))
+    toy(**{made.arm: replace(ARMS[made.arm], data=partial(tiny_data, seed=1))})
+    assert not is_done(made)
+    toy(**{made.arm: replace(ARMS[made.arm], start=partial(tiny_model, 0.0))})
+    assert is_done(made)  # the same weights from elsewhere
+    toy(**{made.arm: replace(ARMS[made.arm], start=lambda seed: tiny_model(seed=seed + 1))})
+    assert not is_done(made)
+    toy()
     monkeypatch.setattr(models, "pretrained", lambda name, seed: tiny_model(seed=9))
-    assert not is_done(made, data)
+    assert not is_done(made)
 
 
 def test_a_cell_is_redone_when_a_knob_changes(toy, tmp_path):
-    made, data = cell(tmp_path), tiny_data()
+    made = cell(tmp_path)
     first = run_cell(made)
     toy(**{"once 0.5": Arm(magnitude, dict(sparsity=0.25, rounds=2, epochs=2), "tiny")})
-    assert not is_done(made, data)
+    assert not is_done(made)
     second = run_cell(made)
-    assert is_done(made, data)
+    assert is_done(made)
     assert (first["kept"], second["kept"]) == (147 - 66, 147 - 33)
     toy()
-    assert not is_done(made, data)
+    assert not is_done(made)
 
 
 def test_the_short_form_of_a_cell_is_another_run(toy, tmp_path):
     run_cell(cell(tmp_path, short=True))
-    assert not is_done(cell(tmp_path), tiny_data())
-    assert is_done(cell(tmp_path, short=True), tiny_data())
+    assert not is_done(cell(tmp_path))
+    assert is_done(cell(tmp_path, short=True))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"hash": 1}', '{"knobs": {}}'])
 def test_a_damaged_file_is_a_cell_that_is_not_done(toy, tmp_path, text):
     made = cell(tmp_path)
     made.path.write_text(text)
-    assert not is_done(made, tiny_data())
+    assert not is_done(made)
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -167,6 +179,34 @@ def test_a_stopped_cell_goes_on_to_the_same_record(toy, tmp_path, arm, monkeypat
             assert not made.path.exists()
     assert stops >= 2
     assert json.dumps(lasting(record)) == json.dumps(lasting(whole))
+
+
+def test_a_regression_is_recorded_with_its_metric(toy, tmp_path):
+    def ranked():
+        splits = {split: (x, y.float()) for split, (x, y) in tiny_data().splits.items()}
+        return Data(splits, loss=squared_error, metric=spearman)
+
+    def start(seed):
+        with LocalRandom(seed):
+            return nn.Sequential(tiny_model(seed=seed), nn.Linear(3, 1))
+
+    knobs = dict(sparsity=0.6, branches=3, step=0.3)
+    toy(**{"once 0.5": Arm(roulette, knobs, "tiny", start=start, data=ranked)})
+    record = run_cell(cell(tmp_path))
+    model, data = start(0), ranked()
+    steps = [*roulette(model, data, **knobs, seed=0)]
+    for split in ("validation", "test"):
+        x, y = data.splits[split]
+        expected = stats.spearmanr(model(x).detach().flatten(), y).statistic
+        assert figure(record, "after", split) == pytest.approx(expected)
+    assert record["metric"] == "spearman"
+    assert record["trace"]["chosen"] == [s.info["chosen"] for s in steps]
+    for found, step in zip(record["trace"]["children"], steps, strict=True):
+        assert found == pytest.approx(step.info["children"], abs=1e-6)
+    assert path(record)[-1] == (
+        1 - steps[-1].mask.density,
+        pytest.approx(figure(record, "after", "test")),
+    )
 
 
 def test_a_cell_that_fails_leaves_no_file(toy, tmp_path):
@@ -344,4 +384,4 @@ def test_the_recorded_cells_were_made_with_the_knobs_weights_and_data_of_today(n
     recorded = experiments.cells(experiments.load(name), False, folder)
     recorded = [c for c in recorded if c.path.exists()]
     assert len(recorded) >= 20
-    assert [c.arm for c in recorded if not experiments.is_done(c, full_mnist)] == []
+    assert [c.arm for c in recorded if not experiments.is_done(c)] == []

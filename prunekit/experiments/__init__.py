@@ -61,7 +61,9 @@ class Arm:
     """One line of the grid: a method with its knobs, on a model.
 
     `short` holds the knobs that the short form changes; None leaves the arm out of it. An arm with
-    `publish` starts from fresh weights and its models become those of `models.pretrained`.
+    `publish` starts from fresh weights and its models become those of `models.pretrained`, which
+    all others start from; `start` makes another model from the seed. `data` are other data than the
+    experiment's.
     """
 
     method: Method
@@ -69,6 +71,8 @@ class Arm:
     model: str = "lenet_300_100"
     short: Mapping[str, Any] | None = None
     publish: bool = False
+    start: Callable[[int], torch.nn.Module] | None = None
+    data: Callable[..., Data] | None = None
 
 
 @dataclass(frozen=True)
@@ -140,14 +144,22 @@ class Cell:
         arm = load(self.experiment).arms[self.arm]
         return arm, {**arm.knobs, **((arm.short or {}) if self.short else {})}
 
+    def data(self, **download: bool) -> Data:
+        experiment = load(self.experiment)
+        return _read(experiment.arms[self.arm].data or experiment.data, **download)
+
+    def start(self) -> torch.nn.Module:
+        """The model before the method."""
+        arm, _ = self.settings()
+        if arm.start is not None:
+            return arm.start(self.seed)
+        make = models.build if arm.publish else models.pretrained
+        return make(arm.model, self.seed)
+
 
 @lru_cache(maxsize=1)
-def _data(experiment: str) -> Data:
-    return load(experiment).data()
-
-
-def _start(arm: Arm, seed: int) -> torch.nn.Module:
-    return models.build(arm.model, seed) if arm.publish else models.pretrained(arm.model, seed)
+def _read(source: Callable[..., Data], **download: bool) -> Data:
+    return source(**download)
 
 
 def _hash(cell: Cell, model: torch.nn.Module, data: Data) -> str:
@@ -157,11 +169,11 @@ def _hash(cell: Cell, model: torch.nn.Module, data: Data) -> str:
     return hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()
 
 
-def is_done(cell: Cell, data: Data) -> bool:
+def is_done(cell: Cell) -> bool:
     """Whether the cell's file is there and was made with these knobs, weights and data."""
     try:
         found = json.loads(cell.path.read_text(encoding="utf-8"))
-        return found["hash"] == _hash(cell, _start(cell.settings()[0], cell.seed), data)
+        return found["hash"] == _hash(cell, cell.start(), cell.data())
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -173,7 +185,7 @@ def run_cell(cell: Cell, stop: threading.Event | None = None) -> dict[str, Any]:
     report alone: no method is given them.
     """
     arm, knobs = cell.settings()
-    data, model = _data(cell.experiment), _start(arm, cell.seed)
+    data, model = cell.data(), cell.start()
     started, key = time.monotonic(), _hash(cell, model, data)
     journal = Journal(home() / "journals" / cell.experiment / f"{cell.path.stem}-{key}")
     run = Run(journal=journal, stop=stop)
@@ -244,7 +256,14 @@ def _traced(step: Step, model: torch.nn.Module, data: Data) -> dict[str, Any]:
     row |= {name: round(value, 6) for name, value in step.metrics.items()}
     if step.phase not in ("train", "finetune") or step.index == step.of:
         row["test"] = _errors(model, data, "test")
-    return row | {name: value for name, value in step.info.items() if name in LINEAGE}
+    lineage = {name: value for name, value in step.info.items() if name in LINEAGE}
+    return row | {name: _rounded(value) for name, value in lineage.items()}
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    return round(value, 6) if isinstance(value, float) else value
 
 
 def _columns(trace: list[dict[str, Any]]) -> list[str]:
@@ -311,8 +330,7 @@ def reproduce(
     grid = [cell for cell in cells(experiment, short, folder) if only in cell.arm]
     publishing = [cell for cell in grid if experiment.arms[cell.arm].publish]
     for stage in (publishing, [cell for cell in grid if cell not in publishing]):
-        data = _data(name)
-        if missing := [cell for cell in stage if not is_done(cell, data)]:
+        if missing := [cell for cell in stage if not is_done(cell)]:
             yield from _side_by_side(missing, min(jobs or os.cpu_count() or 1, len(missing)))
 
 
@@ -382,7 +400,7 @@ def path(cell: Mapping[str, Any], split: str = "test") -> list[tuple[float, floa
     """The way of a cell through the levels, ``(sparsity, metric)`` each, after any training."""
     levels: dict[float, float] = {}
     for row in rows(cell):
-        sparsity = 1 - row["kept"] / cell["prunable"] if cell["prunable"] else 0.0
+        sparsity = 1 - row["kept"] / cell["prunable"] if row["phase"] != "train" else 0.0
         if split == "validation":
             levels[sparsity] = row[cell["metric"]]
         elif split in row:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from prunekit import search, select
 from prunekit._files import digest
-from prunekit.data import accuracy
+from prunekit.data import accuracy, ranks
 from prunekit.mask import Mask, check_prunable
 from prunekit.steps import (
     Choice,
@@ -46,7 +46,7 @@ WHEELS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "lin": lambda a, strength: torch.log1p(-_share(a, a.max())),
     "inv": lambda a, strength: -strength * torch.log(a + 1e-3),
     "exp": lambda a, strength: -strength * a,
-    "rank": lambda a, strength: strength * torch.log1p(-_rank(a) / len(a)),
+    "rank": lambda a, strength: strength * torch.log1p(-ranks(a) / len(a)),
     "uniform": lambda a, strength: torch.zeros_like(a),  # the control: blind removal
 }
 STEPS = (0.5, 1.0, 1.5, 2.0)  # what a child's step is multiplied with when it is drawn
@@ -56,12 +56,6 @@ SLACK = 1e-9  # what rounding adds to a difference of two metrics
 def _share(a: Tensor, whole: Tensor) -> Tensor:
     """a / whole, and 0 where all weights are 0: then every slice is equal."""
     return a / whole if whole > 0 else torch.zeros_like(a)
-
-
-def _rank(a: Tensor) -> Tensor:
-    """0 for the smallest, n − 1 for the largest; equal weights share the mean of their ranks."""
-    _, place, counts = a.unique(return_inverse=True, return_counts=True)
-    return (counts.cumsum(0) - (counts + 1) / 2)[place].to(a.dtype)
 
 
 def _log_wheel(a: Tensor, wheel: str, strength: float) -> Tensor:
