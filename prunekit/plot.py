@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 from torch import Tensor
 
 from prunekit.steps import Step
@@ -114,18 +114,60 @@ def history(source: Report | Sequence[Step], title: str = "", dense: float | Non
     return figure
 
 
+def _mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def dots(
+    rows: Mapping[str, Mapping[str, Sequence[float]]],
+    *,
+    x: str,
+    title: str = "",
+    lines: Mapping[str, Sequence[float]] | None = None,
+    log: bool = False,
+) -> Figure:
+    """Every value a dot, in rows and in colours; mean and standard deviation a line.
+
+    `rows` maps the label of a row to series, each a label and its values. `lines` are values that
+    the rows are compared with: a vertical line at the mean, a band of one standard deviation.
+    """
+    figure, axis = axes(title, x, "", (7, 1.2 + 0.36 * len(rows)))
+    series = list(dict.fromkeys(label for row in rows.values() for label in row))
+    colors = dict(zip(series, sns.color_palette("colorblind"), strict=False))
+    for label, dash in zip(lines or {}, ("--", ":", "-.", "-"), strict=False):
+        mean, spread = _mean_and_spread((lines or {})[label])
+        axis.axvspan(mean - spread, mean + spread, color="0.3", alpha=0.12, linewidth=0)
+        axis.axvline(mean, color="0.3", linestyle=dash, linewidth=1.2, label=label)
+    for number, row in enumerate(rows.values()):
+        for label, values in row.items():
+            place = number + 0.5 * ((series.index(label) + 0.5) / len(series) - 0.5)
+            mean, spread = _mean_and_spread(values)
+            style = {"color": colors[label], "marker": MARKERS[series.index(label)]}
+            axis.errorbar(mean, place, xerr=spread, fmt="|", color=colors[label], capsize=3)
+            axis.scatter(values, [place] * len(values), s=18, zorder=2, **style)
+    for label in series if any(series) else ():
+        style = {"color": colors[label], "marker": MARKERS[series.index(label)]}
+        axis.scatter([], [], s=18, label=label, **style)
+    axis.set_yticks(range(len(rows)), list(rows))
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    if log:
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(ScalarFormatter())
+        axis.xaxis.set_minor_locator(NullLocator())
+    if lines or any(series):
+        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
 def comparison(result: Comparison, title: str = "") -> Figure:
     """Validation accuracy of each method: every seed a dot, mean and standard deviation a line."""
-    first = next(iter(result.reports.values()))[0]
-    figure, axis = axes(title, f"validation {first.metric}", "")
-    for row, reports in enumerate(result.reports.values()):
-        values = [r.after[first.metric] for r in reports]
-        spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-        axis.errorbar(float(np.mean(values)), row, xerr=spread, fmt="|", color="0.3", capsize=4)
-        axis.scatter(values, [row] * len(values), color=KEPT, zorder=2)
-    axis.set_yticks(range(len(result.reports)), list(result.reports))
-    axis.set_ylim(len(result.reports) - 0.5, -0.5)
-    return figure
+    metric = next(iter(result.reports.values()))[0].metric
+    rows = {
+        method: {"": [report.after[metric] for report in reports]}
+        for method, reports in result.reports.items()
+    }
+    return dots(rows, x=f"validation {metric}", title=title)
 
 
 def matrix(values: Tensor, keep: Tensor | None = None, title: str = "") -> Figure:

@@ -326,6 +326,54 @@ def test_recorded_cells_tell_what_they_are(name):
         assert found["kept"] <= found["parameters"]
 
 
+def walked(validation, kept=(90, 80, 70)):
+    """A cell of three levels of a net with 100 weights, 100 validation and 1,000 test examples."""
+    return {
+        "metric": "accuracy", "prunable": 100, "examples": {"validation": 100, "test": 1000},
+        "before": {"validation": 5, "test": 50},
+        "trace": {
+            "phase": ["prune"] * 3, "index": [1, 2, 3], "kept": [*kept],
+            "accuracy": [*validation], "test": [51, 62, 73],
+        },
+    }  # fmt: skip
+
+
+def test_at_reads_the_nearest_level():
+    found = walked([0.95, 0.94, 0.93])
+    assert experiments.at(found, 0.12) == pytest.approx(1 - 0.051)
+    assert experiments.at(found, 0.29) == pytest.approx(1 - 0.073)
+    assert experiments.at(found, 0.21, "validation") == 0.94
+
+
+@pytest.mark.parametrize(
+    ("validation", "tolerance", "reached"),
+    [
+        ([0.95, 0.95, 0.95], 0, 0.3),
+        ([0.94, 0.99, 0.99], 0, 0.0),  # the first fall ends it, whatever would come later
+        ([0.96, 0.95, 0.94], 0, 0.2),
+        ([0.94, 0.93, 0.92], 0.02, 0.2),
+    ],
+)
+def test_the_stop_rule_is_read_off_the_validation_curve(validation, tolerance, reached):
+    assert experiments.stopped(walked(validation), tolerance) == pytest.approx(reached)
+
+
+def test_the_stop_rule_read_off_is_the_one_that_roulette_applies(toy, tmp_path):
+    knobs = dict(sparsity=0.9, branches=2, step=0.1)
+    toy(**{"once 0.5": Arm(roulette, knobs, "tiny", start=lambda seed: trained())})
+    record = run_cell(cell(tmp_path))
+    for tolerance in (0.0, 0.1, 0.3):
+        steps = roulette(trained(), tiny_data(), tolerance=tolerance, **knobs, seed=0)
+        *_, last = [s.sparsity for s in steps if s.info["level"] == s.index] or [0.0]
+        assert experiments.stopped(record, tolerance) == pytest.approx(last)
+
+
+def trained():
+    model = tiny_model()
+    [*fit(model, tiny_data(), epochs=5, batch=30)]
+    return model
+
+
 @pytest.mark.parametrize("name", ["roulette"])
 def test_the_recorded_masks_are_those_of_the_trace(name):
     steps, shown = experiments.showcase(name), experiments.load(name).showcase

@@ -106,6 +106,21 @@ def test_history_of_a_report_is_that_of_its_steps():
     assert right.lines[0].get_ydata().tolist() == [s.sparsity for s in report.history]
 
 
+def test_dots_stand_at_their_values_in_their_rows_beside_what_they_are_compared_with():
+    rows = {"first": {"few": [1.0, 3.0], "many": [0.5]}, "second": {"many": [2.0, 4.0]}}
+    (axis,) = plot.dots(rows, x="error (%)", lines={"control": [5.0, 7.0]}, log=True).axes
+    drawn = [c.get_offsets() for c in axis.collections if isinstance(c, PathCollection)]
+    drawn = [d for d in drawn if len(d)]
+    assert [d[:, 0].tolist() for d in drawn] == [[1.0, 3.0], [0.5], [2.0, 4.0]]
+    assert [round(float(d[0, 1])) for d in drawn] == [0, 0, 1]
+    assert drawn[0][0, 1] < drawn[1][0, 1] < drawn[2][0, 1]
+    assert [t.get_text() for t in axis.get_yticklabels()] == ["first", "second"]
+    assert [t.get_text() for t in axis.get_legend().get_texts()] == ["control", "few", "many"]
+    control = next(line for line in axis.lines if line.get_label() == "control")
+    assert control.get_xdata() == [6.0, 6.0]
+    assert axis.get_xscale() == "log"
+
+
 def test_comparison_has_a_line_a_method_and_a_dot_a_seed():
     result = compare(
         {"by size": magnitude, "by chance": random}, tiny_model(), tiny_data(),

@@ -408,6 +408,22 @@ def path(cell: Mapping[str, Any], split: str = "test") -> list[tuple[float, floa
     return [*levels.items()]
 
 
+def at(cell: Mapping[str, Any], sparsity: float, split: str = "test") -> float:
+    """The metric of a cell at its recorded level that is nearest to a sparsity."""
+    return min(path(cell, split), key=lambda point: abs(point[0] - sparsity))[1]
+
+
+def stopped(cell: Mapping[str, Any], tolerance: float = 0.0) -> float:
+    """The sparsity at which a run would have ended, had it stopped before the first level whose
+    validation metric is more than `tolerance` below the one before pruning."""
+    worst, reached = figure(cell, "before", "validation") - tolerance - 1e-9, 0.0
+    for sparsity, value in path(cell, "validation"):
+        if value < worst:
+            break
+        reached = sparsity
+    return reached
+
+
 def showcase(name: str) -> list[Step]:
     """The recorded run of an experiment that has its masks, as the steps that it yielded.
 

@@ -24,53 +24,61 @@ WHEELS = {
     "exp-1": ("exp", 1), "exp-3": ("exp", 3), "exp-6": ("exp", 6),
     "rank-1": ("rank", 1), "rank-4": ("rank", 4),
 }  # fmt: skip
-SMALL = {name: WHEELS[name] for name in ("lin", "inv-4", "exp-6", "rank-4")}
+FEW = ("lin", "inv-4", "exp-6", "rank-4")  # the wheels of LeNet-5 and of the short form
+CONTROLS: dict[str, tuple[Method, dict[str, Any]]] = {
+    "magnitude": (magnitude, {}),
+    "random": (random, {}),
+    "|gradient|": (gradient, {}),
+    "|w·gradient|": (gradient, dict(times_weight=True)),
+}
 LEVELS = 59  # of 5 % each: 1 − 0.95^59 is a sparsity of 95 %
-TUNED = 19  # of 15 % each: the same with fine-tuning
+TUNED = 19  # of 15 % each: the same with an epoch of training after each
+PRECISION = {"lenet_300_100": "fp32", "lenet_5": "auto"}
+
+
+def _wheel(model: str, name: str, sizes: tuple[int, ...], tuned: tuple[int, ...]) -> dict[str, Arm]:
+    """The arms of a wheel with each number of children: without training, and with."""
+    wheel, strength = WHEELS[name]
+    knobs: dict[str, Any] = dict(sparsity=0.95, wheel=wheel, strength=strength)
+    training = dict(step=0.15, epochs=1, precision=PRECISION[model])
+    quick = dict(branches=3) if name in FEW and model == "lenet_300_100" else None
+    arms = {}
+    for b in sizes:
+        short = quick if b == 10 else None
+        arms[f"{model} {name}, B = {b}"] = Arm(roulette, knobs | dict(branches=b), model, short)
+    for b in tuned:
+        both = knobs | training | dict(branches=b)
+        arms[f"{model} {name}, B = {b}, fine-tuned"] = Arm(roulette, both, model)
+    return arms
+
+
+def _layer_wheel(name: str) -> dict[str, Arm]:
+    wheel, strength = WHEELS[name]
+    knobs = dict(sparsity=0.95, wheel=wheel, strength=strength, branches=10, scope="layer")
+    return {f"lenet_300_100 {name}, B = 10, wheel a layer": Arm(roulette, knobs)}
+
+
+def _controls(model: str) -> dict[str, Arm]:
+    """What the wheels are compared with, at the same levels."""
+    short: dict[str, Any] | None = {} if model == "lenet_300_100" else None
+    arms = {}
+    for name, (control, extra) in CONTROLS.items():
+        knobs: dict[str, Any] = dict(sparsity=0.95, rounds=LEVELS) | extra
+        tuned = knobs | dict(rounds=TUNED, epochs=1, precision=PRECISION[model])
+        arms[f"{model} {name}"] = Arm(control, knobs, model, short)
+        arms[f"{model} {name}, fine-tuned"] = Arm(control, tuned, model)
+    best = dict(sparsity=0.95, wheel="uniform", branches=10)
+    return arms | {f"{model} random, B = 10": Arm(roulette, best, model)}
 
 
 def _arms() -> dict[str, Arm]:
-    arms = {}
-    for model, wheels, sizes in (
-        ("lenet_300_100", WHEELS, (1, 10, 40)),
-        ("lenet_5", SMALL, (1, 10)),
-    ):
-        precision = "auto" if model == "lenet_5" else "fp32"
-        for name, (wheel, strength) in wheels.items():
-            quick = name in SMALL and model == "lenet_300_100"
-            knobs: dict[str, Any] = dict(sparsity=0.95, wheel=wheel, strength=strength)
-            for b in sizes:
-                short = dict(branches=min(b, 3)) if quick and b == 10 else None
-                plain = knobs | dict(branches=b)
-                arms[f"{model} {name}, B = {b}"] = Arm(roulette, plain, model, short)
-            for scope in (
-                ("layer",) if model == "lenet_300_100" and name in ("inv-4", "rank-4") else ()
-            ):
-                layer = knobs | dict(branches=10, scope=scope)
-                arms[f"{model} {name}, B = 10, wheel a layer"] = Arm(roulette, layer, model)
-            tuning: dict[str, Any] = dict(
-                step=0.15, epochs=1, precision="auto" if model == "lenet_5" else "fp32"
-            )
-            for b in (10,) if model == "lenet_300_100" else sizes:
-                tuned = knobs | tuning | dict(branches=b)
-                arms[f"{model} {name}, B = {b}, fine-tuned"] = Arm(roulette, tuned, model)
-        controls: dict[str, tuple[Method, dict[str, Any]]] = {
-            "magnitude": (magnitude, {}),
-            "random": (random, {}),
-            "|gradient|": (gradient, {}),
-            "|w·gradient|": (gradient, dict(times_weight=True)),
-        }
-        for name, (control, extra) in controls.items():
-            short = {} if model == "lenet_300_100" and "gradient" not in name else None
-            control_knobs: dict[str, Any] = dict(sparsity=0.95, rounds=LEVELS)
-            plain = control_knobs | extra
-            arms[f"{model} {name}"] = Arm(control, plain, model, short)
-            tuned = control_knobs | dict(rounds=TUNED, epochs=1) | extra
-            tuned["precision"] = precision
-            arms[f"{model} {name}, fine-tuned"] = Arm(control, tuned, model)
-        best = dict(sparsity=0.95, wheel="uniform", branches=10)
-        arms[f"{model} random, B = 10"] = Arm(roulette, best, model)
-    return arms
+    arms: dict[str, Arm] = {}
+    for name in WHEELS:
+        arms |= _wheel("lenet_300_100", name, sizes=(1, 10, 40), tuned=(10,))
+    arms |= _layer_wheel("inv-4") | _layer_wheel("rank-4") | _controls("lenet_300_100")
+    for name in FEW:
+        arms |= _wheel("lenet_5", name, sizes=(1, 10), tuned=(1, 10))
+    return arms | _controls("lenet_5")
 
 
 EXPERIMENT = Experiment(
