@@ -6,6 +6,7 @@ needs no network; `mnist`, `cifar10` and `cifar100` are read through torchvision
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -181,6 +182,12 @@ class Data:
         if test is not None:
             splits["test"] = _in_memory(test, f"data {name}, test")
         return cls(splits, **settings)
+
+    def only(self, *splits: str) -> Data:
+        """The same data without the other splits: what a worker needs that only evaluates."""
+        part = copy.copy(self)
+        part.splits = {split: self.splits[split] for split in splits}
+        return part
 
     def size(self, split: str) -> int:
         """How many examples a split has. Raises ValueError if there is no such split."""

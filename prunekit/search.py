@@ -1,9 +1,17 @@
-"""Evaluate candidates through `Run.workers`, asking the journal first."""
+"""Evaluate candidates through `Run.workers`, asking the journal first.
+
+Workers in other processes, or on other machines, keep the model, the data and the decoder by the
+hash of their contents; only candidates travel. What a worker lacks is sent along once it says so.
+"""
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Callable, Iterable
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,50 +19,165 @@ from torch import nn
 
 from prunekit import train
 from prunekit._files import digest, state_key
+from prunekit.data import Data, accuracy
 from prunekit.mask import Mask
-from prunekit.steps import Run, Step
+from prunekit.steps import Run, Step, Stopped
 
 Decode = Callable[[nn.Module, Any], Mask]
 
+ATTEMPTS = 10  # how often the workers of one call may turn out to be new ones
+NOTE = "search: while evaluating the candidate"  # tells its errors from the workers' own
+KEPT = 12  # parts that a worker keeps: those of four jobs
+
 
 def evaluate(
-    model: nn.Module, data: Any, candidates: Iterable[Any], decode: Decode, run: Run = Run()
+    model: nn.Module,
+    data: Any,
+    candidates: Iterable[Any],
+    decode: Decode,
+    run: Run = Run(),
+    limits: Sequence[float] | None = None,
 ) -> list[float]:
     """The validation result of each candidate, as if its mask were applied to the model.
 
     ``decode(model, candidate)`` gives the candidate's `Mask`; it runs in the worker and must be a
     function of a module, or a `functools.partial` of one. The result is the number of errors, or
-    the metric where that is not the accuracy.
+    the metric where that is not the accuracy. With `limits`, one a candidate, the evaluation of a
+    candidate with more errors than its limit ends early and its result is infinite.
+
+    An error in a worker names the candidate. Raises RuntimeError if the workers themselves fail.
     """
-    items, journal = list(candidates), run.journal
-    if journal is None:
-        return list(run.workers(_Job(model, data, decode, run), items))
+    items = list(candidates)
+    bounds = list(limits) if limits is not None else [math.inf] * len(items)
+    if data.metric is not accuracy:
+        bounds = [math.inf] * len(items)
+    tasks = [*zip(items, bounds, strict=True)]
+    job = _Job({"model": model, "data": data, "decode": decode}, run)
+    if run.journal is None:
+        return [result for _, result in sorted(_through_workers(job, tasks, run))]
     base = digest(state_key(model), data.key, decode)
-    keys = [digest(base, item) for item in items]
-    missing = {key: item for key, item in zip(keys, items, strict=True) if journal.get(key) is None}
-    results = run.workers(_Job(model, data, decode, run), missing.values())
-    for key, result in zip(missing, results, strict=True):
-        journal.put(key, result)
-    return [journal.get(key) for key in keys]
+    keys = [digest(base, i) if math.isinf(b) else digest(base, i, b) for i, b in tasks]
+    found = dict(zip(keys, tasks, strict=True))
+    waiting = [key for key in found if run.journal.get(key) is None]
+    for place, result in _through_workers(job, [found[key] for key in waiting], run):
+        run.journal.put(waiting[place], result)
+    return [run.journal.get(key) for key in keys]
+
+
+def _through_workers(job: _Job, tasks: Sequence[Any], run: Run) -> Iterator[tuple[int, float]]:
+    """Place and result of each task; those whose worker lacked something come later."""
+    places = [*range(len(tasks))]
+    for _ in range(ATTEMPTS):
+        again: list[int] = []
+        lacking: set[str] = set()
+        try:
+            results = run.workers(job, [tasks[place] for place in places])
+            for place, result in zip(places, results, strict=True):
+                if isinstance(result, Lacking):
+                    again.append(place)
+                    lacking |= set(result.parts)
+                else:
+                    yield place, result
+        except Stopped:
+            raise
+        except Exception as error:
+            if any(note.startswith(NOTE) for note in getattr(error, "__notes__", ())):
+                raise
+            raise RuntimeError(
+                f"search: the workers failed ({type(error).__name__}: {error}). What they had "
+                "evaluated is in the journal if there is one; run again to go on from there."
+            ) from error
+        if not again:
+            return
+        places, job = again, job.sending(lacking)
+    raise RuntimeError(f"search: workers lost what they were sent {ATTEMPTS} times")
+
+
+class Lacking:
+    """What a worker answers that does not have these parts of its job."""
+
+    def __init__(self, parts: Iterable[str]):
+        self.parts = tuple(parts)
 
 
 class _Job:
-    """Evaluates one candidate, in whatever thread it is called, on that thread's own model."""
+    """Evaluates one candidate, in whatever thread it is called, on that thread's own model.
 
-    def __init__(self, model: nn.Module, data: Any, decode: Decode, run: Run):
-        self.model, self.data, self.decode, self.run = model, data, decode, run
+    Pickled, it holds the keys of its parts, and of the parts themselves only those in `sent`.
+    """
+
+    def __init__(self, parts: dict[str, Any], run: Run = Run(), sent: Iterable[str] = ()):
+        self.parts, self.run, self.sent = parts, run, sent
+        self.remote = False
         self.local = threading.local()
 
-    def __call__(self, candidate: Any) -> float:
-        mask = self.decode(self.model, candidate)
+    @cached_property
+    def keys(self) -> dict[str, str]:
+        model = self.parts["model"]
+        return {
+            "model": digest(repr(model), state_key(model)),
+            "data": getattr(self.parts["data"], "key", None) or uuid.uuid4().hex,
+            "decode": digest(self.parts["decode"]),
+        }
+
+    def sending(self, names: Iterable[str]) -> _Job:
+        """The same job, with these parts in what is pickled."""
+        job = _Job(self.parts, self.run, [*names])
+        job.keys = self.keys
+        return job
+
+    def __reduce__(self) -> Any:
+        sent = {name: self.parts[name] for name in self.sent}
+        if isinstance(data := sent.get("data"), Data):
+            sent["data"] = data.only("validation")
+        return _arrived, (self.keys, sent)
+
+    def __call__(self, task: tuple[Any, float]) -> float | Lacking:
+        if lacking := {"model", "data", "decode"} - {*self.parts}:
+            return Lacking(lacking)
+        if self.remote:
+            torch.set_num_threads(1)  # the workers share the cores
+        candidate, limit = task
+        try:
+            result = self._result(candidate, limit)
+            if math.isnan(result):
+                raise ValueError("search: the metric of the data is NaN")
+            return result
+        except Stopped:
+            raise
+        except Exception as error:
+            error.add_note(f"{NOTE} {candidate!r}")
+            raise
+
+    def _result(self, candidate: Any, limit: float) -> float:
+        model, data, decode = (self.parts[name] for name in ("model", "data", "decode"))
+        mask = decode(model, candidate)
         if not hasattr(self.local, "model"):
-            self.local.model = train.stand_in(self.model)
+            self.local.model = train.stand_in(model)
         worn = dict(self.local.model.named_parameters())
-        weights = dict(self.model.named_parameters())
+        weights = dict(model.named_parameters())
         with torch.no_grad():
             for name, keep in mask.items():
                 torch.mul(weights[name], keep.to(worn[name].device), out=worn[name])
-        return train.judge(self.local.model, self.data, self.run)
+        return train.judge(self.local.model, data, self.run, limit=limit)
+
+
+# What this process was sent, if it is a worker: parts of jobs by their keys, the oldest first.
+_kept: OrderedDict[str, Any] = OrderedDict()
+_keeping = threading.Lock()
+
+
+def _arrived(keys: dict[str, str], sent: dict[str, Any]) -> _Job:
+    """The job in a worker, with the parts that it was sent now or earlier."""
+    with _keeping:
+        for name, part in sent.items():
+            _kept[keys[name]] = part
+        while len(_kept) > KEPT:
+            _kept.popitem(last=False)
+        # Who only passes it on, as Dask's scheduler does, sends what it was sent.
+        job = _Job({name: _kept[key] for name, key in keys.items() if key in _kept}, sent=sent)
+    job.keys, job.remote = keys, True
+    return job
 
 
 def _itself(model: nn.Module, mask: Mask) -> Mask:

@@ -70,8 +70,17 @@ def stand_in(model: nn.Module) -> nn.Module:
     return copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def judge(model: nn.Module, data: Any, run: Run = Run(), split: str = "validation") -> float:
-    """The number of errors over a split, or the metric where it is not the accuracy."""
+def judge(
+    model: nn.Module,
+    data: Any,
+    run: Run = Run(),
+    split: str = "validation",
+    limit: float = math.inf,
+) -> float:
+    """The number of errors over a split, or the metric where it is not the accuracy.
+
+    Infinite as soon as there are more than `limit` errors: the rest is not looked at.
+    """
     device = next(model.parameters()).device
     count, kept = 0, []
     for x, y in data.batches(split, EVALUATION_BATCH):
@@ -80,6 +89,8 @@ def judge(model: nn.Module, data: Any, run: Run = Run(), split: str = "validatio
             out, y = model(x.to(device)), y.to(device)
             if data.metric is accuracy:  # without holding all outputs in memory
                 count += wrong(out, y)
+                if count > limit:
+                    return math.inf
             else:
                 kept.append((out, y))
     if data.metric is accuracy:

@@ -1,0 +1,230 @@
+"""Candidates judged by threads, processes and Dask: the same results, little sent, clear errors."""
+
+import functools
+import math
+import multiprocessing
+import os
+import pickle
+import signal
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_data, tiny_model
+
+from prunekit import Data, Journal, Mask, Run, search
+from prunekit.steps import Step, method
+
+CANDIDATES = [(share / 10, seed) for share in (2, 5, 8) for seed in range(4)]
+
+
+def thin(model, candidate):
+    share, seed = candidate
+    generator = torch.Generator().manual_seed(seed)
+    return Mask(
+        {n: torch.rand(k.shape, generator=generator) < share for n, k in Mask.ones(model).items()}
+    )
+
+
+def leaving_a_trace(model, candidate, *, folder, die=False):
+    """As `thin`, and notes where the candidate was judged; with `die`, the first to come dies."""
+    first = Path(folder, "died")
+    if die and candidate == CANDIDATES[5] and not first.exists():
+        first.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    Path(folder, f"{os.getpid()}-{time.monotonic_ns()}").touch()
+    return thin(model, candidate)
+
+
+def failing(model, candidate):
+    if candidate == CANDIDATES[7]:
+        raise KeyError("no such layer")
+    return thin(model, candidate)
+
+
+@contextmanager
+def processes(n=2):
+    with ProcessPoolExecutor(n, multiprocessing.get_context("spawn")) as pool:
+        yield pool.map
+
+
+@contextmanager
+def threads():
+    with ThreadPoolExecutor(3) as pool:
+        yield pool.map
+
+
+@contextmanager
+def cluster():
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
+        ) as local,
+        distributed.Client(local) as client,
+    ):
+        yield client.get_executor(pure=False).map
+
+
+@pytest.mark.parametrize("workers", [threads, processes, cluster])
+def test_all_workers_give_what_one_thread_gives(workers):
+    data = tiny_data()
+    models = [tiny_model(seed=seed) for seed in (0, 1)]
+    alone = [search.evaluate(m, data, CANDIDATES, thin) for m in models]
+    limits = [sorted(alone[0])[6]] * len(CANDIDATES)
+    limited = search.evaluate(models[0], data, CANDIDATES, thin, limits=limits)
+    with workers() as found:
+        run = Run(workers=found)
+        for _ in range(2):
+            assert [search.evaluate(m, data, CANDIDATES, thin, run) for m in models] == alone
+        assert search.evaluate(models[0], data, CANDIDATES, thin, run, limits) == limited
+    assert len(set(alone[0])) > 3
+
+
+def test_candidates_over_their_limit_are_infinite_and_the_others_as_without():
+    model, data = tiny_model(), tiny_data()
+    full = search.evaluate(model, data, CANDIDATES, thin)
+    for limit in (0, min(full), sorted(full)[5], max(full)):
+        found = search.evaluate(model, data, CANDIDATES, thin, limits=[limit] * len(full))
+        assert found == [errors if errors <= limit else math.inf for errors in full]
+
+
+def test_beyond_its_limit_a_candidate_is_not_looked_at():
+    """The second batch would not even fit the model."""
+    x = torch.zeros(250, 8)
+
+    class Broken(Data):
+        def batches(self, split, size, generator=None):
+            yield x, torch.ones(250).long()
+            yield "not looked at", None
+
+    data = Broken({"train": (x[:3], torch.arange(3)), "validation": (x, torch.ones(250).long())})
+    model = tiny_model()
+    with torch.no_grad():
+        model[2].bias.copy_(torch.tensor([9.0, 0.0, 0.0]))
+    assert search.evaluate(model, data, [(0.5, 0)], thin, limits=[249]) == [math.inf]
+
+
+def test_a_limit_and_a_journal(tmp_path):
+    @method
+    def limited(model, data, *, seed: int = 0, run: Run = Run()):
+        for limits in ([5] * 12, [20] * 12, None, [60] * 12):
+            results = search.evaluate(model, data, CANDIDATES, thin, run, limits)
+            yield Step("search", 1, 4, Mask({}), {}, {"results": results})
+
+    def results(run):
+        return [s.info["results"] for s in limited(tiny_model(), tiny_data(), run=run)]
+
+    assert results(Run(journal=Journal(tmp_path))) == results(Run())
+    assert results(Run(journal=Journal(tmp_path))) == results(Run())
+
+
+def test_a_job_that_travels_is_small_whatever_the_data():
+    model, x = tiny_model(), torch.zeros(20_000, 8)
+    data = Data(
+        {"train": (x, torch.arange(20_000) % 3), "validation": (x, torch.arange(20_000) % 3)}
+    )
+    decode = functools.partial(thin)
+    job = search._Job({"model": model, "data": data, "decode": decode})
+    assert len(pickle.dumps(job)) < 400
+    all_parts = pickle.dumps(job.sending(["model", "data", "decode"]))
+    assert 20_000 * 8 * 4 < len(all_parts) < 1.5 * 20_000 * 8 * 4 + 20_000 * 8  # one split only
+
+
+def test_what_a_worker_was_sent_is_kept_and_the_oldest_forgotten(monkeypatch):
+    monkeypatch.setattr(search, "_kept", type(search._kept)())
+    data, sizes = tiny_data(), []
+    for seed in range(8):
+        parts = {"model": tiny_model(seed=seed), "data": data, "decode": thin}
+        job = search._Job(parts)
+        task = (CANDIDATES[0], math.inf)
+        arrived = pickle.loads(pickle.dumps(job))
+        lacking = arrived(task)
+        assert {*lacking.parts} == ({"model"} if seed else {"model", "data", "decode"})
+        expected = job(task)
+        assert pickle.loads(pickle.dumps(job.sending(lacking.parts)))(task) == expected
+        assert pickle.loads(pickle.dumps(job))(task) == expected
+        sizes.append(len(search._kept))
+    assert sizes[-1] == sizes[-2] + 1 <= search.KEPT
+
+
+def test_every_candidate_is_judged_once_by_processes(tmp_path):
+    decode = functools.partial(leaving_a_trace, folder=str(tmp_path))
+    with processes() as workers:
+        search.evaluate(tiny_model(), tiny_data(), CANDIDATES, decode, Run(workers=workers))
+        search.evaluate(tiny_model(), tiny_data(), CANDIDATES, decode, Run(workers=workers))
+    assert len([*tmp_path.iterdir()]) == 2 * len(CANDIDATES)
+
+
+def test_a_worker_of_a_cluster_that_dies_costs_nothing_but_time(tmp_path):
+    model, data = tiny_model(), tiny_data()
+    decode = functools.partial(leaving_a_trace, folder=str(tmp_path), die=True)
+    with cluster() as workers:
+        found = search.evaluate(model, data, CANDIDATES, decode, Run(workers=workers))
+    assert (tmp_path / "died").exists()
+    assert found == search.evaluate(model, data, CANDIDATES, thin)
+
+
+@method
+def in_two_parts(model, data, *, folder: str, seed: int = 0, run: Run = Run()):
+    safe = functools.partial(leaving_a_trace, folder=folder)
+    fatal = functools.partial(leaving_a_trace, folder=folder, die=True)
+    for index, decode in enumerate((safe, fatal), 1):
+        results = search.evaluate(model, data, CANDIDATES, decode, run)
+        yield Step("search", index, 2, Mask({}), {}, {"results": results})
+
+
+def test_a_pool_that_breaks_is_a_clear_error_and_the_journal_is_kept(tmp_path):
+    folder, journal = tmp_path / "traces", tmp_path / "journal"
+    folder.mkdir()
+    with processes() as workers:
+        run = Run(workers=workers, journal=Journal(journal))
+        stream = in_two_parts(tiny_model(), tiny_data(), folder=str(folder), run=run)
+        first = next(stream).info["results"]
+        with pytest.raises(RuntimeError, match="search: the workers failed .*run again"):
+            next(stream)
+    before = len([*folder.iterdir()])
+    with processes() as workers:
+        run = Run(workers=workers, journal=Journal(journal))
+        steps = [*in_two_parts(tiny_model(), tiny_data(), folder=str(folder), run=run)]
+    assert [s.info["results"] for s in steps] == [first, first]
+    assert len([*folder.iterdir()]) - before <= len(CANDIDATES)
+
+
+def test_a_cluster_that_goes_away_is_a_clear_error():
+    distributed = pytest.importorskip("distributed")
+    local = distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, dashboard_address=None, silence_logs=50
+    )
+    client = distributed.Client(local)
+    workers = client.get_executor(pure=False).map
+    run = Run(workers=workers)
+    search.evaluate(tiny_model(), tiny_data(), CANDIDATES, thin, run)
+    local.close()
+    with pytest.raises(RuntimeError, match="search: the workers failed"):
+        search.evaluate(tiny_model(), tiny_data(), CANDIDATES, thin, run)
+    client.close(0)
+
+
+@pytest.mark.parametrize("workers", [threads, processes, cluster])
+def test_an_error_in_a_worker_names_the_candidate(workers):
+    with workers() as found, pytest.raises(KeyError, match="no such layer") as caught:
+        search.evaluate(tiny_model(), tiny_data(), CANDIDATES, failing, Run(workers=found))
+    assert any(repr(CANDIDATES[7]) in note for note in caught.value.__notes__)
+
+
+def test_a_metric_that_is_not_a_number_is_refused_and_the_candidate_named():
+    x = torch.zeros(9, 8)
+    data = Data(
+        {"train": (x, x), "validation": (x, x)}, loss=squared, metric=lambda outputs, y: math.nan
+    )
+    with pytest.raises(ValueError, match="search: the metric of the data is NaN") as caught:
+        search.evaluate(tiny_model(), data, [(0.5, 1)], thin)
+    assert "(0.5, 1)" in caught.value.__notes__[0]
+
+
+def squared(outputs, targets):
+    return (outputs.sum() - targets.sum()) ** 2
