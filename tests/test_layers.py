@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "prunekit"
 # From the bottom up; `prunekit` itself is the package's `__init__`, which collects the names.
 ORDER = [
     "_files", "_torchvision", "_random", "mask", "steps", "data", "checkpoint", "models",
-    "select", "count", "journal", "train", "score", "surgery", "search", "baselines", "methods", "report", "prunekit",
+    "select", "count", "journal", "train", "score", "surgery", "evolve", "search", "baselines", "methods", "report", "prunekit",
     "experiments", "plot", "course", "widgets", "show", "__main__",
 ]  # fmt: skip
 DRAWING = {"matplotlib", "seaborn"}

@@ -1,0 +1,127 @@
+"""Differential evolution of real vectors: mutation, crossover and one-to-one selection.
+
+Storn and Price 1997, doi 10.1023/A:1008202821328. Nothing here knows what a vector stands for; the
+scores come from a function, which may compare them with those that they have to beat.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# x: the targets, best: the best of them, a, b, c: three others of each target; all (n, genes).
+STRATEGIES: dict[str, Callable[..., Tensor]] = {
+    "rand1bin": lambda x, best, a, b, c, scale: a + scale * (b - c),
+    "best1bin": lambda x, best, a, b, c, scale: best + scale * (b - c),
+    "current-to-best1bin": lambda x, best, a, b, c, scale: x + scale * (best - x + b - c),
+}
+FEWEST = 4  # a target and three others
+
+# judge(trials, rivals) -> scores: smaller is better. The rivals are the scores to beat, None in the
+# first generation; a trial that is worse than its rival may get any score that is worse.
+Judge = Callable[[Tensor, Sequence[Any] | None], Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The vectors that survive, `(n, genes)`, their scores, and which of them are new."""
+
+    index: int
+    vectors: Tensor
+    scores: tuple[Any, ...]
+    replaced: tuple[int, ...]
+
+    @property
+    def best(self) -> int:
+        """The place of the best vector, the first among equals."""
+        return min(range(len(self.scores)), key=lambda i: self.scores[i])
+
+
+def spread(n: int, low: Tensor, high: Tensor, generator: torch.Generator) -> Tensor:
+    """`n` vectors drawn evenly between the bounds, `(n, genes)`."""
+    drawn = torch.rand(n, len(low), generator=generator, dtype=torch.float64)
+    return low + drawn * (high - low)
+
+
+def propose(
+    vectors: Tensor,
+    best: Tensor,
+    low: Tensor,
+    high: Tensor,
+    strategy: str,
+    scale: float,
+    crossover: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """A trial for each vector, `(n, genes)`; at least one gene of each comes from the mutant.
+
+    Mutant genes outside the bounds are drawn anew between them.
+    """
+    n, genes = vectors.shape
+    order = torch.rand(n, n, generator=generator).fill_diagonal_(2.0)  # a vector itself comes last
+    a, b, c = (vectors[others] for others in order.argsort(1)[:, :3].T)
+    mutants = STRATEGIES[strategy](vectors, best, a, b, c, scale)
+    anew = spread(n, low, high, generator)
+    mutants = torch.where((mutants < low) | (mutants > high), anew, mutants)
+    crossed = torch.rand(n, genes, generator=generator) < crossover
+    crossed[torch.arange(n), torch.randint(genes, (n,), generator=generator)] = True
+    return torch.where(crossed, mutants, vectors)
+
+
+def evolve(
+    judge: Judge,
+    start: Tensor,
+    low: Tensor,
+    high: Tensor,
+    *,
+    generations: int,
+    strategy: str = "rand1bin",
+    scale: float = 0.5,
+    crossover: float = 0.9,
+    generator: torch.Generator,
+) -> Iterator[Generation]:
+    """Yield the start, `(n, genes)`, as generation 0, then each generation that follows.
+
+    A trial takes the place of its target if its score is not worse. Raises ValueError for bounds
+    that are crossed or not numbers, fewer than 4 vectors, and scores that are NaN.
+    """
+    check_bounds(low, high)
+    if len(start) < FEWEST:
+        raise ValueError(f"evolve: there must be at least {FEWEST} vectors, got {len(start)}")
+    vectors = start.double()
+    scores = _scores(judge, vectors, None)
+    generation = Generation(0, vectors, tuple(scores), tuple(range(len(vectors))))
+    yield generation
+    for index in range(1, generations + 1):
+        trials = propose(
+            vectors, vectors[generation.best], low, high, strategy, scale, crossover, generator
+        )
+        found = _scores(judge, trials, scores)
+        replaced = [i for i, score in enumerate(found) if score <= scores[i]]
+        vectors, scores = vectors.clone(), list(scores)
+        for i in replaced:
+            vectors[i], scores[i] = trials[i], found[i]
+        generation = Generation(index, vectors, tuple(scores), tuple(replaced))
+        yield generation
+
+
+def check_bounds(low: Tensor, high: Tensor) -> None:
+    """Raise ValueError unless every gene has two finite bounds in the right order."""
+    for gene, (a, b) in enumerate(zip(low.tolist(), high.tolist(), strict=True)):
+        if not (math.isfinite(a) and math.isfinite(b) and a <= b):
+            raise ValueError(f"evolve: gene {gene} needs finite bounds, low <= high, got {a}, {b}")
+
+
+def _scores(judge: Judge, vectors: Tensor, rivals: Sequence[Any] | None) -> list[Any]:
+    scores = list(judge(vectors, rivals))
+    if len(scores) != len(vectors):
+        raise ValueError(f"evolve: {len(vectors)} vectors need as many scores, got {len(scores)}")
+    for vector, score in zip(vectors, scores, strict=True):
+        if any(math.isnan(part) for part in (score if isinstance(score, tuple) else (score,))):
+            raise ValueError(f"evolve: the score of {vector.tolist()} is {score}, not a number")
+    return scores
