@@ -189,6 +189,22 @@ class Data:
         part.splits = {split: self.splits[split] for split in splits}
         return part
 
+    def fewer(self, **sizes: int) -> Data:
+        """The same data with fewer examples in a split, such as ``validation=1_000``.
+
+        They are spread evenly over the classes and always the same ones.
+        """
+        part = self.only(*self.splits)
+        part.__dict__.pop("key", None)
+        for split, n in sizes.items():
+            pair = self.splits[split]
+            if not 0 < n <= len(pair[1]):
+                raise ValueError(
+                    f"data {self.name}: {split} has {len(pair[1])} examples, cannot keep {n}"
+                )
+            part.splits[split] = _rows(pair, _hold_out(pair[1].numpy(), n, seed=0))
+        return part
+
     def size(self, split: str) -> int:
         """How many examples a split has. Raises ValueError if there is no such split."""
         if split not in self.splits:

@@ -19,6 +19,8 @@ STRATEGIES: dict[str, Callable[..., Tensor]] = {
     "rand1bin": lambda x, best, a, b, c, scale: a + scale * (b - c),
     "best1bin": lambda x, best, a, b, c, scale: best + scale * (b - c),
     "current-to-best1bin": lambda x, best, a, b, c, scale: x + scale * (best - x + b - c),
+    # Outside all bounds, so every gene is drawn anew: random search, with a crossover of 1.
+    "random": lambda x, best, a, b, c, scale: torch.full_like(x, torch.inf),
 }
 FEWEST = 4  # a target and three others
 

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 from torch import Tensor
 
@@ -251,6 +252,69 @@ def wheel(probabilities: Any, sizes: Any, title: str = "", picked: Sequence[int]
     scale = ScalarMappable(Normalize(0, sizes.max()), "viridis")
     figure.colorbar(scale, ax=axis, label="size of the weight, |w|", shrink=0.7)
     axis.set_title(title)
+    return figure
+
+
+def _caption(axis: Axes, text: str, point: Any) -> None:
+    box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.9}
+    axis.annotate(
+        text, point, textcoords="offset points", xytext=(6, 6), fontsize=10, color="black", bbox=box
+    )
+
+
+def landscape(
+    xs: Sequence[float],
+    ys: Sequence[float],
+    values: Any,
+    allowed: Any,
+    *,
+    x: str,
+    y: str,
+    label: str,
+    title: str = "",
+    dots: Any = (),
+    names: Sequence[str] = (),
+    arrows: Sequence[tuple[Any, Any, str]] = (),
+) -> Figure:
+    """A map of `values` over two quantities, `(ys, xs)`, hatched where not `allowed`.
+
+    `dots` are points (x, y), the first of which have `names`; `arrows` lead from a point to another
+    and have a caption.
+    """
+    figure, axis = axes(title, x, y, (7, 5.2))
+    colored = axis.pcolormesh(xs, ys, np.asarray(values), cmap="viridis", shading="nearest")
+    forbidden = (~np.asarray(allowed, dtype=bool)).astype(float)
+    with plt.rc_context({"hatch.color": "white", "hatch.linewidth": 0.6}):
+        axis.contourf(xs, ys, forbidden, levels=(0.5, 1.5), colors="none", hatches=("///",))
+    axis.contour(xs, ys, forbidden, levels=(0.5,), colors="white", linewidths=1.5)
+    figure.colorbar(colored, label=label)
+    outline = [Stroke(linewidth=4, foreground="black"), Normal()]
+    for start, end, caption in arrows:
+        look = {"arrowstyle": "-|>", "color": "white", "linewidth": 1.8, "path_effects": outline}
+        axis.annotate("", end, start, arrowprops=look)
+        middle = (np.asarray(start) + np.asarray(end)) / 2
+        _caption(axis, caption, middle)
+    for point in dots:
+        axis.plot(*point, marker="o", markersize=7, color="white", markeredgecolor="black")
+    for name, point in zip(names, dots, strict=False):
+        _caption(axis, name, point)
+    axis.grid(False)
+    return figure
+
+
+def population(steps: Sequence[Step], total: int, title: str = "") -> Figure:
+    """Every member of every generation as a dot, by the share of the weights that it keeps."""
+    found = [step for step in steps if "vectors" in step.info]
+    figure, axis = axes(title, "generation", "kept weights (%)")
+    for step in found:
+        shares = [100 * kept / total for kept in step.info["kept"]]
+        axis.scatter([step.index] * len(shares), shares, s=12, color="0.6", zorder=1)
+    best = [100 * step.info["kept"][step.info["chosen"]] / total for step in found]
+    axis.plot([step.index for step in found], best, marker="o", markersize=5, color=KEPT, zorder=2)
+    axis.scatter([], [], s=12, color="0.6", label="a member")
+    axis.plot([], [], marker="o", color=KEPT, label="the best one that is allowed")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend()
     return figure
 
 

@@ -180,7 +180,8 @@ def _arrived(keys: dict[str, str], sent: dict[str, Any]) -> _Job:
     return job
 
 
-def _itself(model: nn.Module, mask: Mask) -> Mask:
+def itself(model: nn.Module, mask: Mask) -> Mask:
+    """The decoder of candidates that are masks."""
     return mask
 
 
@@ -192,7 +193,7 @@ def cut(
     Evaluated first, then applied: nothing polls `run.stop` between the change and the step.
     """
     mask.check(model)
-    (result,) = evaluate(model, data, [mask], _itself, run)
+    (result,) = evaluate(model, data, [mask], itself, run)
     mask.apply_(model)
     return Step(
         "prune", index, of, mask, {train.metric_name(data): train.as_metric(result, data)}, info

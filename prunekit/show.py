@@ -140,10 +140,10 @@ def catalogue() -> str:
     for path in notebooks():
         about = nbformat.read(path, as_version=4).metadata.get("prunekit", {})
         groups["notebooks"][path.stem] = about.get("title", "")
-    lines = []
+    width, lines = max(len(name) for entries in groups.values() for name in entries), []
     for group, entries in groups.items():
         if entries:
-            lines += [group, *(f"  {name:<16} {text}" for name, text in entries.items())]
+            lines += [group, *(f"  {name:<{width}} {text}" for name, text in entries.items())]
     return "\n".join(lines)
 
 

@@ -302,17 +302,22 @@ M = TypeVar("M", bound=Callable[..., Iterator[Step]])
 @overload
 def method(function: M) -> M: ...
 @overload
-def method(*, check: Callable[..., None]) -> Callable[[M], M]: ...
-def method(function: Any = None, *, check: Callable[..., None] | None = None) -> Any:
+def method(
+    *, check: Callable[..., None] | None = None, regrows: bool = False
+) -> Callable[[M], M]: ...
+def method(
+    function: Any = None, *, check: Callable[..., None] | None = None, regrows: bool = False
+) -> Any:
     """Turn a generator function ``(model, data, *, knobs, seed, run)`` into a method.
 
     Knobs, model and data are checked when it is called, before any work. The stream then runs
     under the grad mode, flush-denormal setting and thread count of the call, opens the journal if
     it is the outermost method, and ends quietly when `run.stop` is set. `check(model, data,
-    **knobs)` may hold bounds that depend on the model or the data.
+    **knobs)` may hold bounds that depend on the model or the data. A method that `regrows` may put
+    weights back that an earlier step had removed.
     """
     if function is None:
-        return functools.partial(method, check=check)
+        return functools.partial(method, check=check, regrows=regrows)
     who = function.__name__
     signature = inspect.signature(function)
 
@@ -342,6 +347,7 @@ def method(function: Any = None, *, check: Callable[..., None] | None = None) ->
             check(model, data, **own)
         return _drive(function, model, data, settings, _Surroundings())
 
+    call.regrows = regrows  # type: ignore[attr-defined]
     return call
 
 

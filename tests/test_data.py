@@ -478,3 +478,35 @@ def test_squared_error_pairs_outputs_with_their_own_targets():
     outputs, targets = torch.tensor([[1.0], [3.0]]), torch.tensor([1.0, 1.0])
     assert float(squared_error(outputs, targets)) == 2
     assert float(squared_error(outputs[:, 0], targets)) == 2
+
+
+# ---------------------------------------------------------------------------------- smaller data
+
+
+def test_fewer_keeps_the_class_shares_and_always_the_same_examples():
+    data = tiny_data()
+    part = data.fewer(validation=12)
+    x, y = part.splits["validation"]
+    assert torch.bincount(y).tolist() == [4, 4, 4]
+    rows = [row.tolist() for row in data.splits["validation"][0]]
+    assert all(row.tolist() in rows for row in x)
+    assert torch.equal(x, tiny_data().fewer(validation=12).splits["validation"][0])
+    assert part.splits["train"] is data.splits["train"]
+    assert part.size("validation") == 12 != data.size("validation")
+
+
+def test_fewer_has_a_key_of_its_own_and_only_does_not_touch_the_rest():
+    data = tiny_data()
+    whole = data.key
+    assert data.fewer(validation=12).key not in (whole, data.fewer(validation=13).key)
+    assert data.fewer(validation=60).splits["validation"][0].shape == (60, 8)
+    part = data.only("validation")
+    assert [*part.splits] == ["validation"]
+    assert data.key == whole
+    assert [*data.splits] == ["train", "validation", "test"]
+
+
+@pytest.mark.parametrize("n", [0, 61])
+def test_fewer_than_none_or_more_than_all_is_refused(n):
+    with pytest.raises(ValueError, match=f"validation has 60 examples, cannot keep {n}"):
+        tiny_data().fewer(validation=n)

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from matplotlib.collections import PathCollection
+from matplotlib.collections import PathCollection, QuadMesh
 from tiny import tiny_data, tiny_model
 
 from prunekit import plot
@@ -119,6 +119,31 @@ def test_dots_stand_at_their_values_in_their_rows_beside_what_they_are_compared_
     control = next(line for line in axis.lines if line.get_label() == "control")
     assert control.get_xdata() == [6.0, 6.0]
     assert axis.get_xscale() == "log"
+
+
+def test_a_landscape_shows_values_dots_names_and_arrows():
+    values = np.arange(6.0).reshape(2, 3)
+    allowed = values < 4
+    figure = plot.landscape(
+        [0, 1, 2], [0, 1], values, allowed, x="a", y="b", label="kept",
+        dots=[(0, 0), (1, 1)], names="x", arrows=[((0, 0), (1, 1), "there")],
+    )  # fmt: skip
+    axis, bar = figure.axes
+    mesh = next(c for c in axis.collections if isinstance(c, QuadMesh))
+    assert np.array_equal(np.asarray(mesh.get_array()).reshape(2, 3), values)
+    dots = [tuple(map(float, np.ravel(line.get_xydata()))) for line in axis.lines]
+    assert dots == [(0, 0), (1, 1)]
+    assert [t.get_text() for t in axis.texts] == ["", "there", "x"]
+    assert bar.get_ylabel() == "kept"
+
+
+def test_a_population_is_drawn_with_its_best():
+    info = {"vectors": [[0.0]] * 3, "kept": [50, 20, 80], "chosen": 0}
+    steps = [Step("search", i, 1, Mask({}), {}, info) for i in (0, 1)]
+    (axis,) = plot.population([*steps, Step("prune", 1, 1, Mask({}), {})], 100).axes
+    drawn = [c.get_offsets() for c in axis.collections if len(c.get_offsets())]
+    assert [d.tolist() for d in drawn] == [[[i, 50], [i, 20], [i, 80]] for i in (0, 1)]
+    assert axis.lines[0].get_ydata().tolist() == [50, 50]
 
 
 def test_comparison_has_a_line_a_method_and_a_dot_a_seed():

@@ -97,6 +97,7 @@ def test_what_cannot_be_reproduced_is_said_in_one_line(capsys, monkeypatch, tmp_
         f"reproduce: experiment must be one of {experiments.names()}, got 'nothing'\n"
     )
     monkeypatch.setenv("PRUNEKIT_DATA", str(tmp_path))
+    experiments._read.cache_clear()
     assert main(["reproduce", "baselines", "--only", "dense"]) == 2
     said = capsys.readouterr().err
     assert str(tmp_path) in said

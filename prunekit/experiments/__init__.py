@@ -1,6 +1,6 @@
 """A paper's protocol, run as a grid of cells (arm × seed) that can be stopped and resumed.
 
-``experiments/<name>.py`` holds one `EXPERIMENT`, ``experiments/results/<name>/`` its cells.
+``experiments/<paper>.py`` holds its `EXPERIMENTS`, ``experiments/results/<name>/`` their cells.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 WEIGHTS = HERE.parent / "weights"
-LINEAGE = ("children", "chosen")  # what of a step's info is recorded: who was tried, who went on
+# What of a step's info is recorded: who was tried, who went on, and what decided it.
+LINEAGE = ("children", "chosen", "sensitivities", "drop")
 
 
 @dataclass(frozen=True)
@@ -95,16 +96,23 @@ class Experiment:
     short_seeds: tuple[int, ...] = field(default=(0,))
 
 
+@lru_cache(maxsize=1)
+def _experiments() -> dict[str, Experiment]:
+    found = [m.name for m in pkgutil.iter_modules([str(HERE)])]
+    modules = [importlib.import_module(f"{__name__}.{name}") for name in found]
+    return {experiment.name: experiment for module in modules for experiment in module.EXPERIMENTS}
+
+
 def names() -> list[str]:
     """The experiments there are."""
-    return sorted(module.name for module in pkgutil.iter_modules([str(HERE)]))
+    return sorted(_experiments())
 
 
 def load(name: str) -> Experiment:
     """The experiment of that name. Raises ValueError if there is none."""
     if name not in names():
         raise ValueError(f"reproduce: experiment must be one of {names()}, got {name!r}")
-    return importlib.import_module(f"prunekit.experiments.{name}").EXPERIMENT
+    return _experiments()[name]
 
 
 def results_folder(name: str, short: bool = False) -> Path:
@@ -172,10 +180,10 @@ def _hash(cell: Cell, model: torch.nn.Module, data: Data) -> str:
 def is_done(cell: Cell) -> bool:
     """Whether the cell's file is there and was made with these knobs, weights and data."""
     try:
-        found = json.loads(cell.path.read_text(encoding="utf-8"))
-        return found["hash"] == _hash(cell, cell.start(), cell.data())
+        found = json.loads(cell.path.read_text(encoding="utf-8"))["hash"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
+    return bool(found == _hash(cell, cell.start(), cell.data()))
 
 
 def run_cell(cell: Cell, stop: threading.Event | None = None) -> dict[str, Any]:
@@ -254,8 +262,10 @@ def _traced(step: Step, model: torch.nn.Module, data: Data) -> dict[str, Any]:
     """A step as plain numbers; test errors where the model is sure to have the step's weights."""
     row: dict[str, Any] = {"phase": step.phase, "index": step.index, "kept": step.mask.kept}
     row |= {name: round(value, 6) for name, value in step.metrics.items()}
-    if step.phase not in ("train", "finetune") or step.index == step.of:
+    if step.phase in ("prune", "rewind") or (step.phase != "search" and step.index == step.of):
         row["test"] = _errors(model, data, "test")
+    if "vectors" in step.info:
+        row["fewest"] = step.info["kept"][step.info["chosen"]]
     lineage = {name: value for name, value in step.info.items() if name in LINEAGE}
     return row | {name: _rounded(value) for name, value in lineage.items()}
 

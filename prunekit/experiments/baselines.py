@@ -56,17 +56,19 @@ def _arms() -> dict[str, Arm]:
     return arms
 
 
-EXPERIMENT = Experiment(
-    name="baselines",
-    title="Dense LeNets on MNIST, and pruning them by magnitude, at random and gradually",
-    paper="Han, Pool, Tran and Dally 2015, arXiv 1506.02626",
-    status="reproduction",
-    data=mnist,
-    arms=_arms(),
-    claims=(
-        Claim("LeNet-300-100, test error at 12×", 1.59, "%", HAN),
-        Claim("LeNet-300-100, test error dense", 1.64, "%", HAN),
-        Claim("LeNet-5, test error at 12×", 0.77, "%", HAN),
-        Claim("LeNet-5, test error dense", 0.80, "%", HAN),
+EXPERIMENTS = (
+    Experiment(
+        name="baselines",
+        title="Dense LeNets on MNIST, and pruning them by magnitude, at random and gradually",
+        paper="Han, Pool, Tran and Dally 2015, arXiv 1506.02626",
+        status="reproduction",
+        data=mnist,
+        arms=_arms(),
+        claims=(
+            Claim("LeNet-300-100, test error at 12×", 1.59, "%", HAN),
+            Claim("LeNet-300-100, test error dense", 1.64, "%", HAN),
+            Claim("LeNet-5, test error at 12×", 0.77, "%", HAN),
+            Claim("LeNet-5, test error dense", 0.80, "%", HAN),
+        ),
     ),
 )

@@ -87,11 +87,13 @@ def _arms() -> dict[str, Arm]:
     return arms
 
 
-EXPERIMENT = Experiment(
-    name="noisy_labels",
-    title="Roulette and magnitude pruning of a regression on noisy labels",
-    paper="Chan, Yiu, Guo and Jiang 2024, doi 10.1007/s00521-024-09719-6",
-    status="after the abstract",
-    data=mnist,
-    arms=_arms(),
+EXPERIMENTS = (
+    Experiment(
+        name="noisy_labels",
+        title="Roulette and magnitude pruning of a regression on noisy labels",
+        paper="Chan, Yiu, Guo and Jiang 2024, doi 10.1007/s00521-024-09719-6",
+        status="after the abstract",
+        data=mnist,
+        arms=_arms(),
+    ),
 )

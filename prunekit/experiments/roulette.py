@@ -81,12 +81,14 @@ def _arms() -> dict[str, Arm]:
     return arms | _controls("lenet_5")
 
 
-EXPERIMENT = Experiment(
-    name="roulette",
-    title="Every wheel of roulette pruning on the LeNets, with and without a branch",
-    paper="Chan, Yiu, Guo and Jiang 2024, doi 10.1007/s00521-024-09719-6",
-    status="after the abstract",
-    data=mnist,
-    arms=_arms(),
-    showcase="lenet_300_100 inv-4, B = 10",
+EXPERIMENTS = (
+    Experiment(
+        name="roulette",
+        title="Every wheel of roulette pruning on the LeNets, with and without a branch",
+        paper="Chan, Yiu, Guo and Jiang 2024, doi 10.1007/s00521-024-09719-6",
+        status="after the abstract",
+        data=mnist,
+        arms=_arms(),
+        showcase="lenet_300_100 inv-4, B = 10",
+    ),
 )
