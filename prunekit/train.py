@@ -105,9 +105,14 @@ def as_metric(result: float, data: Any, split: str = "validation") -> float:
     """The metric that a result of `judge` stands for: errors become an accuracy."""
     if data.metric is not accuracy:
         return result
+    n = targets(data, split)
+    return (n - result) / n
+
+
+def targets(data: Any, split: str) -> int:
+    """How many targets a split has: one an example, or several."""
     _, y = next(iter(data.batches(split, 1)))
-    targets = size(data, split) * y[0].numel()
-    return (targets - result) / targets
+    return size(data, split) * y[0].numel()
 
 
 def size(data: Any, split: str) -> int:

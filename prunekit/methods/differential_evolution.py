@@ -1,0 +1,324 @@
+"""Layer-wise pruning whose thresholds are found by differential evolution.
+
+Each layer gets a sensitivity: weights below sensitivity × standard deviation go. Evolution searches
+the sensitivities that keep the fewest weights at hardly any loss of accuracy; then some removed
+weights come back at random, the network is fine-tuned, and the next round begins. Wu, Li, Zhou, Li
+and Shi 2021, Sensors 21(3), 880, doi 10.3390/s21030880.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+
+from prunekit import search
+from prunekit._files import named_tensors
+from prunekit.data import Data, accuracy
+from prunekit.evolve import FEWEST, STRATEGIES, Generation, evolve, spread
+from prunekit.mask import Mask, check_prunable
+from prunekit.steps import (
+    Choice,
+    Count,
+    Fraction,
+    Names,
+    Natural,
+    Positive,
+    Precision,
+    Range,
+    Run,
+    Step,
+    derive,
+    method,
+)
+from prunekit.train import as_metric, evaluate, fit, metric_name, targets
+
+# What is smallest in the best candidate, from its loss (errors, or minus the metric) and the number
+# of weights it keeps; `dense` is the loss before pruning, `allowed` the loss that pruning may have.
+# paper: the formula of the fitness is not public; here: Deb's rule, or a weighted sum.
+FITNESS: dict[str, Callable[..., Any]] = {
+    "constrained": lambda loss, kept, allowed, **_: (max(0.0, loss - allowed), kept),
+    "weighted": lambda loss, kept, dense, total, scale, balance, **_: (
+        (balance and balance * max(0.0, loss - dense) / scale) + (1 - balance) * kept / total
+    ),
+}
+SLACK = 1e-9  # what rounding adds to a difference of two results
+GRID = 10  # sensitivities that the scan tries in each layer
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """The layers of a model under a mask: names of parameters, standard deviation over the
+    survivors, and the survivors' magnitudes in order, (n,)."""
+
+    names: list[list[str]]
+    deviations: list[float]
+    sizes: list[Tensor]
+
+    def kept(self, sensitivities: Sequence[float]) -> int:
+        """How many weights the mask of these sensitivities keeps, without making it."""
+        limits = _thresholds(sensitivities, self.deviations)
+        return sum(
+            len(sizes) - int(torch.searchsorted(sizes, limit))
+            for sizes, limit in zip(self.sizes, limits, strict=True)
+        )
+
+
+def _layers(model: nn.Module, mask: Mask) -> _Layers:
+    parameters = dict(model.named_parameters())
+    names: dict[str, list[str]] = {}
+    for name in mask:
+        names.setdefault(name.rpartition(".")[0], []).append(name)
+    deviations, sizes = [], []
+    for group in names.values():
+        w = torch.cat([parameters[name].detach().cpu()[mask[name]].float() for name in group])
+        deviations.append(float(w.std(correction=0)) if len(w) else 0.0)
+        sizes.append(w.abs().sort().values)
+    return _Layers([*names.values()], deviations, sizes)
+
+
+def _thresholds(sensitivities: Sequence[float], deviations: list[float]) -> list[Tensor]:
+    """The threshold of each layer; one sensitivity stands for all of them.
+
+    paper: a sensitivity a layer, times what is not public; here: times the standard deviation.
+    """
+    repeats = len(deviations) if len(sensitivities) == 1 else 1
+    pairs = zip([*sensitivities] * repeats, deviations, strict=True)
+    return [torch.tensor(s * deviation, dtype=torch.float32) for s, deviation in pairs]
+
+
+def _cut(
+    model: nn.Module,
+    sensitivities: Sequence[float],
+    *,
+    mask: Mask,
+    names: list[list[str]],
+    deviations: list[float],
+) -> Mask:
+    """What is left of the mask at and above the thresholds."""
+    parameters, kept = dict(model.named_parameters()), {}
+    for group, limit in zip(names, _thresholds(sensitivities, deviations), strict=True):
+        for name in group:
+            kept[name] = parameters[name].detach().cpu().float().abs() >= limit
+    return mask & Mask(kept)
+
+
+def _recover(
+    model: nn.Module, before: Mask, cut: Mask, how: str, share: float, generator: torch.Generator
+) -> Mask:
+    """The mask with a share of what this cut removed put back, in each parameter.
+
+    `how` says which: "random" ones, or the largest by "magnitude"; with "off", none.
+    """
+    if how == "off":
+        return cut
+    parameters, kept = dict(model.named_parameters()), {}
+    for name, keep in cut.items():
+        removed = (before[name] & ~keep).flatten().nonzero().flatten()
+        n = round(share * len(removed))
+        if how == "random":
+            order = torch.randperm(len(removed), generator=generator)
+        else:
+            sizes = parameters[name].detach().cpu().flatten()[removed].abs()
+            order = sizes.argsort(descending=True, stable=True)
+        flat = keep.flatten().clone()
+        flat[removed[order[:n]]] = True
+        kept[name] = flat.view(keep.shape)
+    return Mask(kept)
+
+
+class _Judge:
+    """Scores the vectors of a round; skips what cannot win and stops what has lost."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Any,
+        mask: Mask,
+        layers: _Layers,
+        score: Callable[[float, int], Any],
+        skip: bool,
+        run: Run,
+    ):
+        self.model, self.data, self.layers, self.run = model, data, layers, run
+        self.score, self.skip, self.n = score, skip, targets(data, "validation")
+        self.decode = functools.partial(
+            _cut, mask=mask, names=layers.names, deviations=layers.deviations
+        )
+        self.known: dict[tuple[float, ...], tuple[int, float]] = {}  # vector -> kept, loss
+
+    def most(self, rival: Any, kept: int) -> float:
+        """The largest loss with which so many weights do not lose against the rival's score."""
+        if self.data.metric is not accuracy:
+            return -math.inf if self.score(-math.inf, kept) > rival else math.inf
+        return bisect.bisect_right(range(self.n + 1), rival, key=lambda e: self.score(e, kept)) - 1
+
+    def __call__(self, vectors: Tensor, rivals: Sequence[Any] | None) -> list[Any]:
+        candidates = [tuple(vector) for vector in vectors.tolist()]
+        kept = [self.layers.kept(candidate) for candidate in candidates]
+        limits = [math.inf] * len(candidates)
+        if rivals is not None and self.skip:
+            limits = [self.most(*pair) for pair in zip(rivals, kept, strict=True)]
+        asked = [i for i, limit in enumerate(limits) if limit >= 0]
+        results = search.evaluate(
+            self.model, self.data, [candidates[i] for i in asked], self.decode, self.run,
+            [limits[i] for i in asked],
+        )  # fmt: skip
+        losses = [math.inf] * len(candidates)
+        for i, result in zip(asked, results, strict=True):
+            losses[i] = result if self.data.metric is accuracy else -result
+            found = (kept[i], losses[i])  # infinite if stopped; a twin may have gone on to the end
+            self.known[candidates[i]] = min(found, self.known.get(candidates[i], found))
+        return [self.score(*pair) for pair in zip(losses, kept, strict=True)]
+
+    def about(self, generation: Generation) -> dict[str, Any]:
+        """The population as plain numbers."""
+        vectors = generation.vectors.tolist()
+        kept, losses = zip(*(self.known[tuple(vector)] for vector in vectors), strict=True)
+        sign = 1 if self.data.metric is accuracy else -1
+        return {
+            "vectors": vectors,
+            "kept": [*kept],
+            "results": [sign * loss for loss in losses],
+            "chosen": generation.best,
+            "replaced": [*generation.replaced],
+        }
+
+
+def _scan(judge: _Judge, dense: float, allowed: float, bound: float) -> list[float]:
+    """The upper bound of each gene: the largest sensitivity, of a grid up to `bound`, with which a
+    layer that is cut alone, and with each smaller one, costs no more loss than allowed."""
+    genes, grid = len(judge.layers.names), [bound * ((i + 1) / GRID) for i in range(GRID)]
+    alone = [tuple(s * (g == gene) for g in range(genes)) for gene in range(genes) for s in grid]
+    limits = [allowed] * len(alone)
+    results = search.evaluate(judge.model, judge.data, alone, judge.decode, judge.run, limits)
+    if judge.data.metric is not accuracy:
+        results = [-result for result in results]
+    highest = []
+    for gene in range(genes):
+        fine = [loss <= allowed for loss in results[gene * GRID : (gene + 1) * GRID]]
+        passed = fine.index(False) if False in fine else GRID
+        highest.append(grid[passed - 1] if passed else 0.0)
+    return highest
+
+
+def _check(
+    model: nn.Module, data: Any, *, images: int, biases: bool, ignore: Names, **_: Any
+) -> None:
+    check_prunable(model, data, biases=biases, ignore=ignore)
+    if images and not isinstance(data, Data):
+        raise ValueError(f"differential_evolution: images must be 0 for own data, got {images}")
+    if images and images > (n := data.size("validation")):
+        raise ValueError(f"differential_evolution: images must be at most {n}, got {images}")
+
+
+@method(check=_check, regrows=True)
+def differential_evolution(
+    model: nn.Module,
+    data: Any,
+    *,
+    rounds: Count = 3,
+    drop: Annotated[float, Range(0, 1)] = 0.01,
+    tolerance: Annotated[float, Range(0, 1)] = 0.005,
+    generations: Count = 25,
+    population: Annotated[int, Range(FEWEST)] = 20,
+    strategy: Annotated[str, Choice(*STRATEGIES)] = "rand1bin",
+    scale: Annotated[float, Range(0, 2, low_open=True)] = 0.5,
+    crossover: Annotated[float, Range(0, 1)] = 0.9,
+    uniform: bool = False,
+    fitness: Annotated[str, Choice(*FITNESS)] = "constrained",
+    balance: Annotated[float, Range(0, 1)] = 0.7,
+    scan: Annotated[float, Range(0, 1)] = 0.1,
+    bound: Positive = 2.5,
+    later: Positive = 1.5,
+    recovery: Annotated[str, Choice("random", "magnitude", "off")] = "random",
+    recovered: Fraction = 0.02,
+    images: Natural = 0,
+    skip: bool = True,
+    epochs: Natural = 4,
+    last_epochs: Natural = 0,
+    lr: Positive = 0.01,
+    precision: Precision = "fp32",
+    biases: bool = False,
+    ignore: Names = (),
+    seed: int = 0,
+    run: Run = Run(),
+) -> Iterator[Step]:
+    """Search, prune, recover and fine-tune, `rounds` times; the `info` of a generation holds it.
+
+    rounds: how often.
+    drop: accuracy below the network at the start that pruning may cost, before fine-tuning.
+    tolerance: accuracy below the network at the start that a round may cost in the end. A round
+        that costs more is taken back, and `drop` halved; the second in a row ends the run.
+    generations: of the search in each round, after the first that is drawn.
+    population: sensitivity vectors in each generation.
+    strategy: how a mutant is made; "random" draws it anew, which is random search.
+    scale: F, what the difference of two vectors is multiplied with.
+    crossover: CR, the chance of a gene to come from the mutant.
+    uniform: one sensitivity for all layers, the control.
+    fitness: "constrained" keeps the fewest weights within `drop`; "weighted" adds up both.
+    balance: of "weighted": the share of the accuracy.
+    scan: accuracy that a layer pruned alone may cost; bounds its sensitivity.
+    bound: largest sensitivity in the first round.
+    later: largest sensitivity in the rounds after it.
+    recovery: which removed weights come back after a search.
+    recovered: the share of a round's removed weights that come back.
+    images: validation examples that candidates are judged by, 0 for all.
+    skip: leave out evaluations that cannot change the outcome.
+    epochs: passes over the training data after each round.
+    last_epochs: passes over the training data at the end, which no tolerance judges.
+    lr: learning rate of the fine-tuning at its highest.
+    precision: of the training; see `prunekit.train.fit`.
+    biases: prune biases too.
+    ignore: names of parameters to leave alone.
+    """
+    mask, failures = Mask.ones(model, biases, ignore), 0
+    start, name = evaluate(model, data, run=run), metric_name(data)
+    few = data.fewer(validation=images) if images else data
+    n = targets(few, "validation") if few.metric is accuracy else 1  # a loss: errors, or -metric
+    (dense,) = search.evaluate(model, few, [mask], search.itself, run)
+    dense = dense if few.metric is accuracy else -dense
+    train = functools.partial(
+        fit, model, data, lr=lr, precision=precision, run=run, phase="finetune"
+    )
+    for index in range(1, rounds + 1):
+        layers = _layers(model, mask)
+        score = functools.partial(
+            FITNESS[fitness], allowed=dense + drop * n + SLACK, dense=dense, total=mask.total,
+            balance=balance, scale=(n - dense if few.metric is accuracy else abs(dense)) or 1,
+        )  # fmt: skip
+        judge = _Judge(model, few, mask, layers, score, skip, run)
+        highest = _scan(judge, dense, dense + scan * n + SLACK, bound if index == 1 else later)
+        high = torch.tensor([max(highest)] if uniform else highest).double()
+        generator = torch.Generator().manual_seed(derive(seed, "search", index))
+        first = spread(population, torch.zeros_like(high), high, generator)
+        first[0] = 0  # which keeps everything
+        for generation in evolve(
+            judge, first, torch.zeros_like(high), high, generations=generations,
+            strategy=strategy, scale=scale, crossover=crossover, generator=generator,
+        ):  # fmt: skip
+            info = {"round": index, **judge.about(generation)}
+            found = {name: as_metric(info["results"][generation.best], few)}
+            yield Step("search", generation.index + 1, generations + 1, mask, found, info)
+        chosen = generation.vectors[generation.best].tolist()
+        cut = _recover(model, mask, judge.decode(model, chosen), recovery, recovered, generator)
+        before = {key: tensor.detach().clone() for key, tensor in named_tensors(model).items()}
+        yield search.cut(model, data, cut, index, rounds, run, sensitivities=chosen)
+        yield from train(epochs=epochs, mask=cut, seed=derive(seed, index))
+        if evaluate(model, data, run=run) >= start - tolerance - SLACK:
+            mask, failures = cut, 0
+            continue
+        with torch.no_grad():
+            for key, tensor in named_tensors(model).items():
+                tensor.copy_(before[key])
+        drop, failures = drop / 2, failures + 1
+        yield Step("rewind", index, rounds, mask, {name: evaluate(model, data)}, {"drop": drop})
+        if failures == 2:
+            break
+    yield from train(epochs=last_epochs, mask=mask, seed=derive(seed, 0))
