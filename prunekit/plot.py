@@ -283,17 +283,16 @@ def landscape(
     """
     figure, axis = axes(title, x, y, (7, 5.2))
     colored = axis.pcolormesh(xs, ys, np.asarray(values), cmap="viridis", shading="nearest")
-    forbidden = (~np.asarray(allowed, dtype=bool)).astype(float)
+    forbidden = np.ma.masked_where(np.asarray(allowed, dtype=bool), np.asarray(values))
     with plt.rc_context({"hatch.color": "white", "hatch.linewidth": 0.6}):
-        axis.contourf(xs, ys, forbidden, levels=(0.5, 1.5), colors="none", hatches=("///",))
-    axis.contour(xs, ys, forbidden, levels=(0.5,), colors="white", linewidths=1.5)
+        axis.pcolor(xs, ys, forbidden, hatch="///", alpha=0, shading="nearest")
     figure.colorbar(colored, label=label)
     outline = [Stroke(linewidth=4, foreground="black"), Normal()]
     for start, end, caption in arrows:
         look = {"arrowstyle": "-|>", "color": "white", "linewidth": 1.8, "path_effects": outline}
         axis.annotate("", end, start, arrowprops=look)
-        middle = (np.asarray(start) + np.asarray(end)) / 2
-        _caption(axis, caption, middle)
+        if caption:
+            _caption(axis, caption, (np.asarray(start) + np.asarray(end)) / 2)
     for point in dots:
         axis.plot(*point, marker="o", markersize=7, color="white", markeredgecolor="black")
     for name, point in zip(names, dots, strict=False):

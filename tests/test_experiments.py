@@ -357,6 +357,8 @@ def test_at_reads_the_nearest_level():
 )
 def test_the_stop_rule_is_read_off_the_validation_curve(validation, tolerance, reached):
     assert experiments.stopped(walked(validation), tolerance) == pytest.approx(reached)
+    by_test = experiments.stopped(walked(validation), 0.012, "test")
+    assert by_test == pytest.approx(0.2)  # 50 errors of 1,000 at the start, then 51, 62, 73
 
 
 def test_the_stop_rule_read_off_is_the_one_that_roulette_applies(toy, tmp_path):

@@ -423,11 +423,11 @@ def at(cell: Mapping[str, Any], sparsity: float, split: str = "test") -> float:
     return min(path(cell, split), key=lambda point: abs(point[0] - sparsity))[1]
 
 
-def stopped(cell: Mapping[str, Any], tolerance: float = 0.0) -> float:
+def stopped(cell: Mapping[str, Any], tolerance: float = 0.0, split: str = "validation") -> float:
     """The sparsity at which a run would have ended, had it stopped before the first level whose
-    validation metric is more than `tolerance` below the one before pruning."""
-    worst, reached = figure(cell, "before", "validation") - tolerance - 1e-9, 0.0
-    for sparsity, value in path(cell, "validation"):
+    metric is more than `tolerance` below the one before pruning."""
+    worst, reached = figure(cell, "before", split) - tolerance - 1e-9, 0.0
+    for sparsity, value in path(cell, split):
         if value < worst:
             break
         reached = sparsity
