@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 from torch import Tensor
@@ -276,16 +277,19 @@ def landscape(
     names: Sequence[str] = (),
     arrows: Sequence[tuple[Any, Any, str]] = (),
 ) -> Figure:
-    """A map of `values` over two quantities, `(ys, xs)`, hatched where not `allowed`.
+    """A map of `values` over two evenly spaced quantities, `(ys, xs)`, hatched where not `allowed`.
 
     `dots` are points (x, y), the first of which have `names`; `arrows` lead from a point to another
     and have a caption.
     """
     figure, axis = axes(title, x, y, (7, 5.2))
     colored = axis.pcolormesh(xs, ys, np.asarray(values), cmap="viridis", shading="nearest")
-    forbidden = np.ma.masked_where(np.asarray(allowed, dtype=bool), np.asarray(values))
-    with plt.rc_context({"hatch.color": "white", "hatch.linewidth": 0.6}):
-        axis.pcolor(xs, ys, forbidden, hatch="///", alpha=0, shading="nearest")
+    wide, high = xs[1] - xs[0], ys[1] - ys[0]
+    for row, column in np.argwhere(~np.asarray(allowed, dtype=bool)):
+        corner = (xs[column] - wide / 2, ys[row] - high / 2)
+        axis.add_patch(
+            Rectangle(corner, wide, high, fill=False, hatch="///", edgecolor="white", linewidth=0)
+        )
     figure.colorbar(colored, label=label)
     outline = [Stroke(linewidth=4, foreground="black"), Normal()]
     for start, end, caption in arrows:

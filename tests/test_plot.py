@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.collections import PathCollection, QuadMesh
+from matplotlib.patches import Rectangle
 from tiny import tiny_data, tiny_model
 
 from prunekit import plot
@@ -135,6 +136,8 @@ def test_a_landscape_shows_values_dots_names_and_arrows():
     assert dots == [(0, 0), (1, 1)]
     assert [t.get_text() for t in axis.texts] == ["", "there", "x"]
     assert bar.get_ylabel() == "kept"
+    hatched = [p.get_xy() for p in axis.patches if isinstance(p, Rectangle) and p.get_hatch()]
+    assert hatched == [(0.5, 0.5), (1.5, 0.5)]
 
 
 def test_a_population_is_drawn_with_its_best():
