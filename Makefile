@@ -21,6 +21,7 @@ lint: .venv/complete-test
 benchmarks: .venv/complete-test  ## speed beside a peer's, as ratios
 	$(BIN)/python benchmarks/ratios.py
 	$(BIN)/python benchmarks/roulette.py
+	$(BIN)/python benchmarks/population.py
 
 clean:
 	rm -rf .venv out

@@ -1,0 +1,91 @@
+"""Speed of a search as ratios: ``python benchmarks/population.py``; see `ratios`.
+
+The peer evaluates each candidate as one would without this package: a deep copy of the model,
+`torch.nn.utils.prune` with the same thresholds, a forward pass over the validation images.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from ratios import ratio, show
+from torch.nn.utils import prune as torch_prune
+
+from prunekit import mnist_small, models, search
+from prunekit.data import wrong
+from prunekit.mask import Mask
+from prunekit.methods.differential_evolution import _Judge, _layers, differential_evolution
+from prunekit.steps import Run
+from prunekit.train import EVALUATION_BATCH
+
+GENERATIONS, POPULATION = 10, 20
+TRIALS = POPULATION * (GENERATIONS + 1)
+
+
+def one_by_one(model: Any, data: Any, thresholds: dict[str, float], vector: Sequence[float]) -> int:
+    """Errors of a candidate, the usual way."""
+    pruned = copy.deepcopy(model)
+    for (name, deviation), s in zip(thresholds.items(), vector, strict=True):
+        layer = pruned.get_submodule(name.removesuffix(".weight"))
+        torch_prune.custom_from_mask(layer, "weight", layer.weight.abs() >= s * deviation)
+    return plain(pruned, data)
+
+
+@torch.no_grad()
+def plain(model: Any, data: Any) -> int:
+    return sum(wrong(model(x), y) for x, y in data.batches("validation", EVALUATION_BATCH))
+
+
+def candidate(name: str, aim: float) -> None:
+    data, model = mnist_small(), models.pretrained(name)
+    mask = Mask.ones(model)
+    judge = _Judge(model, data, mask, _layers(model, mask), lambda *_: 0, False, Run())
+    vectors = [(1.0 + i / 10,) * len(mask) for i in range(5)]
+    show(
+        f"{name}: evaluating a candidate / dense forward of the same images",
+        ratio(
+            lambda: search.evaluate(model, data, vectors, judge.decode),
+            lambda: [plain(model, data) for _ in vectors],
+        ),
+        aim,
+    )
+
+
+def whole_search(name: str, aim: float) -> None:
+    """A round of the method, its scan included, beside as many trials the usual way."""
+    data, model = mnist_small(), models.pretrained(name)
+    mask = Mask.ones(model)
+    parameters = dict(model.named_parameters())
+    thresholds = {n: float(parameters[n].detach().std(correction=0)) for n in mask}
+    knobs: dict[str, Any] = dict(
+        rounds=1, generations=GENERATIONS, population=POPULATION, epochs=0, tolerance=1.0
+    )
+
+    def ours(skip: bool) -> None:
+        list(differential_evolution(copy.deepcopy(model), data, **knobs, skip=skip))
+
+    def usual() -> None:
+        for _ in range(POPULATION):  # a generation's worth; the ratio is scaled below
+            one_by_one(model, data, thresholds, (1.0,) * len(mask))
+
+    share = POPULATION / TRIALS
+    for skip in (True, False):
+        show(
+            f"{name}: a search with skip={skip} / as many copies with torch's prune",
+            share * ratio(lambda skip=skip: ours(skip), usual, 3),
+            aim if skip else None,
+        )
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    candidate("lenet_300_100", 1.10)
+    candidate("lenet_5", 1.05)
+    whole_search("lenet_300_100", 1 / 3)
+
+
+if __name__ == "__main__":
+    main()
