@@ -157,8 +157,11 @@ class _Job:
         worn = dict(self.local.model.named_parameters())
         weights = dict(model.named_parameters())
         with torch.no_grad():
-            for name, keep in mask.items():
-                torch.mul(weights[name], keep.to(worn[name].device), out=worn[name])
+            for name, own in worn.items():  # what the candidate before wore goes, too
+                if name in mask:
+                    torch.mul(weights[name], mask[name].to(own.device), out=own)
+                else:
+                    own.copy_(weights[name])
         return train.judge(self.local.model, data, self.run, limit=limit)
 
 

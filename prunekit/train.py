@@ -50,6 +50,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "steps": lambda t: 1.0 if t < 0.5 else 0.1 if t < 0.75 else 0.01,
 }
 
+SLACK = 1e-9  # what rounding adds to a difference of two metrics
 EVALUATION_BATCH = 250  # what the cache of a core holds beside the weights of a small network
 
 Remask = Callable[[nn.Module, Mask, float], Mask]
@@ -97,8 +98,8 @@ def judge(
         return count
     if not kept:
         raise ValueError(f"evaluate: the data give no batch of the {split} split")
-    outs, targets = zip(*kept, strict=True)
-    return float(data.metric(torch.cat(outs), torch.cat(targets)))
+    outputs, expected = zip(*kept, strict=True)
+    return float(data.metric(torch.cat(outputs), torch.cat(expected)))
 
 
 def as_metric(result: float, data: Any, split: str = "validation") -> float:

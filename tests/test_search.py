@@ -58,6 +58,20 @@ def test_evaluate_is_apply_then_evaluate():
     assert [as_metric(r, data) for r in results] == [evaluate(model, data, mask=m) for m in masks]
 
 
+def one_layer(model, candidate):
+    """A mask over a single layer, another one for each candidate."""
+    name, mask = candidate, thin(model, (0.5, 1))
+    return Mask({name: mask[name]})
+
+
+def test_masks_over_different_layers_do_not_mix():
+    model, data = normed(), tiny_data()
+    names = [*Mask.ones(model)] * 2
+    alone = [search.evaluate(model, data, [name], one_layer)[0] for name in names]
+    assert search.evaluate(model, data, names, one_layer) == alone
+    assert len(set(alone)) == 2
+
+
 def test_the_model_is_untouched():
     model = normed().train()
     before = copy.deepcopy(model)

@@ -33,7 +33,7 @@ from prunekit.journal import Journal
 from prunekit.mask import Mask
 from prunekit.report import Method, mean_and_spread
 from prunekit.steps import Run, Step, Stopped
-from prunekit.train import judge, metric_name, size, stand_in
+from prunekit.train import SLACK, judge, metric_name, size, stand_in
 
 if TYPE_CHECKING:
     import pandas
@@ -426,7 +426,7 @@ def at(cell: Mapping[str, Any], sparsity: float, split: str = "test") -> float:
 def stopped(cell: Mapping[str, Any], tolerance: float = 0.0, split: str = "validation") -> float:
     """The sparsity at which a run would have ended, had it stopped before the first level whose
     metric is more than `tolerance` below the one before pruning."""
-    worst, reached = figure(cell, "before", split) - tolerance - 1e-9, 0.0
+    worst, reached = figure(cell, "before", split) - tolerance - SLACK, 0.0
     for sparsity, value in path(cell, split):
         if value < worst:
             break

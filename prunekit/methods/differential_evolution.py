@@ -37,7 +37,7 @@ from prunekit.steps import (
     derive,
     method,
 )
-from prunekit.train import as_metric, evaluate, fit, metric_name, targets
+from prunekit.train import SLACK, as_metric, evaluate, fit, metric_name, targets
 
 # What is smallest in the best candidate, from its loss (errors, or minus the metric) and the number
 # of weights it keeps; `dense` is the loss before pruning, `allowed` the loss that pruning may have.
@@ -48,7 +48,6 @@ FITNESS: dict[str, Callable[..., Any]] = {
         (balance and balance * max(0.0, loss - dense) / scale) + (1 - balance) * kept / total
     ),
 }
-SLACK = 1e-9  # what rounding adds to a difference of two results
 GRID = 10  # sensitivities that the scan tries in each layer
 
 

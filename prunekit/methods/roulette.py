@@ -37,7 +37,7 @@ from prunekit.steps import (
     derive,
     method,
 )
-from prunekit.train import as_metric, evaluate, fit, metric_name
+from prunekit.train import SLACK, as_metric, evaluate, fit, metric_name
 
 # log of the share of the wheel, up to a constant, for a = |w| / σ, (n,), n > 0.
 # paper: "small weights are more likely to be pruned", the formula is not public; here: a family.
@@ -50,7 +50,6 @@ WHEELS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "uniform": lambda a, strength: torch.zeros_like(a),  # the control: blind removal
 }
 STEPS = (0.5, 1.0, 1.5, 2.0)  # what a child's step is multiplied with when it is drawn
-SLACK = 1e-9  # what rounding adds to a difference of two metrics
 
 
 def _share(a: Tensor, whole: Tensor) -> Tensor:
