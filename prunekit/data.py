@@ -69,9 +69,10 @@ class Data:
 
     `splits` maps ``"train"``, ``"validation"`` and, if there is one, ``"test"`` to ``(x, y)``. x is
     `(n, c, h, w)` uint8, scaled to [0, 1] and normalised per batch with `mean` and `std` (one value
-    a channel), or floating point of any shape, used as it is. y is `(n,)` int64 classes or float32
-    targets. `loss(outputs, y)` gives a scalar tensor; `metric(outputs, y)` gives a float over a
-    whole split, larger is better. `augment(x, generator)` is applied to training batches.
+    a channel), or floating point of any shape, used as it is. y is `(n,)` int64 classes, or float32
+    targets; for training also `(n, classes)` float32 probabilities, such as a teacher's answers.
+    `loss(outputs, y)` gives a scalar tensor; `metric(outputs, y)` gives a float over a whole split,
+    larger is better. `augment(x, generator)` is applied to training batches.
 
     Raises ValueError that names the data, the split, the rule and the value.
     """
@@ -93,11 +94,6 @@ class Data:
         for split in ("train", "validation"):
             if split not in self.splits:
                 raise ValueError(f"data {name}: there must be a {split} split, got {[*splits]}")
-        if metric is accuracy and any(y.is_floating_point() for _, y in self.splits.values()):
-            raise ValueError(
-                f"data {name}: targets must be classes for the accuracy, got floats. "
-                "Pass metric=..., a function of outputs and targets."
-            )
         self.mean, self.std = mean, std
         channels = self.splits["train"][0].shape[1:2]
         for what, given in (("mean", mean), ("std", std)):
@@ -126,10 +122,23 @@ class Data:
         return x, y.long()
 
     def _classes(self, classes: Sequence[str] | None) -> tuple[str, ...]:
-        """The class names; () where the targets are not classes."""
-        targets = {split: y for split, (_, y) in self.splits.items()}
-        if self.metric is not accuracy or any(y.is_floating_point() for y in targets.values()):
+        """The class names; () where the metric is not the accuracy of classes."""
+        if self.metric is not accuracy:
             return tuple(classes or ())
+        targets = {split: y for split, (_, y) in self.splits.items()}
+        if targets["train"].is_floating_point() and targets["train"].ndim == 2:
+            columns = self._check_probabilities(targets.pop("train"))
+            classes = classes or [str(i) for i in range(columns)]
+            if len(classes) != columns:
+                raise ValueError(
+                    f"data {self.name}, train: there must be a probability for each of the "
+                    f"{len(classes)} classes, got {columns}"
+                )
+        if any(y.is_floating_point() for y in targets.values()):
+            raise ValueError(
+                f"data {self.name}: targets must be classes for the accuracy, got floats. "
+                "Pass metric=..., a function of outputs and targets."
+            )
         n = len(classes) if classes else 1 + max(int(y.max()) for y in targets.values())
         for split, y in targets.items():
             if y.min() < 0 or y.max() >= n:
@@ -137,13 +146,26 @@ class Data:
                 raise ValueError(
                     f"data {self.name}, {split}: labels must be in [0, {n - 1}], got {int(bad)}"
                 )
-        present = torch.bincount(targets["train"].flatten(), minlength=n)
+        labels = targets.get("train", torch.arange(n))  # in probabilities every class is there
+        present = torch.bincount(labels.flatten(), minlength=n)
         if missing := (present == 0).nonzero().flatten().tolist():
             raise ValueError(
                 f"data {self.name}, train: every class needs an example, class {missing[0]} "
                 f"of {n} has none. Renumber the labels from 0, or add examples."
             )
         return tuple(map(str, classes)) if classes else tuple(str(i) for i in range(n))
+
+    def _check_probabilities(self, y: Tensor) -> int:
+        """How many classes these targets `(n, classes)` are probabilities of."""
+        bad = (y.min(1).values < 0) | ((y.sum(1) - 1).abs() > 1e-3)
+        if bad.any():
+            first = int(bad.nonzero()[0])
+            raise ValueError(
+                f"data {self.name}, train: targets must be classes for the accuracy, or "
+                "probabilities that add up to 1; number "
+                f"{first} is {[round(p, 3) for p in y[first].tolist()]}"
+            )
+        return y.shape[1]
 
     @classmethod
     def of(
@@ -194,15 +216,22 @@ class Data:
 
         They are spread evenly over the classes and always the same ones.
         """
+        part = self
+        for split, n in sizes.items():
+            labels = self.splits[split][1]
+            if not 0 < n <= len(labels):
+                raise ValueError(
+                    f"data {self.name}: {split} has {len(labels)} examples, cannot keep {n}"
+                )
+            part = part.take(split, torch.from_numpy(_hold_out(labels.numpy(), n, seed=0)))
+        return part
+
+    def take(self, split: str, rows: Tensor) -> Data:
+        """The same data with only these examples of a split, in this order; rows `(n,)` int64."""
         part = self.only(*self.splits)
         part.__dict__.pop("key", None)
-        for split, n in sizes.items():
-            pair = self.splits[split]
-            if not 0 < n <= len(pair[1]):
-                raise ValueError(
-                    f"data {self.name}: {split} has {len(pair[1])} examples, cannot keep {n}"
-                )
-            part.splits[split] = _rows(pair, _hold_out(pair[1].numpy(), n, seed=0))
+        x, y = self.splits[split]
+        part.splits[split] = (x[rows], y[rows])
         return part
 
     def size(self, split: str) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from prunekit._files import digest, named_tensors, state_key
 from prunekit._random import LocalRandom
-from prunekit.data import accuracy, wrong
+from prunekit.data import Data, accuracy, wrong
 from prunekit.journal import Fit
 from prunekit.mask import Mask
 from prunekit.steps import (
@@ -102,6 +102,26 @@ def judge(
     return float(data.metric(torch.cat(outputs), torch.cat(expected)))
 
 
+def hardest_first(model: nn.Module, data: Any, run: Run = Run()) -> Any:
+    """The data's validation examples alone, those first whose right class leads by the least.
+
+    What errs at all then errs early, and a candidate with too many errors is soon given up. Data
+    that cannot be put into another order, or have no accuracy, stay as they are.
+    """
+    if not isinstance(data, Data) or data.metric is not accuracy:
+        return data
+    part, leads = data.only("validation"), []
+    device = next(model.parameters()).device
+    for x, y in part.batches("validation", EVALUATION_BATCH):
+        run.poll()
+        with torch.no_grad(), evaluating(model):
+            out = model(x.to(device)).cpu()
+        right = out.gather(1, y.unsqueeze(1))
+        others = out.scatter(1, y.unsqueeze(1), -math.inf).amax(1, keepdim=True)
+        leads.append((right - others).flatten(1).amin(1))  # the least of several targets
+    return part.take("validation", torch.cat(leads).argsort(stable=True))
+
+
 def as_metric(result: float, data: Any, split: str = "validation") -> float:
     """The metric that a result of `judge` stands for: errors become an accuracy."""
     if data.metric is not accuracy:
@@ -135,10 +155,10 @@ def evaluate(
 
     Raises `Stopped` if `run.stop` is set.
     """
+    copied = stand_in(model)
     if mask is not None:
-        mask.check(model)
-        model = mask.apply_(stand_in(model))
-    return as_metric(judge(model, data, run, split), data, split)
+        mask.apply_(copied)
+    return as_metric(judge(copied, data, run, split), data, split)
 
 
 # ------------------------------------------------------------------------------------------- fit
@@ -302,8 +322,8 @@ class _Trainer:
     @torch.no_grad()
     def _layout(self, memory_format: torch.memory_format) -> None:
         for p in self.parameters:
-            if p.ndim == 4:
-                p.data = p.data.contiguous(memory_format=memory_format)
+            if p.ndim == 4:  # `contiguous` would leave the strides of one channel as they are
+                p.data = torch.empty_like(p.data, memory_format=memory_format).copy_(p.data)
 
     def _minibatches(self, epoch: int, mask: Mask) -> tuple[float, Mask]:
         torch.set_flush_denormal(True)  # `@method` puts the caller's setting back

@@ -429,9 +429,45 @@ def test_a_mean_that_does_not_fit_the_channels_is_refused():
 
 
 def test_float_targets_need_a_metric_of_their_own():
-    x = torch.zeros(4, 2)
-    with pytest.raises(ValueError, match="targets must be classes for the accuracy, got floats"):
-        Data({"train": (x, x), "validation": (x, x)}, loss=mse_loss)
+    x, y = torch.zeros(4, 2), torch.arange(4) % 2
+    sure = torch.eye(2)[y]
+    for splits in ({"train": (x, sure), "validation": (x, sure)},
+                   {"train": (x, x[:, 0]), "validation": (x, y)}):  # fmt: skip
+        with pytest.raises(ValueError, match="must be classes for the accuracy, got floats"):
+            Data(splits, loss=mse_loss)
+
+
+def soft(*rows):
+    """Data of two training examples with these probabilities, and two labels to validate by."""
+    splits = {"train": (torch.zeros(len(rows), 3), torch.tensor(rows))}
+    return Data(splits | {"validation": (torch.zeros(2, 3), torch.tensor([0, 2]))}, name="taught")
+
+
+def test_training_targets_may_be_probabilities():
+    data = soft([0.5, 0.5, 0.0], [1.0, 0.0, 0.0])
+    assert data.classes == ("0", "1", "2")
+    data.check(model := torch.nn.Linear(3, 3))
+    x, y = data.splits["train"]
+    chances = model(x).detach().log_softmax(1)
+    by_hand = -(chances * y).sum(1).mean()
+    assert float(data.loss(model(x), y)) == pytest.approx(float(by_hand), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("row", "shown"), [([0.5, 0.6, 0.0], "0.5, 0.6, 0.0"), ([1.5, -0.5, 0.0], "1.5, -0.5, 0.0")]
+)
+def test_what_is_no_probability_is_refused_with_its_place(row, shown):
+    with pytest.raises(ValueError, match=rf"taught, train: .* number 1 is \[{shown}\]"):
+        soft([0.5, 0.5, 0.0], row)
+
+
+def test_probabilities_and_names_or_labels_must_be_of_as_many_classes():
+    splits = {"train": (torch.zeros(1, 3), torch.tensor([[0.5, 0.5]]))}
+    splits["validation"] = (torch.zeros(2, 3), torch.tensor([0, 2]))
+    with pytest.raises(ValueError, match=r"validation: labels must be in \[0, 1\], got 2"):
+        Data(splits)
+    with pytest.raises(ValueError, match="a probability for each of the 3 classes, got 2"):
+        Data(splits, classes="abc")
 
 
 def test_the_key_tells_settings_of_a_loss_apart_or_refuses():
@@ -504,6 +540,16 @@ def test_fewer_has_a_key_of_its_own_and_only_does_not_touch_the_rest():
     assert [*part.splits] == ["validation"]
     assert data.key == whole
     assert [*data.splits] == ["train", "validation", "test"]
+
+
+def test_take_puts_the_examples_of_a_split_into_an_order():
+    data, rows = tiny_data(), torch.tensor([5, 0, 59])
+    part = data.take("validation", rows)
+    for taken, whole in zip(part.splits["validation"], data.splits["validation"], strict=True):
+        assert torch.equal(taken, whole[rows])
+    assert part.splits["test"] is data.splits["test"]
+    keys = {data.key, part.key, data.take("validation", rows.flip(0)).key}
+    assert len(keys) == 3
 
 
 @pytest.mark.parametrize("n", [0, 61])

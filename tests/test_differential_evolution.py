@@ -551,13 +551,16 @@ def test_skipping_changes_nothing_whatever_the_knobs(model, **knobs):
 
 
 class Read(Data):
-    """Data that count the validation batches that they give."""
+    """Data that count the validation batches that they, and their copies in part, give."""
 
-    given = 0
+    def __init__(self, *splits):
+        super().__init__(*splits)
+        self.given = []
 
     def batches(self, split, size, generator=None):
         for batch in super().batches(split, size, generator):
-            self.given += split == "validation"
+            if split == "validation":
+                self.given.append(len(batch[1]))
             yield batch
 
 
@@ -570,7 +573,7 @@ def test_what_has_lost_is_not_judged_to_the_end(model, fitness):
         data = Read(tiny_data().splits | {"validation": (x, y)})
         workers = Counted()
         steps = grown(model, data, Run(workers=workers), fitness=fitness, skip=skip, rounds=1)
-        found.append((told(steps), data.given / workers.tasks))
+        found.append((told(steps), len(data.given) / workers.tasks))
     (lazy, batches), (whole, all_batches) = found
     assert lazy == whole
     assert batches < all_batches <= 5 + 1  # the data are read for other figures too

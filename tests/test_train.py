@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from prunekit import Data, Journal, Mask, Run, Step, accuracy, evaluate, fit, magnitude, prune
 from prunekit._random import LocalRandom
 from prunekit.steps import Stopped, derive, method
-from prunekit.train import SCHEDULES, as_metric, judge
+from prunekit.train import SCHEDULES, as_metric, hardest_first, judge
 
 
 def weights(model):
@@ -202,6 +202,22 @@ def test_bf16_trains_and_gives_float32_weights_back_in_their_own_order():
     again = net()
     list(fit(again, data, epochs=2, batch=20, precision="bf16"))
     assert same(weights(again), weights(trained["bf16"]))
+
+
+def test_bf16_puts_the_channels_of_every_convolution_last_while_it_trains():
+    strides = []
+
+    class Noted(nn.Conv2d):
+        def forward(self, x):
+            if self.training:
+                strides.append(self.weight.stride())
+            return super().forward(x)
+
+    x, y = torch.zeros(6, 1, 4, 4), torch.arange(6) % 3
+    model = nn.Sequential(Noted(1, 3, 2), nn.Flatten(), nn.Linear(27, 3))  # of one channel
+    list(fit(model, Data.of((x, y), (x, y)), precision="bf16"))
+    assert strides == [(4, 1, 2, 1)]
+    assert model[0].weight.stride() == (4, 4, 2, 1)
 
 
 # ------------------------------------------------------------------------------------- remasking
@@ -488,6 +504,55 @@ def test_evaluate_counts_every_target_where_an_example_has_many():
     data = Data({"train": (x, y), "validation": (x, y)})
     model = nn.Conv2d(1, 3, 1)
     assert evaluate(model, data) == pytest.approx(float((model(x).argmax(1) == y).float().mean()))
+
+
+def hard(model, x, y):
+    """By how much the right class leads, for each example, one by one."""
+    with torch.no_grad():
+        outputs = model(x).numpy()
+    leads = []
+    for out, right in zip(outputs, y.tolist(), strict=True):
+        others = [value for c, value in enumerate(out) if c != right]
+        leads.append(out[right] - max(others))
+    return leads
+
+
+def test_the_hardest_examples_come_first_and_none_is_lost():
+    model, data = normed().train(), tiny_data()
+    sorted_ = hardest_first(model, data)
+    x, y = sorted_.splits["validation"]
+    assert [*sorted_.splits] == ["validation"]
+    plain = copy.deepcopy(model).eval()
+    leads = hard(plain, x, y)
+    assert leads == sorted(leads)
+    assert leads == sorted(hard(plain, *data.splits["validation"]))
+    errors = sum(lead < 0 for lead in leads)
+    assert 0 < errors == judge(model, sorted_) == judge(model, data)
+    assert max(leads[:errors]) < 0
+    assert sorted_.key != data.key
+    assert all(m.training for m in model.modules())
+
+
+def test_examples_with_many_targets_are_as_hard_as_their_hardest():
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(40, 1, 5, 5, generator=generator), torch.arange(1000).reshape(40, 5, 5) % 3
+    model = nn.Conv2d(1, 3, 1)
+    x, y = hardest_first(model, Data({"train": (x, y), "validation": (x, y)})).splits["validation"]
+    flat = x.permute(0, 2, 3, 1).flatten(0, 2)[:, :, None, None], y.flatten()
+    leads = torch.tensor(hard(lambda x: model(x).flatten(1), *flat)).view(40, 25).amin(1)
+    assert leads.tolist() == sorted(leads.tolist())
+
+
+def test_data_without_an_accuracy_or_an_order_stay_as_they_are():
+    x = torch.randn(20, 8, generator=torch.Generator().manual_seed(0))
+    data = Data({"train": (x, x), "validation": (x, x)}, loss=F.mse_loss, metric=lambda out, y: 0.0)
+    assert hardest_first(nn.Linear(8, 8), data) is data
+
+    class Own:
+        metric = accuracy
+
+    own = Own()
+    assert hardest_first(tiny_model(), own) is own
 
 
 def test_the_steps_of_a_fit_tell_loss_and_metric():

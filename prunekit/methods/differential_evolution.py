@@ -37,7 +37,15 @@ from prunekit.steps import (
     derive,
     method,
 )
-from prunekit.train import SLACK, as_metric, evaluate, fit, metric_name, targets
+from prunekit.train import (
+    SLACK,
+    as_metric,
+    evaluate,
+    fit,
+    hardest_first,
+    metric_name,
+    targets,
+)
 
 # What is smallest in the best candidate, from its loss (errors, or minus the metric) and the number
 # of weights it keeps; `dense` is the loss before pruning, `allowed` the loss that pruning may have.
@@ -292,7 +300,7 @@ def differential_evolution(
             FITNESS[fitness], allowed=dense + drop * n + SLACK, dense=dense, total=mask.total,
             balance=balance, scale=(n - dense if few.metric is accuracy else abs(dense)) or 1,
         )  # fmt: skip
-        judge = _Judge(model, few, mask, layers, score, skip, run)
+        judge = _Judge(model, hardest_first(model, few, run), mask, layers, score, skip, run)
         highest = _scan(judge, dense, dense + scan * n + SLACK, bound if index == 1 else later)
         high = torch.tensor([max(highest)] if uniform else highest).double()
         generator = torch.Generator().manual_seed(derive(seed, "search", index))
