@@ -68,6 +68,31 @@ def above(scores: Mapping[str, Tensor], thresholds: Mapping[str, float], within:
     return within & Mask({name: scores[name].cpu() >= thresholds[name] for name in within})
 
 
+def exchange(
+    scores: Mapping[str, Tensor], wanted: Mapping[str, Tensor], share: float, within: Mask
+) -> Mask:
+    """Exchange a share of each parameter's kept weights for as many of its removed ones.
+
+    Those with the smallest `scores` go, the removed weights with the largest `wanted` come back;
+    among equal ones the first. Where fewer were removed, only so many change places.
+
+    Raises ValueError for scores that are NaN, miss a name or have another shape.
+    """
+    _check(scores, within)
+    _check(wanted, within)
+    after = {}
+    for name, keep in within.items():
+        flat = keep.flatten().clone()
+        n = min(int(share * int(flat.sum())), int((~flat).sum()))
+        if n > 0:
+            gone = _smallest(scores[name].detach().cpu().flatten()[flat], n)
+            back = _smallest(-wanted[name].detach().cpu().flatten()[~flat], n)
+            kept, removed = flat.nonzero().flatten(), (~flat).nonzero().flatten()
+            flat[kept[gone]], flat[removed[back]] = False, True
+        after[name] = flat.reshape(keep.shape)
+    return Mask(after)
+
+
 def spin(log_chances: Tensor, n: int, generator: torch.Generator) -> Tensor:
     """Indices of `n` picks without replacement from a roulette wheel.
 

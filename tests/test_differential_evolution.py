@@ -31,11 +31,13 @@ from prunekit.evolve import STRATEGIES
 from prunekit.methods.differential_evolution import (
     FITNESS,
     GRID,
+    SETTLED,
     _cut,
     _Judge,
     _layers,
     _recover,
     _scan,
+    _splice,
     differential_evolution,
 )
 
@@ -457,7 +459,7 @@ def test_the_most_errors_that_do_not_lose_are_those_of_brute_force(
 ):
     score = functools.partial(
         FITNESS[fitness], allowed=dense + share * N + 1e-9, dense=dense, total=132,
-        balance=balance, scale=N - dense,
+        balance=balance, scale=N - dense, budget=round(share * 132),
     )  # fmt: skip
     kept = rival[1] if equal else kept
     judge = idle_judge(score)
@@ -493,7 +495,7 @@ def test_of_an_own_metric_only_what_cannot_win_is_skipped(
 ):
     score = functools.partial(
         FITNESS[fitness], allowed=dense + drop + 1e-9, dense=dense, total=132,
-        balance=balance, scale=abs(dense),
+        balance=balance, scale=abs(dense), budget=round(drop * 132),
     )  # fmt: skip
     limit = idle_judge(score, negative_mse).most(score(*rival), kept)
     losses = np.linspace(-4, 4, 41)
@@ -570,13 +572,21 @@ def test_what_has_lost_is_not_judged_to_the_end(model, fitness):
     x = x.repeat(20, 1) + torch.randn(20 * N, 8, generator=generator())  # in five batches
     y, found = y.repeat(20), []
     for skip in (True, False):
-        data = Read(tiny_data().splits | {"validation": (x, y)})
-        workers = Counted()
-        steps = grown(model, data, Run(workers=workers), fitness=fitness, skip=skip, rounds=1)
-        found.append((told(steps), len(data.given) / workers.tasks))
-    (lazy, batches), (whole, all_batches) = found
+        data, batches = Read(tiny_data().splits | {"validation": (x, y)}), []
+
+        def workers(function, items, data=data, batches=batches):
+            for item in items:
+                before = len(data.given)
+                yield function(item)
+                batches.append(len(data.given) - before)
+
+        knobs = dict(fitness=fitness, skip=skip, rounds=1, scan=1.0, sparsity=0.3)
+        steps = grown(model, data, Run(workers=workers), **knobs)
+        found.append((told(steps), batches))
+    (lazy, some), (whole, every) = found
     assert lazy == whole
-    assert batches < all_batches <= 5 + 1  # the data are read for other figures too
+    assert {*every} <= {1, 2, 3, 4, 5}  # the scan gives up what is too bad in either run
+    assert sum(some) / len(some) < sum(every) / len(every)
 
 
 def by_debs_rule(info, allowed, sign=1):
@@ -646,6 +656,35 @@ def test_the_weighted_score_never_rises():
     assert falls
 
 
+@pytest.mark.parametrize("sparsity", [0.3, 0.8, 0.95])
+def test_the_budget_falls_by_an_equal_share_and_is_kept(model, sparsity):
+    steps = grown(
+        model, fitness="budget", sparsity=sparsity, recovery="off", tolerance=1.0, bound=4.0,
+        later=4.0, scan=1.0, rounds=3, generations=12, epochs=4,
+    )  # fmt: skip
+    rounds = searched(steps)
+    for i, generations in enumerate(rounds, start=1):
+        budget = math.floor(132 * (1 - sparsity) ** (i / 3) + 1e-9)
+        for before, now in itertools.pairwise(generations):
+            then, later = (
+                [
+                    (max(0, k - budget), e)
+                    for k, e in zip(s.info["kept"], s.info["results"], strict=True)
+                ]
+                for s in (before, now)
+            )
+            assert all(b <= a for a, b in zip(then, later, strict=True))
+        found = [
+            (max(0, k - budget), e)
+            for k, e in zip(now.info["kept"], now.info["results"], strict=True)
+        ]
+        assert now.info["chosen"] == found.index(min(found))
+    assert min(now.info["kept"]) <= budget
+    cuts = [step.mask.kept for step in steps if step.phase == "prune"]
+    assert cuts[-1] <= budget
+    assert cuts == sorted(cuts, reverse=True)
+
+
 # ---------------------------------------------------------------------------------------- replay
 
 
@@ -654,7 +693,7 @@ def test_the_weighted_score_never_rises():
 @pytest.mark.parametrize("biases", [False, True])
 def test_every_generation_can_be_replayed(normed, fitness, uniform, biases):
     data = tiny_data()
-    knobs = dict(fitness=fitness, uniform=uniform, biases=biases, tolerance=1.0)
+    knobs = dict(fitness=fitness, uniform=uniform, biases=biases, tolerance=1.0, scan=0.5)
     earlier, rounds, learned = None, 0, 0
     for step, before, after in watched(normed, data, **knobs):
         if step.phase == "prune":
@@ -787,6 +826,54 @@ def test_the_report_is_within_the_tolerance_of_the_dense_network(model, fitness,
         assert report.after["accuracy"] >= report.before["accuracy"] - tolerance - 1e-6
         assert report.mask == report.history[-1].mask
         assert (report.sparsity > 0) == (False in outcomes(report.history))
+
+
+# -------------------------------------------------------------------------------------- splicing
+
+
+def test_the_smallest_weights_go_and_those_with_the_largest_gradient_return():
+    model = nn.Linear(5, 2, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[5.0, 4, 3, 2, 1], [-1, 2, 0, 0, 0]]))
+    model.weight.grad = torch.tensor([[9.0, 9, 9, 9, 9], [9, 9, 1, -3, 2]])
+    mask = Mask({"weight": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]).bool()})
+    after = _splice(model, mask, 0.0, share=0.3)  # 2.1 of 7
+    assert after["weight"].int().tolist() == [[1, 1, 1, 1, 0], [0, 1, 0, 1, 1]]
+    half = SETTLED / 2  # where the share is half of what it was
+    assert _splice(model, mask, half, share=0.3)["weight"].sum() == 7
+    assert (_splice(model, mask, half, share=0.3)["weight"] != mask["weight"]).sum() == 2
+    assert _splice(model, mask, SETTLED, share=0.3) == _splice(model, mask, 1.0, share=0.3) == mask
+
+
+def test_what_has_no_gradient_is_left_as_it_is():
+    model = nn.Linear(5, 2)
+    mask = Mask({"weight": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]).bool()})
+    assert _splice(model, mask, 0.0, share=0.5) == mask
+
+
+def test_fine_tuning_exchanges_weights_and_keeps_their_number(model):
+    moved = 0
+    for step, before, after in watched(model, splice=0.5, tolerance=1.0, epochs=4, last_epochs=4):
+        if step.phase == "prune":
+            mask = step.mask
+        if step.phase == "finetune":
+            for name, keep in step.mask.items():
+                assert int(keep.sum()) == int(mask[name].sum())
+                assert not after.get_parameter(name)[~keep].any()  # who returned may still be 0
+            moved += step.mask != mask
+            mask = step.mask
+        if step.phase == "search":
+            assert before is not after
+    assert moved > 1
+
+
+def test_the_next_round_goes_on_from_what_was_exchanged(model):
+    steps = grown(model, splice=0.5, tolerance=1.0, epochs=4)
+    tuned = [a.mask for a, b in itertools.pairwise(steps) if b.index == 1 and b.phase == "search"]
+    first = [step.mask for step in steps if step.phase == "search"][-1]
+    assert tuned == [first]
+    cut = next(step.mask for step in steps if step.phase == "prune")
+    assert first != cut
 
 
 # ------------------------------------------------------------------------------------ other data

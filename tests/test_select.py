@@ -13,7 +13,7 @@ from torch.nn.utils import prune as torch_prune
 
 from prunekit.mask import Mask
 from prunekit.score import magnitude
-from prunekit.select import above, cubic, largest, stages
+from prunekit.select import above, cubic, exchange, largest, stages
 
 SPARSITY = st.floats(0, 1, exclude_max=True)
 SCOPE = st.sampled_from(["layer", "global"])
@@ -227,3 +227,32 @@ def test_a_sparsity_in_percent_is_refused():
     within = Mask({"w": torch.ones(4, dtype=torch.bool)})
     with pytest.raises(ValueError, match=r"sparsity must be in \[0, 1\), got 95"):
         largest({"w": torch.rand(4)}, 95, "global", within)
+
+
+@given(cases(), st.floats(0, 1), st.integers(0, 10**6))
+def test_exchange_moves_the_smallest_out_and_the_most_wanted_in(case, share, seed):
+    scores, within = case
+    generator = torch.Generator().manual_seed(seed)
+    wanted = {n: torch.rand(s.shape, generator=generator) for n, s in scores.items()}
+    mask = exchange(scores, wanted, share, within)
+    for name, keep in mask.items():
+        was, s, w = within[name], scores[name], wanted[name]
+        n = min(int(share * int(was.sum())), int((~was).sum()))
+        gone, back = was & ~keep, keep & ~was
+        assert int(gone.sum()) == int(back.sum()) == n
+        if n:
+            assert s[gone].max() <= s[was & keep].min() if (was & keep).any() else True
+            assert w[back].min() >= w[~was & ~keep].max() if (~was & ~keep).any() else True
+
+
+def test_exchange_of_equal_weights_takes_the_first():
+    within = Mask({"w": torch.tensor([True, True, False, False])})
+    same = {"w": torch.zeros(4)}
+    assert exchange(same, same, 0.5, within)["w"].tolist() == [False, True, True, False]
+
+
+def test_exchange_needs_numbers_for_every_name():
+    within, fine = Mask({"w": torch.tensor([True, False])}), {"w": torch.zeros(2)}
+    for scores, wanted in (({}, fine), (fine, {}), (fine, {"w": torch.tensor([math.nan, 0.0])})):
+        with pytest.raises(ValueError, match="select: "):
+            exchange(scores, wanted, 0.5, within)

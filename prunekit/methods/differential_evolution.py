@@ -11,14 +11,14 @@ from __future__ import annotations
 import bisect
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from prunekit import search
+from prunekit import score, search, select
 from prunekit._files import named_tensors
 from prunekit.data import Data, accuracy
 from prunekit.evolve import FEWEST, STRATEGIES, Generation, evolve, spread
@@ -48,14 +48,18 @@ from prunekit.train import (
 )
 
 # What is smallest in the best candidate, from its loss (errors, or minus the metric) and the number
-# of weights it keeps; `dense` is the loss before pruning, `allowed` the loss that pruning may have.
-# paper: the formula of the fitness is not public; here: Deb's rule, or a weighted sum.
+# of weights it keeps; `dense` is the loss before pruning, `allowed` the loss that pruning may have,
+# `budget` the number of weights that may be kept.
+# paper: the formula of the fitness is not public; here: Deb's rule, a weighted sum, or Deb's rule
+# with the parts exchanged, so that the final size can be asked for.
 FITNESS: dict[str, Callable[..., Any]] = {
     "constrained": lambda loss, kept, allowed, **_: (max(0.0, loss - allowed), kept),
     "weighted": lambda loss, kept, dense, total, scale, balance, **_: (
         (balance and balance * max(0.0, loss - dense) / scale) + (1 - balance) * kept / total
     ),
+    "budget": lambda loss, kept, budget, **_: (max(0, kept - budget), loss),
 }
+SETTLED = 0.75  # share of a training after which no weight returns
 GRID = 10  # sensitivities that the scan tries in each layer
 
 
@@ -140,6 +144,30 @@ def _recover(
     return Mask(kept)
 
 
+def _splice(model: nn.Module, mask: Mask, t: float, *, share: float) -> Mask:
+    """The mask with a share of each parameter's smallest weights exchanged for removed ones.
+
+    Removed weights keep receiving gradients and may return: splicing, Guo, Yao and Chen 2016, arXiv
+    1608.04493. There each return is decided by a copy that learns on unseen; here by the gradient
+    of the last minibatch, and the share falls along a cosine to 0 at three quarters of the training
+    (Evci et al. 2020, arXiv 1911.11134, who let the returned weights start at 0, as here).
+    """
+    parameters = dict(model.named_parameters())
+    slopes = {name: p.grad.abs() for name in mask if (p := parameters[name]).grad is not None}
+    falling = (1 + math.cos(math.pi * min(t / SETTLED, 1))) / 2
+    learning = Mask({name: mask[name] for name in slopes})
+    after = select.exchange(score.magnitude(model, slopes), slopes, share * falling, learning)
+    return Mask({**mask, **after})
+
+
+def _last_mask(steps: Iterator[Step], mask: Mask) -> Generator[Step, None, Mask]:
+    """The mask after these steps, which are handed on."""
+    for step in steps:
+        yield step
+        mask = step.mask
+    return mask
+
+
 class _Judge:
     """Scores the vectors of a round; skips what cannot win and stops what has lost."""
 
@@ -149,12 +177,12 @@ class _Judge:
         data: Any,
         mask: Mask,
         layers: _Layers,
-        score: Callable[[float, int], Any],
+        rate: Callable[[float, int], Any],
         skip: bool,
         run: Run,
     ):
         self.model, self.data, self.layers, self.run = model, data, layers, run
-        self.score, self.skip, self.n = score, skip, targets(data, "validation")
+        self.rate, self.skip, self.n = rate, skip, targets(data, "validation")
         self.decode = functools.partial(
             _cut, mask=mask, names=layers.names, deviations=layers.deviations
         )
@@ -163,8 +191,8 @@ class _Judge:
     def most(self, rival: Any, kept: int) -> float:
         """The largest loss with which so many weights do not lose against the rival's score."""
         if self.data.metric is not accuracy:
-            return -math.inf if self.score(-math.inf, kept) > rival else math.inf
-        return bisect.bisect_right(range(self.n + 1), rival, key=lambda e: self.score(e, kept)) - 1
+            return -math.inf if self.rate(-math.inf, kept) > rival else math.inf
+        return bisect.bisect_right(range(self.n + 1), rival, key=lambda e: self.rate(e, kept)) - 1
 
     def __call__(self, vectors: Tensor, rivals: Sequence[Any] | None) -> list[Any]:
         candidates = [tuple(vector) for vector in vectors.tolist()]
@@ -182,7 +210,7 @@ class _Judge:
             losses[i] = result if self.data.metric is accuracy else -result
             found = (kept[i], losses[i])  # infinite if stopped; a twin may have gone on to the end
             self.known[candidates[i]] = min(found, self.known.get(candidates[i], found))
-        return [self.score(*pair) for pair in zip(losses, kept, strict=True)]
+        return [self.rate(*pair) for pair in zip(losses, kept, strict=True)]
 
     def about(self, generation: Generation) -> dict[str, Any]:
         """The population as plain numbers."""
@@ -241,6 +269,7 @@ def differential_evolution(
     uniform: bool = False,
     fitness: Annotated[str, Choice(*FITNESS)] = "constrained",
     balance: Annotated[float, Range(0, 1)] = 0.7,
+    sparsity: Fraction = 0.9,
     scan: Annotated[float, Range(0, 1)] = 0.1,
     bound: Positive = 2.5,
     later: Positive = 1.5,
@@ -248,6 +277,7 @@ def differential_evolution(
     recovered: Fraction = 0.02,
     images: Natural = 0,
     skip: bool = True,
+    splice: Fraction = 0.0,
     epochs: Natural = 4,
     last_epochs: Natural = 0,
     lr: Positive = 0.01,
@@ -269,8 +299,11 @@ def differential_evolution(
     scale: F, what the difference of two vectors is multiplied with.
     crossover: CR, the chance of a gene to come from the mutant.
     uniform: one sensitivity for all layers, the control.
-    fitness: "constrained" keeps the fewest weights within `drop`; "weighted" adds up both.
+    fitness: "constrained" keeps the fewest weights within `drop`; "weighted" adds up both; "budget"
+        loses the least accuracy with the number of weights that `sparsity` allows.
     balance: of "weighted": the share of the accuracy.
+    sparsity: of "budget": the share of weights removed at the end; each round removes an equal
+        share of the rest.
     scan: accuracy that a layer pruned alone may cost; bounds its sensitivity.
     bound: largest sensitivity in the first round.
     later: largest sensitivity in the rounds after it.
@@ -278,6 +311,8 @@ def differential_evolution(
     recovered: the share of a round's removed weights that come back.
     images: validation examples that candidates are judged by, 0 for all.
     skip: leave out evaluations that cannot change the outcome.
+    splice: share of each layer's weights that the fine-tuning exchanges for removed ones at a time,
+        at first; it falls to 0.
     epochs: passes over the training data after each round.
     last_epochs: passes over the training data at the end, which no tolerance judges.
     lr: learning rate of the fine-tuning at its highest.
@@ -292,15 +327,17 @@ def differential_evolution(
     (dense,) = search.evaluate(model, few, [mask], search.itself, run)
     dense = dense if few.metric is accuracy else -dense
     train = functools.partial(
-        fit, model, data, lr=lr, precision=precision, run=run, phase="finetune"
-    )
-    for index in range(1, rounds + 1):
+        fit, model, data, lr=lr, precision=precision, run=run, phase="finetune",
+        remask=functools.partial(_splice, share=splice) if splice else None,
+    )  # fmt: skip
+    for index, target in enumerate(select.stages(sparsity, rounds), start=1):
         layers = _layers(model, mask)
-        score = functools.partial(
+        rate = functools.partial(
             FITNESS[fitness], allowed=dense + drop * n + SLACK, dense=dense, total=mask.total,
             balance=balance, scale=(n - dense if few.metric is accuracy else abs(dense)) or 1,
+            budget=int((1 - target) * mask.total + SLACK),
         )  # fmt: skip
-        judge = _Judge(model, hardest_first(model, few, run), mask, layers, score, skip, run)
+        judge = _Judge(model, hardest_first(model, few, run), mask, layers, rate, skip, run)
         highest = _scan(judge, dense, dense + scan * n + SLACK, bound if index == 1 else later)
         high = torch.tensor([max(highest)] if uniform else highest).double()
         generator = torch.Generator().manual_seed(derive(seed, "search", index))
@@ -317,7 +354,7 @@ def differential_evolution(
         cut = _recover(model, mask, judge.decode(model, chosen), recovery, recovered, generator)
         before = {key: tensor.detach().clone() for key, tensor in named_tensors(model).items()}
         yield search.cut(model, data, cut, index, rounds, run, sensitivities=chosen)
-        yield from train(epochs=epochs, mask=cut, seed=derive(seed, index))
+        cut = yield from _last_mask(train(epochs=epochs, mask=cut, seed=derive(seed, index)), cut)
         if evaluate(model, data, run=run) >= start - tolerance - SLACK:
             mask, failures = cut, 0
             continue
