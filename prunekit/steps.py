@@ -152,6 +152,22 @@ class Patterns:
 
 
 @dataclass(frozen=True)
+class Several:
+    """A tuple of numbers, each in a range; it may be empty."""
+
+    each: Range
+
+    def __str__(self) -> str:
+        return f"a tuple of numbers in {self.each}"
+
+    def check(self, value: Any, whole: bool) -> str | None:
+        fits = isinstance(value, (tuple, list)) and not any(
+            self.each.check(v, whole) for v in value
+        )
+        return None if fits else f"must be {self}"
+
+
+@dataclass(frozen=True)
 class Switch:
     """True or False."""
 
@@ -162,7 +178,7 @@ class Switch:
         return None if isinstance(value, bool) else f"must be {self}"
 
 
-Rule = Range | Choice | Patterns | Switch
+Rule = Range | Choice | Patterns | Several | Switch
 
 Fraction = Annotated[float, Range(0, 1, high_open=True)]
 Positive = Annotated[float, Range(0, low_open=True)]
@@ -193,7 +209,7 @@ class Knob:
             raise ValueError(f"{who}: {self.name} {wrong}, got {value!r}.{self._hint(value)}")
         if isinstance(self.rule, Range):
             return int(value) if self.whole else float(value)
-        return tuple(value) if isinstance(self.rule, Patterns) else value
+        return tuple(value) if isinstance(self.rule, (Patterns, Several)) else value
 
     def _hint(self, value: Any) -> str:
         number = isinstance(value, Real) and not isinstance(value, bool)
@@ -217,7 +233,7 @@ def _knob(name: str, hint: Any, default: Any) -> Knob | None:
     if hint is bool:
         return Knob(name, Switch(), default, optional=optional)
     for rule in getattr(hint, "__metadata__", ()):
-        if isinstance(rule, (Range, Choice, Patterns)):
+        if isinstance(rule, (Range, Choice, Patterns, Several)):
             return Knob(name, rule, default, hint.__origin__ is int, optional)
     return None
 

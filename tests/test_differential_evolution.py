@@ -580,7 +580,7 @@ def test_what_has_lost_is_not_judged_to_the_end(model, fitness):
                 yield function(item)
                 batches.append(len(data.given) - before)
 
-        knobs = dict(fitness=fitness, skip=skip, rounds=1, scan=1.0, sparsity=0.3)
+        knobs = dict(fitness=fitness, skip=skip, rounds=1, scan=1.0, density=0.7)
         steps = grown(model, data, Run(workers=workers), **knobs)
         found.append((told(steps), batches))
     (lazy, some), (whole, every) = found
@@ -656,15 +656,15 @@ def test_the_weighted_score_never_rises():
     assert falls
 
 
-@pytest.mark.parametrize("sparsity", [0.3, 0.8, 0.95])
-def test_the_budget_falls_by_an_equal_share_and_is_kept(model, sparsity):
+@pytest.mark.parametrize("density", [0.7, 0.2, 0.05])
+def test_the_budget_falls_by_an_equal_share_and_is_kept(model, density):
     steps = grown(
-        model, fitness="budget", sparsity=sparsity, recovery="off", tolerance=1.0, bound=4.0,
+        model, fitness="budget", density=density, recovery="off", tolerance=1.0, bound=4.0,
         later=4.0, scan=1.0, rounds=3, generations=12, epochs=4,
     )  # fmt: skip
     rounds = searched(steps)
     for i, generations in enumerate(rounds, start=1):
-        budget = math.floor(132 * (1 - sparsity) ** (i / 3) + 1e-9)
+        budget = math.floor(132 * density ** (i / 3) + 1e-9)
         for before, now in itertools.pairwise(generations):
             then, later = (
                 [

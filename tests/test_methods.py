@@ -17,7 +17,7 @@ from tiny import tiny_data, tiny_model
 from prunekit import Journal, Run, prune
 from prunekit._files import describe
 from prunekit.mask import Mask
-from prunekit.steps import Choice, Patterns, Range, Switch, knobs
+from prunekit.steps import Choice, Patterns, Range, Several, Switch, knobs
 
 ROOT = Path(__file__).parents[1]
 MODULES = [
@@ -83,6 +83,8 @@ def wrong_values(knob):
             yield knob.rule.low + 0.5
     elif isinstance(knob.rule, (Choice, Patterns)):
         yield from ("nonsense", 3)
+    elif isinstance(knob.rule, Several):
+        yield from ("nonsense", 3.0, (knob.rule.each.low - 1,), (math.nan,))
     elif isinstance(knob.rule, Switch):
         yield from (1, "yes")
     if not knob.optional:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from torch import nn
 
 from prunekit import score, search, select
-from prunekit.mask import Mask, check_prunable
+from prunekit.mask import Mask, prunable
 from prunekit.steps import (
     Count,
     Fraction,
@@ -23,6 +23,7 @@ from prunekit.steps import (
     Range,
     Run,
     Scope,
+    Several,
     Step,
     derive,
     method,
@@ -30,13 +31,24 @@ from prunekit.steps import (
 from prunekit.train import fit
 
 
-@method(check=check_prunable)
+def _check(
+    model: nn.Module, data: object, *, biases: bool, ignore: Names, sensitivities: Any, **_: object
+) -> None:
+    names = [*prunable(model, biases, ignore)]
+    if len(sensitivities) not in (0, 1, len(names)):
+        raise ValueError(
+            f"magnitude: sensitivities must be one for all or one for each of {names}, "
+            f"got {len(sensitivities)}"
+        )
+
+
+@method(check=_check)
 def magnitude(
     model: nn.Module,
     data: Any,
     *,
     sparsity: Fraction = 0.9,
-    sensitivity: Annotated[float, Range(0, 10)] | None = None,
+    sensitivities: Annotated[tuple[float, ...], Several(Range(0, 10))] = (),
     rounds: Count = 1,
     epochs: Natural = 0,
     lr: Positive = 0.01,
@@ -50,8 +62,9 @@ def magnitude(
     """Remove the weights with the smallest |w|, `rounds` times, fine-tuning after each.
 
     sparsity: share of weights removed at the end; each round removes an equal share of the rest.
-    sensitivity: instead of `sparsity`, cut where |w| is below sensitivity × the standard deviation
-        of the layer's surviving weights (Han's rule; the sparsity follows, `scope` plays no part).
+    sensitivities: instead of `sparsity`, one for each parameter or one for all: cut where |w| is
+        below sensitivity × the standard deviation of the parameter's surviving weights (Han's rule;
+        the sparsity follows, `scope` plays no part).
     rounds: 1 is one-shot, more is iterative.
     epochs: passes over the training data after each round.
     lr: learning rate of the fine-tuning at its highest.
@@ -63,10 +76,10 @@ def magnitude(
     mask = Mask.ones(model, biases, ignore)
     for index, target in enumerate(select.stages(sparsity, rounds), start=1):
         scores = score.magnitude(model, mask)
-        if sensitivity is None:
-            mask = select.largest(scores, target, scope, mask)
+        if sensitivities:
+            mask = select.above(scores, _thresholds(model, mask, sensitivities), mask)
         else:
-            mask = select.above(scores, _thresholds(model, mask, sensitivity), mask)
+            mask = select.largest(scores, target, scope, mask)
         yield search.cut(model, data, mask, index, rounds, run)
         yield from fit(
             model,
@@ -81,11 +94,11 @@ def magnitude(
         )
 
 
-def _thresholds(model: nn.Module, mask: Mask, sensitivity: float) -> dict[str, float]:
-    """sensitivity × standard deviation of the surviving weights, a layer at a time."""
-    parameters = dict(model.named_parameters())
-    survivors = {name: parameters[name].detach().cpu()[keep] for name, keep in mask.items()}
-    return {
-        name: sensitivity * float(w.std(correction=0)) if w.numel() else 0.0
-        for name, w in survivors.items()
-    }
+def _thresholds(model: nn.Module, mask: Mask, sensitivities: tuple[float, ...]) -> dict[str, float]:
+    """sensitivity × standard deviation of the surviving weights, a parameter at a time."""
+    parameters, found = dict(model.named_parameters()), {}
+    each = sensitivities if len(sensitivities) > 1 else sensitivities * len(mask)
+    for (name, keep), s in zip(mask.items(), each, strict=True):
+        survivors = parameters[name].detach().cpu()[keep]
+        found[name] = s * float(survivors.std(correction=0)) if survivors.numel() else 0.0
+    return found

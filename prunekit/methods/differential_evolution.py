@@ -269,7 +269,7 @@ def differential_evolution(
     uniform: bool = False,
     fitness: Annotated[str, Choice(*FITNESS)] = "constrained",
     balance: Annotated[float, Range(0, 1)] = 0.7,
-    sparsity: Fraction = 0.9,
+    density: Annotated[float, Range(0, 1, low_open=True)] = 0.1,
     scan: Annotated[float, Range(0, 1)] = 0.1,
     bound: Positive = 2.5,
     later: Positive = 1.5,
@@ -300,10 +300,9 @@ def differential_evolution(
     crossover: CR, the chance of a gene to come from the mutant.
     uniform: one sensitivity for all layers, the control.
     fitness: "constrained" keeps the fewest weights within `drop`; "weighted" adds up both; "budget"
-        loses the least accuracy with the number of weights that `sparsity` allows.
+        loses the least accuracy with the number of weights that `density` allows.
     balance: of "weighted": the share of the accuracy.
-    sparsity: of "budget": the share of weights removed at the end; each round removes an equal
-        share of the rest.
+    density: of "budget": the share of weights kept at the end; each round keeps an equal share.
     scan: accuracy that a layer pruned alone may cost; bounds its sensitivity.
     bound: largest sensitivity in the first round.
     later: largest sensitivity in the rounds after it.
@@ -330,7 +329,7 @@ def differential_evolution(
         fit, model, data, lr=lr, precision=precision, run=run, phase="finetune",
         remask=functools.partial(_splice, share=splice) if splice else None,
     )  # fmt: skip
-    for index, target in enumerate(select.stages(sparsity, rounds), start=1):
+    for index, target in enumerate(select.stages(1 - density, rounds), start=1):
         layers = _layers(model, mask)
         rate = functools.partial(
             FITNESS[fitness], allowed=dense + drop * n + SLACK, dense=dense, total=mask.total,
