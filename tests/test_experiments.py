@@ -226,6 +226,45 @@ def test_a_publishing_cell_saves_its_weights_beside_and_its_short_form_does_not(
     assert int((saved(x).argmax(1) != y).sum()) == record["after"]["test"] == info["after"]["test"]
 
 
+def test_a_variant_is_saved_for_the_first_seed_alone(toy, tmp_path):
+    toy(**{"once 0.5": replace(ARMS["once 0.5"], variant="2x")})
+    run_cell(cell(tmp_path, seed=1))
+    run_cell(cell(tmp_path, seed=0, short=True))
+    assert not (tmp_path / "weights").exists()
+    record = run_cell(cell(tmp_path))
+    saved = tiny_model()
+    info = models.checkpoint.load_into(saved, tmp_path / "weights" / "tiny-0-2x")
+    assert sum(int((p != 0).sum()) for p in saved.parameters()) == info["kept"] == record["kept"]
+
+
+def test_a_cell_whose_weights_are_gone_is_not_done(toy, tmp_path):
+    made = cell(tmp_path, "dense")
+    run_cell(made)
+    assert is_done(made)
+    (tmp_path / "weights" / "tiny-0.safetensors").unlink()
+    assert not is_done(made)
+
+
+def test_what_is_not_shipped_is_kept_in_the_cache(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "load", lambda name: replace(experiment(), shipped=False))
+    run_cell(cell(tmp_path, "dense"))
+    assert not (tmp_path / "weights").exists()
+    assert (tmp_path / "home" / "weights" / "tiny-0.safetensors").exists()
+
+
+def test_a_cell_that_starts_from_a_model_that_is_not_there_is_not_done(toy, tmp_path, monkeypatch):
+    made = cell(tmp_path)
+    run_cell(made)
+
+    def absent(name, seed):
+        raise ValueError("pretrained: there are no weights")
+
+    monkeypatch.setattr(models, "pretrained", absent)
+    assert not is_done(made)
+    with pytest.raises(ValueError, match="there are no weights"):
+        run_cell(made)
+
+
 # ------------------------------------------------------------------------------------------ grid
 
 

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     import pandas
 
 HERE = Path(__file__).parent
-WEIGHTS = HERE.parent / "weights"
 # What of a step's info is recorded: who was tried, who went on, and what decided it.
 LINEAGE = ("children", "chosen", "sensitivities", "drop")
 
@@ -64,7 +63,7 @@ class Arm:
     `short` holds the knobs that the short form changes; None leaves the arm out of it. An arm with
     `publish` starts from fresh weights and its models become those of `models.pretrained`, which
     all others start from; `start` makes another model from the seed. `data` are other data than the
-    experiment's.
+    experiment's. The model of the first seed is shipped as the `variant` of that name.
     """
 
     method: Method
@@ -72,6 +71,7 @@ class Arm:
     model: str = "lenet_300_100"
     short: Mapping[str, Any] | None = None
     publish: bool = False
+    variant: str = ""
     start: Callable[[int], torch.nn.Module] | None = None
     data: Callable[..., Data] | None = None
 
@@ -82,6 +82,7 @@ class Experiment:
 
     `status` says whether the protocol is public: "reproduction", or "after the abstract". Of the
     arm `showcase`, with the first seed, the masks are recorded too; nothing may return in it.
+    Trained models are `shipped` in the package, or else stay in the user's cache.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Experiment:
     arms: Mapping[str, Arm]
     claims: tuple[Claim, ...] = ()
     showcase: str = ""
+    shipped: bool = True
     seeds: tuple[int, ...] = (0, 1, 2)
     short_seeds: tuple[int, ...] = field(default=(0,))
 
@@ -148,6 +150,21 @@ class Cell:
         first = (experiment.showcase, experiment.seeds[0])
         return not self.short and (self.arm, self.seed) == first
 
+    @property
+    def weights(self) -> Path | None:
+        """Where the trained model goes, without the ending; None if it is not kept."""
+        experiment = load(self.experiment)
+        arm, first = experiment.arms[self.arm], self.seed == experiment.seeds[0]
+        if self.short or not (arm.publish or (arm.variant and first)):
+            return None
+        if not experiment.shipped:
+            folder = home() / models.SHIPPED
+        elif self.folder == HERE / "results" / self.experiment:
+            folder = HERE.parent / models.SHIPPED
+        else:
+            folder = self.folder / models.SHIPPED
+        return folder / models.file_name(arm.model, self.seed, arm.variant)
+
     def settings(self) -> tuple[Arm, dict[str, Any]]:
         arm = load(self.experiment).arms[self.arm]
         return arm, {**arm.knobs, **((arm.short or {}) if self.short else {})}
@@ -181,9 +198,12 @@ def is_done(cell: Cell) -> bool:
     """Whether the cell's file is there and was made with these knobs, weights and data."""
     try:
         found = json.loads(cell.path.read_text(encoding="utf-8"))["hash"]
+        start = cell.start()  # there is none before its experiment has trained it
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return bool(found == _hash(cell, cell.start(), cell.data()))
+    if cell.weights is not None and not cell.weights.with_suffix(".safetensors").exists():
+        return False
+    return bool(found == _hash(cell, start, cell.data()))
 
 
 def run_cell(cell: Cell, stop: threading.Event | None = None) -> dict[str, Any]:
@@ -232,10 +252,10 @@ def run_cell(cell: Cell, stop: threading.Event | None = None) -> dict[str, Any]:
         "seconds": round(time.monotonic() - started),
         "command": f"python -m prunekit reproduce {cell.experiment}" + " --short" * cell.short,
     }
-    if arm.publish and not cell.short:
+    if cell.weights is not None:
         info = {k: v for k, v in record.items() if k != "trace"}
         info["accuracy"] = {split: figure(record, "after", split) for split in before}
-        checkpoint.save(_weights_folder(cell) / f"{arm.model}-{cell.seed}", model, info)
+        checkpoint.save(cell.weights, model, info)
     if cell.shown:
         arrays: dict[str, Any] = {name: when.numpy() for name, when in fell.items()}
         with replacing(cell.folder / "showcase.npz") as beside, beside.open("wb") as file:
@@ -251,11 +271,6 @@ def _errors(model: torch.nn.Module, data: Data, split: str) -> float:
 
 def _judged(model: torch.nn.Module, data: Data) -> dict[str, float]:
     return {split: _errors(model, data, split) for split in ("validation", "test")}
-
-
-def _weights_folder(cell: Cell) -> Path:
-    shipped = cell.folder == HERE / "results" / cell.experiment
-    return WEIGHTS if shipped else cell.folder / "weights"
 
 
 def _traced(step: Step, model: torch.nn.Module, data: Data) -> dict[str, Any]:
