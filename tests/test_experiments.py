@@ -18,7 +18,8 @@ from prunekit.data import spearman, squared_error
 from prunekit.experiments import (
     Arm,
     Experiment,
-    _note_fallen,
+    _changed,
+    _changes,
     cells,
     figure,
     is_done,
@@ -30,6 +31,7 @@ from prunekit.experiments import (
     run_cell,
     table,
 )
+from prunekit.methods.differential_evolution import differential_evolution
 from prunekit.methods.roulette import roulette
 from prunekit.steps import Stopped, knobs
 
@@ -446,11 +448,47 @@ def test_an_experiment_without_recorded_masks_says_so():
         experiments.showcase("baselines")
 
 
-def test_masks_in_which_weights_return_are_not_recorded():
-    fell = {}
-    _note_fallen(fell, Mask({"w": torch.tensor([True, False])}), 1)
-    with pytest.raises(ValueError, match="weights of w return"):
-        _note_fallen(fell, Mask({"w": torch.tensor([True, True])}), 2)
+def test_masks_in_which_weights_return_are_recorded_too():
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"a": (3, 5), "b": (7,), "c": (2,)}
+    masks = [
+        Mask({n: torch.rand(s, generator=generator) < 0.6 for n, s in shapes.items() if n != "c"})
+        for _ in range(4)
+    ]
+    masks = [Mask({**mask, "c": torch.ones(2, dtype=torch.bool)}) for mask in masks]
+    masks.insert(2, masks[1])
+    arrays, before = {}, None
+    for number, mask in enumerate(masks, start=1):
+        arrays |= _changes(before, mask, number)
+        before = mask
+    assert not [
+        key for key in arrays if key.startswith("3 ") or key.endswith("e c")
+    ]  # nothing changed
+    found = {n: torch.ones(s, dtype=torch.bool) for n, s in shapes.items()}
+    for number, mask in enumerate(masks, start=1):
+        found = _changed(found, number, arrays)
+        assert Mask(found) == mask
+
+
+def test_the_populations_of_the_showcase_are_recorded(toy, tmp_path, monkeypatch):
+    settings = dict(
+        rounds=2, generations=3, population=5, epochs=2, last_epochs=1, drop=0.1, tolerance=0.05
+    )
+    arm = Arm(differential_evolution, settings, "tiny", start=lambda seed: trained())
+    toy(**{"once 0.5": arm})
+    shown = replace(experiments.load("toy"), showcase="once 0.5")
+    monkeypatch.setattr(experiments, "load", lambda name: shown)
+    monkeypatch.setattr(experiments, "HERE", tmp_path)
+    run_cell(replace(cell(tmp_path), folder=tmp_path / "results" / "toy"))
+    expected = [*differential_evolution(trained(), tiny_data(), **settings, seed=0)]
+    found = experiments.showcase("toy")
+    assert any(step.phase == "rewind" for step in found)  # weights return
+    for a, b in zip(found, expected, strict=True):
+        assert (a.phase, a.index, a.of, a.mask) == (b.phase, b.index, b.of, b.mask)
+        for name in ("kept", "results", "replaced", "chosen"):
+            assert a.info.get(name) == b.info.get(name)
+        if a.phase == "search":
+            assert np.allclose(a.info["vectors"], b.info["vectors"], atol=1e-6)
 
 
 def test_a_grid_under_way_is_drawn_at_the_levels_that_all_seeds_have():

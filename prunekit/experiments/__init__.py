@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 # What of a step's info is recorded: who was tried, who went on, and what decided it.
 LINEAGE = ("children", "chosen", "sensitivities", "drop")
+POPULATION = ("vectors", "kept", "results", "replaced")  # of the showcase alone
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Experiment:
     """A paper's protocol.
 
     `status` says whether the protocol is public: "reproduction", or "after the abstract". Of the
-    arm `showcase`, with the first seed, the masks are recorded too; nothing may return in it.
+    arm `showcase`, with the first seed, masks and populations are recorded too.
     Trained models are `shipped` in the package, or else stay in the user's cache.
     """
 
@@ -145,7 +146,7 @@ class Cell:
 
     @property
     def shown(self) -> bool:
-        """Whether the masks of this cell are recorded too."""
+        """Whether masks and populations of this cell are recorded too."""
         experiment = load(self.experiment)
         first = (experiment.showcase, experiment.seeds[0])
         return not self.short and (self.arm, self.seed) == first
@@ -220,11 +221,12 @@ def run_cell(cell: Cell, stop: threading.Event | None = None) -> dict[str, Any]:
     before = _judged(model, data)
     last: Step | None = None
     trace: list[dict[str, Any]] = []
-    fell: dict[str, Tensor] = {}
-    for last in arm.method(model, data, **knobs, seed=cell.seed, run=run):
-        trace.append(_traced(last, model, data))
+    changes: dict[str, numpy.ndarray] = {}
+    for step in arm.method(model, data, **knobs, seed=cell.seed, run=run):
+        trace.append(_traced(step, model, data, cell.shown))
         if cell.shown:
-            _note_fallen(fell, last.mask, len(trace))
+            changes |= _changes(last.mask if last is not None else None, step.mask, len(trace))
+        last = step
     if stop is not None and stop.is_set():
         raise Stopped
     mask = last.mask if last is not None else Mask({})
@@ -257,7 +259,7 @@ def run_cell(cell: Cell, stop: threading.Event | None = None) -> dict[str, Any]:
         info["accuracy"] = {split: figure(record, "after", split) for split in before}
         checkpoint.save(cell.weights, model, info)
     if cell.shown:
-        arrays: dict[str, Any] = {name: when.numpy() for name, when in fell.items()}
+        arrays: dict[str, Any] = changes
         with replacing(cell.folder / "showcase.npz") as beside, beside.open("wb") as file:
             numpy.savez_compressed(file, **arrays)
     with replacing(cell.path) as beside:
@@ -273,14 +275,18 @@ def _judged(model: torch.nn.Module, data: Data) -> dict[str, float]:
     return {split: _errors(model, data, split) for split in ("validation", "test")}
 
 
-def _traced(step: Step, model: torch.nn.Module, data: Data) -> dict[str, Any]:
+def _traced(step: Step, model: torch.nn.Module, data: Data, shown: bool) -> dict[str, Any]:
     """A step as plain numbers; test errors where the model is sure to have the step's weights."""
     row: dict[str, Any] = {"phase": step.phase, "index": step.index, "kept": step.mask.kept}
     row |= {name: round(value, 6) for name, value in step.metrics.items()}
     if step.phase in ("prune", "rewind") or (step.phase != "search" and step.index == step.of):
         row["test"] = _errors(model, data, "test")
+    if shown:
+        row["of"] = step.of
     if "vectors" in step.info:
         row["fewest"] = step.info["kept"][step.info["chosen"]]
+        if shown:
+            row["population"] = {name: _rounded(step.info[name]) for name in POPULATION}
     lineage = {name: value for name, value in step.info.items() if name in LINEAGE}
     return row | {name: _rounded(value) for name, value in lineage.items()}
 
@@ -295,15 +301,31 @@ def _columns(trace: list[dict[str, Any]]) -> list[str]:
     return [*dict.fromkeys(name for row in trace for name in row)]
 
 
-def _note_fallen(fell: dict[str, Tensor], mask: Mask, number: int) -> None:
-    """Write `number` where the mask lacks a weight for the first time."""
-    if number > 255:
-        raise ValueError("showcase: a run of at most 255 steps can be recorded")
-    for name, keep in mask.items():
-        when = fell.setdefault(name, torch.zeros(keep.shape, dtype=torch.uint8))
-        if when[keep].any():
-            raise ValueError(f"showcase: weights of {name} return, which cannot be recorded")
-        when[~keep & (when == 0)] = number
+def _changes(before: Mask | None, after: Mask, number: int) -> dict[str, numpy.ndarray]:
+    """What went with a step, and what came back, since the mask before it: bits of what was kept,
+    or was not. Before the first step everything is; `0` holds the shapes."""
+    found = {}
+    for name, keep in after.items():
+        was = before.get(name) if before is not None else None
+        if was is None:
+            was = torch.ones_like(keep)
+            found[f"0 {name}"] = numpy.array(keep.shape)
+        for what, bits in (("gone", ~keep[was]), ("back", keep[~was])):
+            if bits.any():
+                found[f"{number} {what} {name}"] = numpy.packbits(bits.numpy())
+    return found
+
+
+def _changed(masks: dict[str, Tensor], number: int, arrays: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The masks after a step, from those before it; turns `_changes` around."""
+    after = {}
+    for name, was in masks.items():
+        after[name] = was.clone()
+        for what, place in (("gone", was), ("back", ~was)):
+            if (key := f"{number} {what} {name}") in arrays:
+                bits = numpy.unpackbits(arrays[key], count=int(place.sum())).astype(bool)
+                after[name][place] ^= torch.from_numpy(bits)
+    return after
 
 
 def _compact(record: Mapping[str, Any]) -> str:
@@ -459,17 +481,18 @@ def showcase(name: str) -> list[Step]:
     if not experiment.showcase or not cell.path.exists():
         raise ValueError(f"showcase: {name} has no recorded run with masks")
     record = json.loads(cell.path.read_text(encoding="utf-8"))
-    with numpy.load(folder / "showcase.npz") as arrays:
-        fell = {key: torch.from_numpy(arrays[key]) for key in arrays.files}
-    found = rows(record)
+    with numpy.load(folder / "showcase.npz") as opened:
+        arrays = dict(opened)
+    names = [key.removeprefix("0 ") for key in arrays if key.startswith("0 ")]
+    masks = {name: torch.ones([*arrays[f"0 {name}"]], dtype=torch.bool) for name in names}
+    found, steps = rows(record), []
     last = {row["phase"]: row["index"] for row in found}
-    steps = []
     for number, row in enumerate(found, start=1):
-        mask = Mask({key: (when == 0) | (when > number) for key, when in fell.items()})
+        masks = _changed(masks, number, arrays)
         metrics = {k: v for k, v in row.items() if k in ("loss", record["metric"])}
-        info = {k: v for k, v in row.items() if k in LINEAGE}
-        of = last[row["phase"]]
-        steps.append(Step(row["phase"], row["index"], of, mask, metrics, info))
+        info = {k: v for k, v in row.items() if k in LINEAGE} | row.get("population", {})
+        of = row.get("of", last[row["phase"]])
+        steps.append(Step(row["phase"], row["index"], of, Mask(masks), metrics, info))
     return steps
 
 

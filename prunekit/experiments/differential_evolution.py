@@ -218,7 +218,7 @@ def _experiment(name: str, title: str, arms: dict[str, Arm], **settings: Any) ->
 EXPERIMENTS = (
     _experiment(
         "de-lenet300", "Evolved thresholds on LeNet-300-100, and their controls",
-        _lenet_300_100(), data=mnist, claims=_ratio("LeNet-300-100", 24),
+        _lenet_300_100(), data=mnist, claims=_ratio("LeNet-300-100", 24), showcase="evolution",
     ),
     _experiment(
         "de-lenet5", "Evolved thresholds on LeNet-5, and their controls",
