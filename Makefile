@@ -22,6 +22,7 @@ benchmarks: .venv/complete-test  ## speed beside a peer's, as ratios
 	$(BIN)/python benchmarks/ratios.py
 	$(BIN)/python benchmarks/roulette.py
 	$(BIN)/python benchmarks/population.py
+	$(BIN)/python benchmarks/workers.py
 
 clean:
 	rm -rf .venv out

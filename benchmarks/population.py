@@ -2,26 +2,31 @@
 
 The peer evaluates each candidate as one would without this package: a deep copy of the model,
 `torch.nn.utils.prune` with the same thresholds, a forward pass over the validation images.
+
+``python benchmarks/population.py growth FILE.png`` draws how the cost of a search grows.
 """
 
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 from ratios import ratio, show
+from torch import nn
 from torch.nn.utils import prune as torch_prune
 
-from prunekit import mnist_small, models, search
+from prunekit import fit, mnist_small, models, search
 from prunekit.data import wrong
 from prunekit.mask import Mask
 from prunekit.methods.differential_evolution import _Judge, _layers, differential_evolution
 from prunekit.steps import Run
 from prunekit.train import EVALUATION_BATCH
 
-GENERATIONS, POPULATION = 10, 20
+GENERATIONS, POPULATION = 25, 20  # the method's own
 TRIALS = POPULATION * (GENERATIONS + 1)
 
 
@@ -80,8 +85,64 @@ def whole_search(name: str, aim: float) -> None:
         )
 
 
+def perceptron(layers: int) -> nn.Module:
+    """Linear layers with about as many weights in all, however many there are."""
+    widths = [784, *[{2: 250, 4: 180, 8: 130}[layers]] * (layers - 1), 10]
+    parts: list[nn.Module] = [nn.Flatten()]
+    for a, b in pairwise(widths):
+        parts += [nn.Linear(a, b), nn.ReLU()]
+    return nn.Sequential(*parts[:-1])
+
+
+def growth(path: str) -> None:
+    """Cost of a search, in dense forward passes over the images it looks at, against its size."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import seaborn
+
+    data, knobs = mnist_small(), dict(rounds=1, epochs=0, tolerance=1.0)
+    cases: dict[str, dict[int, tuple[Any, Any, int]]] = {
+        "population": {n: (data, models.pretrained("lenet_300_100"), n) for n in (10, 20, 40)},
+        "images": {
+            n: (data.fewer(validation=n), models.pretrained("lenet_300_100"), POPULATION)
+            for n in (1_000, 2_500, 5_000)
+        },
+        "layers": {n: (data, perceptron(n), POPULATION) for n in (2, 4, 8)},
+    }
+    for _, model, _ in cases["layers"].values():
+        list(fit(model, data, epochs=3))
+    seaborn.set_theme(style="whitegrid", palette="colorblind")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 3, figsize=(10, 3.4), sharey=True, layout="constrained")
+    for axis, (what, sizes) in zip(axes, cases.items(), strict=True):
+        for skip, marker in ((False, "s"), (True, "o")):
+            costs = {}
+            for n, (part, model, population) in sizes.items():
+                costs[n] = ratio(
+                    lambda part=part, model=model, p=population, skip=skip: list(
+                        differential_evolution(
+                            copy.deepcopy(model), part, population=p, skip=skip, **knobs
+                        )
+                    ),
+                    lambda part=part, model=model: plain(model, part),
+                    1,
+                )
+                print(f"{what} {n}, skip={skip}: {costs[n]:.0f} dense forwards", flush=True)
+            label = "skipping what cannot win" if skip else "judging everything"
+            axis.plot([*costs], [*costs.values()], marker=marker, label=label)
+        axis.set(xlabel=what, xticks=[*sizes], ylim=(0, None))
+    axes[0].set_ylabel("cost of a search\n(dense forward passes)")
+    axes[0].legend(loc="upper left")
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     torch.set_num_threads(1)
+    if sys.argv[1:2] == ["growth"]:
+        growth(sys.argv[2])
+        return
     candidate("lenet_300_100", 1.10)
     candidate("lenet_5", 1.05)
     whole_search("lenet_300_100", 1 / 3)

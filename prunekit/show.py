@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,12 @@ def run(out: Path) -> None:
     with replacing(out / "pruning.png") as path:
         figure.savefig(path, format="png")
     print(f"the figure:   {out / 'pruning.png'}")
-    for notebook in notebooks():
-        page = out / f"{notebook.stem}.html"
-        with replacing(page) as path:
-            path.write_text(executed_page(notebook), encoding="utf-8")
-        print(f"the notebook: {page}")
+    with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:  # each has a kernel of its own
+        for notebook, html in zip(notebooks(), pool.map(executed_page, notebooks()), strict=True):
+            page = out / f"{notebook.stem}.html"
+            with replacing(page) as path:
+                path.write_text(html, encoding="utf-8")
+            print(f"the notebook: {page}")
     print("\n`make lab` (or `python -m prunekit lab`) opens the notebooks in JupyterLab.")
 
 

@@ -1,0 +1,75 @@
+"""A search on two cores as ratios: ``python benchmarks/workers.py``; see `ratios`.
+
+The same round of differential evolution, with its history asserted equal, one thread a worker:
+serial, two processes, and two workers of a Dask cluster on this machine. What starting them and
+sending them model and data costs is shown apart.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from typing import Any
+
+import distributed
+import torch
+from ratios import show
+
+from prunekit import mnist_small, models
+from prunekit.methods.differential_evolution import differential_evolution
+from prunekit.steps import Run, serial
+
+Workers = Callable[..., Any]
+KNOBS: dict[str, Any] = dict(rounds=1, generations=8, epochs=0, tolerance=1.0)
+
+
+@contextmanager
+def processes() -> Iterator[Workers]:
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        yield pool.map
+
+
+@contextmanager
+def dask() -> Iterator[Workers]:
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client.get_executor(pure=False).map
+
+
+def search(model: Any, data: Any, workers: Workers) -> tuple[float, list[Any]]:
+    """Seconds and history of a round."""
+    start = time.perf_counter()
+    steps = differential_evolution(copy.deepcopy(model), data, **KNOBS, run=Run(workers=workers))
+    history = [(step.phase, step.mask, str(step.info)) for step in steps]
+    return time.perf_counter() - start, history
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    data = mnist_small()
+    for name, images in (("lenet_300_100", 5_000), ("lenet_5", 5_000)):
+        part, model = data.fewer(validation=images), models.pretrained(name)
+        search(model, part, serial)
+        alone, expected = search(model, part, serial)
+        print(f"{name}: {alone:.1f} s serial")
+        for start in (processes, dask):
+            begun = time.perf_counter()
+            with start() as workers:
+                _, history = search(model, part, workers)
+                ready = time.perf_counter() - begun
+                second, again = search(model, part, workers)
+                assert history == again == expected
+                show(f"{name}: two workers ({start.__name__}) / serial", second / alone)
+                print(f"    starting them and sending model and data: {ready - second:.1f} s")
+
+
+if __name__ == "__main__":
+    main()
