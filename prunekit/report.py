@@ -179,6 +179,61 @@ def with_error(accuracy: float, n: int) -> str:
     return f"≈{accuracy:.3f} ± {error:.3f}"
 
 
+class Pruning:
+    """A run of `prune` that is taken step by step: iterate over it, and ask for its `report` at any
+    time. The arguments are those of `prune`; the given model stays as it is."""
+
+    def __init__(
+        self,
+        method: Method,
+        model: nn.Module,
+        data: Any,
+        *,
+        seed: int = 0,
+        run: Run = Run(),
+        **settings: Any,
+    ):
+        self.method, self.data, self.run = _whole(method), data, run
+        settings = {**settings, **_bound(method)}
+        defaults = {knob.name: knob.default for knob in knobs(self.method).values()}
+        self.knobs = defaults | settings | {"seed": seed}
+        self.model, self.history = copy.deepcopy(model), list[Step]()
+        self.steps = self.method(self.model, data, seed=seed, run=run, **settings)  # checks them
+        self.before = evaluate(self.model, data)
+
+    def __iter__(self) -> Iterator[Step]:
+        return self
+
+    def __next__(self) -> Step:
+        self.history.append(next(self.steps))
+        return self.history[-1]
+
+    def close(self) -> None:
+        """End the run; the model keeps what the last step gave it."""
+        self.steps.close()  # type: ignore[attr-defined]
+
+    def report(self, stopped: bool = False) -> Report:
+        """What was done so far; marked `stopped` if that is said, or if `run.stop` is set."""
+        mask, metric = self.history[-1].mask if self.history else Mask({}), metric_name(self.data)
+        x, _ = next(iter(self.data.batches("validation", 1)))
+        journal = self.run.journal
+        return Report(
+            method=self.method.__name__,
+            knobs=self.knobs,
+            before={metric: self.before},
+            after={metric: evaluate(self.model, self.data)},
+            history=self.history,
+            model=self.model,
+            mask=mask,
+            stopped=stopped or (self.run.stop is not None and self.run.stop.is_set()),
+            metric=metric,
+            examples=size(self.data, "validation"),
+            macs=count.macs(self.model, x, mask),
+            environments=list(journal.environments) if journal is not None else [],
+            _data=self.data,
+        )
+
+
 def prune(
     method: Method,
     model: nn.Module,
@@ -196,42 +251,19 @@ def prune(
     the steps pass. Ctrl-C or `run.stop` ends the run early: the report is then marked stopped, and
     its model is that of the last step.
     """
-    method, settings = _whole(method), {**settings, **_bound(method)}
-    pruned = copy.deepcopy(model)
-    steps = stream = method(pruned, data, seed=seed, run=run, **settings)  # checks the knobs
-    before = evaluate(pruned, data)
-    name = method.__name__
+    pruning = Pruning(method, model, data, seed=seed, run=run, **settings)
+    steps: Iterator[Step] = pruning
     for watcher in (watch,) if callable(watch) else watch:
         steps = watcher(steps)
-    history: list[Step] = []
     stopped = False
     try:
-        for step in progress(steps, name) if bar else steps:
-            history.append(step)
+        for _ in progress(steps, pruning.method.__name__) if bar else steps:
+            pass
     except KeyboardInterrupt:
         stopped = True
     finally:
-        stream.close()  # type: ignore[attr-defined]
-    stopped = stopped or (run.stop is not None and run.stop.is_set())
-    mask = history[-1].mask if history else Mask({})
-    defaults = {knob.name: knob.default for knob in knobs(method).values()}
-    metric = metric_name(data)
-    x, _ = next(iter(data.batches("validation", 1)))
-    return Report(
-        method=name,
-        knobs=defaults | settings | {"seed": seed},
-        before={metric: before},
-        after={metric: evaluate(pruned, data)},
-        history=history,
-        model=pruned,
-        mask=mask,
-        stopped=stopped,
-        metric=metric,
-        examples=size(data, "validation"),
-        macs=count.macs(pruned, x, mask),
-        environments=list(run.journal.environments) if run.journal is not None else [],
-        _data=data,
-    )
+        pruning.close()
+    return pruning.report(stopped)
 
 
 # --------------------------------------------------------------------------------------- compare
