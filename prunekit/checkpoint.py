@@ -41,6 +41,11 @@ def save(path: str | os.PathLike[str], model: nn.Module, info: dict[str, Any]) -
     return tensors
 
 
+def exists(path: str | os.PathLike[str]) -> bool:
+    """Whether both files of a checkpoint are there."""
+    return all(part.is_file() for part in _pair(path))
+
+
 def read_info(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What ``path.json`` says. Raises ValueError if it is missing or damaged."""
     _, text = _pair(path)

@@ -33,12 +33,18 @@ Pair = tuple[Tensor, Tensor]
 
 def accuracy(outputs: Tensor, targets: Tensor) -> float:
     """The share of examples whose largest output is the right class; outputs `(n, classes)`."""
-    return (targets.numel() - wrong(outputs, targets)) / targets.numel()
+    n = likeliest(targets).numel()
+    return (n - wrong(outputs, targets)) / n
 
 
 def wrong(outputs: Tensor, targets: Tensor) -> int:
     """How many examples are classified wrongly."""
-    return int((outputs.argmax(1) != targets).sum())
+    return int((outputs.argmax(1) != likeliest(targets)).sum())
+
+
+def likeliest(targets: Tensor) -> Tensor:
+    """The classes of targets; where they are probabilities, the likeliest."""
+    return targets.argmax(1) if targets.is_floating_point() else targets
 
 
 def ranks(x: Tensor) -> Tensor:
@@ -134,10 +140,10 @@ class Data:
                     f"data {self.name}, train: there must be a probability for each of the "
                     f"{len(classes)} classes, got {columns}"
                 )
-        if any(y.is_floating_point() for y in targets.values()):
+        if floats := [split for split, y in targets.items() if y.is_floating_point()]:
             raise ValueError(
-                f"data {self.name}: targets must be classes for the accuracy, got floats. "
-                "Pass metric=..., a function of outputs and targets."
+                f"data {self.name}, {floats[0]}: targets must be classes for the accuracy, got "
+                "floats. Pass labels, or metric=..., a function of outputs and targets."
             )
         n = len(classes) if classes else 1 + max(int(y.max()) for y in targets.values())
         for split, y in targets.items():
@@ -302,12 +308,16 @@ class Data:
             )
         try:
             self.loss(outputs, targets.to(device))
+            if "train" in self.splits:
+                _, learned = next(self.batches("train", len(outputs)))
+                if learned.dtype != targets.dtype:  # probabilities
+                    self.loss(outputs[: len(learned)], learned.to(device))
         except Exception as error:
             raise ValueError(f"{who}: the loss cannot be computed: {error}") from error
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{len(y):,} {split}" for split, (_, y) in self.splits.items())
-        shape = "×".join(map(str, self.splits["train"][0].shape[1:]))
+        shape = "×".join(map(str, next(iter(self.splits.values()))[0].shape[1:]))
         return f"Data({self.name}: {sizes}; inputs {shape}; {len(self.classes)} classes)"
 
 

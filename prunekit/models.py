@@ -60,8 +60,8 @@ class AlexNet(nn.Module):
     """AlexNet in the form that CIFAR papers use: five convolutions and one linear layer, 2,472,266
     parameters.
 
-    Krizhevsky, Sutskever and Hinton 2012; the kernels of ImageNet, but a first padding and three
-    poolings that leave one pixel of 32×32. Input `(n, 3, 32, 32)`, output `(n, outputs)`.
+    Krizhevsky 2014, arXiv 1404.5997: its kernels, but a first padding and three poolings that leave
+    one pixel of 32×32. Input `(n, 3, 32, 32)`, output `(n, outputs)`.
     """
 
     def __init__(self, outputs: int = 10) -> None:
@@ -161,5 +161,7 @@ def _found(name: str, seed: int, variant: str) -> Iterator[Path]:
         found = [*(home() / SHIPPED).glob("*.safetensors"), *shipped.glob("*.safetensors")]
         there = {path.stem: path.parent for path in found}
         if wanted not in there:
-            raise ValueError(f"pretrained: there are no weights {wanted}, only {sorted(there)}")
+            raise ValueError(
+                f"models: there are no weights {wanted}, only {sorted(there)}; reproduce makes more"
+            )
         yield there[wanted] / wanted

@@ -36,12 +36,11 @@ def progress(steps: Iterator[Step], label: str = "") -> Iterator[Step]:
     """Pass the steps through and draw a bar with the time left, in a terminal or a notebook."""
     from tqdm.auto import tqdm
 
-    bar, outer = tqdm(total=1.0, desc=label, bar_format=_BAR, leave=False), None
+    bar, seen = tqdm(total=1.0, desc=label, bar_format=_BAR, leave=False), list[Step]()
     try:
         for step in steps:
-            if step.phase in ("prune", "search"):
-                outer = step
-            bar.n = _done(step, outer)
+            seen.append(step)
+            bar.n = share_done(seen)
             bar.set_postfix_str(str(step).split("  ", 1)[0], refresh=False)
             bar.refresh()
             yield step
@@ -52,8 +51,10 @@ def progress(steps: Iterator[Step], label: str = "") -> Iterator[Step]:
 _BAR = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed} gone, {remaining} left  {postfix}"
 
 
-def _done(step: Step, outer: Step | None) -> float:
+def share_done(steps: Sequence[Step]) -> float:
     """The share of the run that is done: rounds count equally, and so do the epochs within."""
+    step = steps[-1]
+    outer = next((s for s in reversed(steps) if s.phase in ("prune", "search")), None)
     if outer is None:
         return step.index / step.of
     inside = 0.0 if step is outer else step.index / step.of

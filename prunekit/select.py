@@ -89,8 +89,8 @@ def exchange(
             back = _smallest(-wanted[name].detach().cpu().flatten()[~flat], n)
             kept, removed = flat.nonzero().flatten(), (~flat).nonzero().flatten()
             flat[kept[gone]], flat[removed[back]] = False, True
-        after[name] = flat.reshape(keep.shape)
-    return Mask(after)
+            after[name] = flat.reshape(keep.shape)
+    return Mask({**within, **after}) if after else within
 
 
 def spin(log_chances: Tensor, n: int, generator: torch.Generator) -> Tensor:

@@ -209,7 +209,9 @@ class Knob:
             raise ValueError(f"{who}: {self.name} {wrong}, got {value!r}.{self._hint(value)}")
         if isinstance(self.rule, Range):
             return int(value) if self.whole else float(value)
-        return tuple(value) if isinstance(self.rule, (Patterns, Several)) else value
+        if isinstance(self.rule, Several):
+            return tuple(map(float, value))
+        return tuple(value) if isinstance(self.rule, Patterns) else value
 
     def _hint(self, value: Any) -> str:
         number = isinstance(value, Real) and not isinstance(value, bool)

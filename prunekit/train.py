@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Annotated, Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from prunekit._files import digest, named_tensors, state_key
 from prunekit._random import LocalRandom
-from prunekit.data import Data, accuracy, wrong
+from prunekit.data import Data, accuracy, likeliest, wrong
 from prunekit.journal import Fit
 from prunekit.mask import Mask
 from prunekit.steps import (
@@ -68,7 +68,16 @@ def metric_name(data: Any) -> str:
 def stand_in(model: nn.Module) -> nn.Module:
     """A copy in eval mode, in the memory order in which a CPU convolves about twice as fast."""
     copied = copy.deepcopy(model).eval()
-    return copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    _order(copied.parameters(), torch.channels_last)
+    return copied
+
+
+@torch.no_grad()
+def _order(parameters: Iterable[nn.Parameter], memory_format: torch.memory_format) -> None:
+    """Lay out the kernels of convolutions anew; `contiguous` leaves those of one channel alone."""
+    for p in parameters:
+        if p.ndim == 4:
+            p.data = torch.empty_like(p.data, memory_format=memory_format).copy_(p.data)
 
 
 def judge(
@@ -115,10 +124,10 @@ def hardest_first(model: nn.Module, data: Any, run: Run = Run()) -> Any:
     for x, y in part.batches("validation", EVALUATION_BATCH):
         run.poll()
         with torch.no_grad(), evaluating(model):
-            out = model(x.to(device)).cpu()
-        right = out.gather(1, y.unsqueeze(1))
-        others = out.scatter(1, y.unsqueeze(1), -math.inf).amax(1, keepdim=True)
-        leads.append((right - others).flatten(1).amin(1))  # the least of several targets
+            out, classes = model(x.to(device)), y.to(device).unsqueeze(1)
+        others = out.scatter(1, classes, -math.inf).amax(1, keepdim=True)
+        lead = out.gather(1, classes) - others
+        leads.append(lead.flatten(1).amin(1).cpu())  # the least of several targets
     return part.take("validation", torch.cat(leads).argsort(stable=True))
 
 
@@ -133,7 +142,7 @@ def as_metric(result: float, data: Any, split: str = "validation") -> float:
 def targets(data: Any, split: str) -> int:
     """How many targets a split has: one an example, or several."""
     _, y = next(iter(data.batches(split, 1)))
-    return size(data, split) * y[0].numel()
+    return size(data, split) * (likeliest(y) if data.metric is accuracy else y)[0].numel()
 
 
 def size(data: Any, split: str) -> int:
@@ -155,10 +164,10 @@ def evaluate(
 
     Raises `Stopped` if `run.stop` is set.
     """
-    copied = stand_in(model)
     if mask is not None:
-        mask.apply_(copied)
-    return as_metric(judge(copied, data, run, split), data, split)
+        mask.check(model)
+        model = mask.apply_(stand_in(model))
+    return as_metric(judge(model, data, run, split), data, split)
 
 
 # ------------------------------------------------------------------------------------------- fit
@@ -189,7 +198,7 @@ def fit(
     phase: Annotated[str, Choice("train", "finetune")] = "train",
     mask: Mask | None = None,
     remask: Remask | None = None,
-    every: Count = 100,
+    every: Natural = 100,
     seed: int = 0,
     run: Run = Run(),
 ) -> Iterator[Step]:
@@ -206,8 +215,9 @@ def fit(
     phase: the name of the steps.
 
     With `mask`, removed weights are 0 after every update. ``remask(model, mask, t)`` may change the
-    mask after every `every` minibatches and every epoch, t in (0, 1] being the share of training
-    done; it must be a function of a module, or a `functools.partial` of one.
+    mask after every `every` minibatches (0: never) and every epoch, t in (0, 1] being the share of
+    training done; the parameters then have the gradients of the last minibatch. It must be a
+    function of a module, or a `functools.partial` of one.
 
     Raises `Stopped` if `run.stop` is set; on any exception the weights of the last step return.
     """
@@ -314,26 +324,23 @@ class _Trainer:
     def epoch(self, epoch: int, mask: Mask) -> tuple[dict[str, float], Mask]:
         """Train for one epoch and evaluate."""
         loss, mask = self._minibatches(epoch, mask)
-        self._layout(torch.contiguous_format)
         mask.apply_(self.model)  # exact zeros, without the signs that products leave
         value = evaluate(self.model, self.data, run=self.run)
+        self._layout(torch.contiguous_format)
         return {"loss": loss, metric_name(self.data): value}, mask
 
-    @torch.no_grad()
     def _layout(self, memory_format: torch.memory_format) -> None:
-        for p in self.parameters:
-            if p.ndim == 4:  # `contiguous` would leave the strides of one channel as they are
-                p.data = torch.empty_like(p.data, memory_format=memory_format).copy_(p.data)
+        if self.bf16:
+            _order(self.parameters, memory_format)
 
     def _minibatches(self, epoch: int, mask: Mask) -> tuple[float, Mask]:
         torch.set_flush_denormal(True)  # `@method` puts the caller's setting back
         generator = torch.Generator().manual_seed(derive(self.seed, "epoch", epoch))
         draws = LocalRandom(derive(self.seed, "draws", epoch))
         mask.apply_(self.model)
-        if self.bf16:
-            self._layout(torch.channels_last)
+        self._layout(torch.channels_last)
         masked = self._masked(mask)
-        total, n = torch.zeros((), device=self.device), 0
+        total, n, due, share = torch.zeros((), device=self.device), 0, False, 0.0
         self.model.train()
         for i, (x, y) in enumerate(self.data.batches("train", self.batch, generator)):
             self.run.poll()
@@ -351,15 +358,21 @@ class _Trainer:
                     torch._foreach_mul_(*masked)
             total, n = total + loss.detach() * len(y), n + len(y)
             step = (epoch - 1) * self.minibatches + i + 1
-            if self.remask is not None and step % self.every == 0:
-                mask = self.remask(self.model, mask, step / self.minibatches / self.epochs)
+            share = step / self.minibatches / self.epochs
+            due = self.every > 0 and step % self.every == 0
+            if self.remask is not None and due:
+                self._check(total, epoch)
+                mask = self.remask(self.model, mask, share)
                 mask.apply_(self.model)
                 masked = self._masked(mask)
-        if self.remask is not None:
+        self._check(total, epoch)
+        if self.remask is not None and not (due and share == epoch / self.epochs):
             mask = self.remask(self.model, mask, epoch / self.epochs)
-        if not math.isfinite(mean := float(total) / max(n, 1)):
-            raise FloatingPointError(f"fit: the loss is {mean} in epoch {epoch}; try a smaller lr")
-        return mean, mask
+        return float(total) / max(n, 1), mask
+
+    def _check(self, total: Tensor, epoch: int) -> None:
+        if not math.isfinite(loss := float(total)):
+            raise FloatingPointError(f"fit: the loss is {loss} in epoch {epoch}; try a smaller lr")
 
     def _masked(self, mask: Mask) -> tuple[list[Tensor], list[Tensor]] | None:
         """Parameters and, as 0 and 1 on their device, what to multiply them with."""

@@ -447,6 +447,10 @@ def test_training_targets_may_be_probabilities():
     data = soft([0.5, 0.5, 0.0], [1.0, 0.0, 0.0])
     assert data.classes == ("0", "1", "2")
     data.check(model := torch.nn.Linear(3, 3))
+    assert "2 train" in repr(data)
+    assert "2 validation" in repr(data.only("validation"))
+    with pytest.raises(ValueError, match="the loss cannot be computed"):
+        Data(data.splits, loss=torch.nn.functional.multi_margin_loss).check(model)
     x, y = data.splits["train"]
     chances = model(x).detach().log_softmax(1)
     by_hand = -(chances * y).sum(1).mean()

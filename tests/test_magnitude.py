@@ -7,6 +7,7 @@ import pytest
 from tiny import tiny_data, tiny_model
 
 from prunekit import magnitude
+from prunekit.steps import knobs
 
 NAMES = ["0.weight", "2.weight"]
 
@@ -44,3 +45,9 @@ def test_as_many_sensitivities_as_parameters_are_needed(wrong):
 def test_sensitivities_out_of_range_are_refused_before_any_work(wrong):
     with pytest.raises(ValueError, match=r"sensitivities must be a tuple of numbers in \[0, 10\]"):
         magnitude(tiny_model(), tiny_data(), sensitivities=wrong)
+
+
+def test_sensitivities_become_plain_numbers():
+    checked = knobs(magnitude)["sensitivities"].check("magnitude", [1, np.float32(0.5)])
+    assert checked == (1.0, 0.5)
+    assert [type(value) for value in checked] == [float, float]

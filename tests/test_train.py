@@ -243,8 +243,8 @@ def test_remask_is_called_every_so_many_minibatches_and_after_every_epoch():
     for step in steps:
         removed.append(step.mask.total - step.mask.kept)
         assert not model[0].weight[~step.mask["0.weight"]].any()
-    assert calls == pytest.approx([4 / 12, 6 / 12, 8 / 12, 12 / 12, 12 / 12])
-    assert removed == [2, 5]
+    assert calls == pytest.approx([4 / 12, 6 / 12, 8 / 12, 12 / 12])
+    assert removed == [2, 4]
 
 
 # ----------------------------------------------------------------------------------- interrupted
@@ -259,6 +259,32 @@ class StopAt:
     def is_set(self):
         self.looks += 1
         return self.looks >= self.n
+
+
+@pytest.mark.parametrize(("every", "expected"), [(0, 3), (2, 3 * 3), (3, 3 * 2), (6, 3)])
+def test_remask_is_called_once_at_a_time(every, expected):
+    calls.clear()  # 120 examples in batches of 20 are 6 minibatches an epoch
+    mask = Mask.ones(tiny_model())
+    list(fit(tiny_model(), tiny_data(), epochs=3, batch=20, every=every, mask=mask,
+             remask=drop_one_more))  # fmt: skip
+    assert len(calls) == len({*calls}) == expected
+    assert calls[-1] == 1
+
+
+def see_gradients(model, mask, t):
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters())
+    return mask
+
+
+def test_remask_sees_the_gradients_of_the_last_minibatch():
+    model = tiny_model()
+    list(fit(model, tiny_data(), batch=50, mask=half(model), remask=see_gradients))
+
+
+def test_a_loss_that_is_not_finite_is_said_before_remask_sees_it():
+    with pytest.raises(FloatingPointError, match="the loss is"):
+        list(fit(tiny_model(), tiny_data(), lr=1e30, epochs=9, mask=Mask.ones(tiny_model()),
+                 remask=see_gradients, every=1))  # fmt: skip
 
 
 def test_a_stop_at_any_poll_ends_with_the_weights_of_the_last_step():
@@ -635,6 +661,35 @@ def test_data_of_a_fixed_batch_size_are_judged_rightly():
             return tiny_data().batches(split, 7, generator)
 
     assert evaluate(tiny_model(), Fixed()) == evaluate(tiny_model(), tiny_data())
+
+
+def test_networks_over_volumes_and_with_normed_weights_are_judged_and_trained():
+    x, y = torch.randn(12, 1, 4, 4, 4), torch.arange(12) % 3
+    volumes = nn.Sequential(nn.Conv3d(1, 2, 3), nn.Flatten(), nn.Linear(16, 3))
+    data = Data.of((x, y), (x, y))
+    for precision in ("fp32", "bf16"):
+        list(fit(volumes, data, precision=precision))
+    assert evaluate(volumes, data, mask=half(volumes)) <= 1
+    normed = nn.Sequential(nn.Flatten(), nn.utils.weight_norm(nn.Linear(64, 3)))
+    normed(x)  # whose weight is then no leaf, and cannot be copied
+    list(fit(normed, data))
+
+
+def test_fp32_leaves_the_storage_of_kernels_alone():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 3))
+    place = model[0].weight.data_ptr()
+    x, y = torch.randn(12, 1, 4, 4), torch.arange(12) % 3
+    list(fit(model, Data.of((x, y), (x, y)), precision="fp32"))
+    assert model[0].weight.data_ptr() == place
+
+
+def test_soft_targets_train_and_are_judged_by_the_likeliest():
+    x, y = tiny_data().splits["train"]
+    soft = 0.7 * torch.eye(3)[y] + 0.1
+    data = Data({**tiny_data().splits, "train": (x, soft)})
+    model = tiny_model()
+    list(fit(model, data, epochs=3, batch=20, lr=0.1))
+    assert evaluate(model, data, "train") == evaluate(model, tiny_data(), "train") > 0.5
 
 
 def test_a_mask_of_another_kind_is_refused():

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 # What of a step's info is recorded: who was tried, who went on, and what decided it.
 LINEAGE = ("children", "chosen", "sensitivities", "drop")
-POPULATION = ("vectors", "kept", "results", "replaced")  # of the showcase alone
+POPULATION = ("round", "vectors", "kept", "results", "replaced")  # of the showcase alone
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ class Experiment:
 
     `status` says whether the protocol is public: "reproduction", or "after the abstract". Of the
     arm `showcase`, with the first seed, masks and populations are recorded too.
-    Trained models are `shipped` in the package, or else stay in the user's cache.
+    Trained models are `shipped` in the package, or else stay in the user's cache, and the other
+    arms start from there.
     """
 
     name: str
@@ -156,14 +157,19 @@ class Cell:
         """Where the trained model goes, without the ending; None if it is not kept."""
         experiment = load(self.experiment)
         arm, first = experiment.arms[self.arm], self.seed == experiment.seeds[0]
-        if self.short or not (arm.publish or (arm.variant and first)):
+        kept = arm.publish or (arm.variant and first)
+        if not kept or (self.short and experiment.shipped):
             return None
-        if not experiment.shipped:
-            folder = home() / models.SHIPPED
-        elif self.folder == HERE / "results" / self.experiment:
+        return self._weights_of(arm)
+
+    def _weights_of(self, arm: Arm) -> Path:
+        shipped = load(self.experiment).shipped
+        if shipped and self.folder == HERE / "results" / self.experiment:
             folder = HERE.parent / models.SHIPPED
-        else:
+        elif shipped or self.short:
             folder = self.folder / models.SHIPPED
+        else:
+            folder = home() / models.SHIPPED
         return folder / models.file_name(arm.model, self.seed, arm.variant)
 
     def settings(self) -> tuple[Arm, dict[str, Any]]:
@@ -179,8 +185,13 @@ class Cell:
         arm, _ = self.settings()
         if arm.start is not None:
             return arm.start(self.seed)
-        make = models.build if arm.publish else models.pretrained
-        return make(arm.model, self.seed)
+        if arm.publish:
+            return models.build(arm.model, self.seed)
+        if load(self.experiment).shipped:
+            return models.pretrained(arm.model, self.seed)
+        model = models.build(arm.model, self.seed)  # from what the grid itself has trained
+        checkpoint.load_into(model, self._weights_of(replace(arm, variant="")))
+        return model.eval()
 
 
 @lru_cache(maxsize=1)
@@ -202,7 +213,7 @@ def is_done(cell: Cell) -> bool:
         start = cell.start()  # there is none before its experiment has trained it
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    if cell.weights is not None and not cell.weights.with_suffix(".safetensors").exists():
+    if cell.weights is not None and not checkpoint.exists(cell.weights):
         return False
     return bool(found == _hash(cell, start, cell.data()))
 
@@ -304,6 +315,8 @@ def _columns(trace: list[dict[str, Any]]) -> list[str]:
 def _changes(before: Mask | None, after: Mask, number: int) -> dict[str, numpy.ndarray]:
     """What went with a step, and what came back, since the mask before it: bits of what was kept,
     or was not. Before the first step everything is; `0` holds the shapes."""
+    if before is not None and (lost := [name for name in before if name not in after]):
+        raise ValueError(f"showcase: the masks of a run must cover the same names, lost {lost}")
     found = {}
     for name, keep in after.items():
         was = before.get(name) if before is not None else None

@@ -22,7 +22,7 @@ from prunekit import score, search, select
 from prunekit._files import named_tensors
 from prunekit.data import Data, accuracy
 from prunekit.evolve import FEWEST, STRATEGIES, Generation, evolve, spread
-from prunekit.mask import Mask, check_prunable
+from prunekit.mask import Mask, prunable
 from prunekit.steps import (
     Choice,
     Count,
@@ -79,6 +79,11 @@ class _Layers:
             len(sizes) - int(torch.searchsorted(sizes, limit))
             for sizes, limit in zip(self.sizes, limits, strict=True)
         )
+
+
+def _budget(density: float, total: int) -> int:
+    """How many of all weights may be kept."""
+    return int(density * total + SLACK)
 
 
 def _layers(model: nn.Module, mask: Mask) -> _Layers:
@@ -150,14 +155,15 @@ def _splice(model: nn.Module, mask: Mask, t: float, *, share: float) -> Mask:
     Removed weights keep receiving gradients and may return: splicing, Guo, Yao and Chen 2016, arXiv
     1608.04493. There each return is decided by a copy that learns on unseen; here by the gradient
     of the last minibatch, and the share falls along a cosine to 0 at three quarters of the training
-    (Evci et al. 2020, arXiv 1911.11134, who let the returned weights start at 0, as here).
+    (Evci et al. 2020, arXiv 1911.11134, who let the returned weights start at 0, as here). Those
+    have an epoch to grow: asked sooner, they are the smallest and go again.
     """
     parameters = dict(model.named_parameters())
     slopes = {name: p.grad.abs() for name in mask if (p := parameters[name]).grad is not None}
     falling = (1 + math.cos(math.pi * min(t / SETTLED, 1))) / 2
     learning = Mask({name: mask[name] for name in slopes})
     after = select.exchange(score.magnitude(model, slopes), slopes, share * falling, learning)
-    return Mask({**mask, **after})
+    return mask if after is learning else Mask({**mask, **after})
 
 
 def _last_mask(steps: Iterator[Step], mask: Mask) -> Generator[Step, None, Mask]:
@@ -226,10 +232,12 @@ class _Judge:
         }
 
 
-def _scan(judge: _Judge, dense: float, allowed: float, bound: float) -> list[float]:
+def _scan(judge: _Judge, allowed: float, bound: float) -> list[float]:
     """The upper bound of each gene: the largest sensitivity, of a grid up to `bound`, with which a
     layer that is cut alone, and with each smaller one, costs no more loss than allowed."""
     genes, grid = len(judge.layers.names), [bound * ((i + 1) / GRID) for i in range(GRID)]
+    if judge.data.metric is accuracy and allowed >= judge.n:
+        return [bound] * genes  # nothing can cost more
     alone = [tuple(s * (g == gene) for g in range(genes)) for gene in range(genes) for s in grid]
     limits = [allowed] * len(alone)
     results = search.evaluate(judge.model, judge.data, alone, judge.decode, judge.run, limits)
@@ -244,9 +252,14 @@ def _scan(judge: _Judge, dense: float, allowed: float, bound: float) -> list[flo
 
 
 def _check(
-    model: nn.Module, data: Any, *, images: int, biases: bool, ignore: Names, **_: Any
-) -> None:
-    check_prunable(model, data, biases=biases, ignore=ignore)
+    model: nn.Module, data: Any, *, images: int, fitness: str, density: float, biases: bool,
+    ignore: Names, **_: Any,
+) -> None:  # fmt: skip
+    total = sum(p.numel() for p in prunable(model, biases, ignore).values())
+    if fitness == "budget" and not _budget(density, total):
+        raise ValueError(
+            f"differential_evolution: density must leave one of {total} weights, got {density}"
+        )
     if images and not isinstance(data, Data):
         raise ValueError(f"differential_evolution: images must be 0 for own data, got {images}")
     if images and images > (n := data.size("validation")):
@@ -302,16 +315,17 @@ def differential_evolution(
     fitness: "constrained" keeps the fewest weights within `drop`; "weighted" adds up both; "budget"
         loses the least accuracy with the number of weights that `density` allows.
     balance: of "weighted": the share of the accuracy.
-    density: of "budget": the share of weights kept at the end; each round keeps an equal share.
+    density: of "budget": the share of weights kept at the end; each round keeps an equal share. A
+        wide `scan` and `tolerance` let it get there.
     scan: accuracy that a layer pruned alone may cost; bounds its sensitivity.
     bound: largest sensitivity in the first round.
     later: largest sensitivity in the rounds after it.
-    recovery: which removed weights come back after a search.
+    recovery: which removed weights come back after a search; none where there is a budget.
     recovered: the share of a round's removed weights that come back.
     images: validation examples that candidates are judged by, 0 for all.
     skip: leave out evaluations that cannot change the outcome.
-    splice: share of each layer's weights that the fine-tuning exchanges for removed ones at a time,
-        at first; it falls to 0.
+    splice: share of each parameter's kept weights that are exchanged for removed ones after an
+        epoch of fine-tuning, at first; it falls to 0.
     epochs: passes over the training data after each round.
     last_epochs: passes over the training data at the end, which no tolerance judges.
     lr: learning rate of the fine-tuning at its highest.
@@ -321,23 +335,24 @@ def differential_evolution(
     """
     mask, failures = Mask.ones(model, biases, ignore), 0
     start, name = evaluate(model, data, run=run), metric_name(data)
-    few = data.fewer(validation=images) if images else data
+    few = data.only("validation").fewer(validation=images) if images else data
     n = targets(few, "validation") if few.metric is accuracy else 1  # a loss: errors, or -metric
     (dense,) = search.evaluate(model, few, [mask], search.itself, run)
     dense = dense if few.metric is accuracy else -dense
     train = functools.partial(
-        fit, model, data, lr=lr, precision=precision, run=run, phase="finetune",
+        fit, model, data, lr=lr, precision=precision, run=run, phase="finetune", every=0,
         remask=functools.partial(_splice, share=splice) if splice else None,
     )  # fmt: skip
-    for index, target in enumerate(select.stages(1 - density, rounds), start=1):
+    done = 0  # rounds that were not taken back
+    for index in range(1, rounds + 1):
         layers = _layers(model, mask)
         rate = functools.partial(
             FITNESS[fitness], allowed=dense + drop * n + SLACK, dense=dense, total=mask.total,
             balance=balance, scale=(n - dense if few.metric is accuracy else abs(dense)) or 1,
-            budget=int((1 - target) * mask.total + SLACK),
+            budget=_budget(density ** ((done + 1) / rounds), mask.total),
         )  # fmt: skip
         judge = _Judge(model, hardest_first(model, few, run), mask, layers, rate, skip, run)
-        highest = _scan(judge, dense, dense + scan * n + SLACK, bound if index == 1 else later)
+        highest = _scan(judge, dense + scan * n + SLACK, bound if index == 1 else later)
         high = torch.tensor([max(highest)] if uniform else highest).double()
         generator = torch.Generator().manual_seed(derive(seed, "search", index))
         first = spread(population, torch.zeros_like(high), high, generator)
@@ -350,12 +365,13 @@ def differential_evolution(
             found = {name: as_metric(info["results"][generation.best], few)}
             yield Step("search", generation.index + 1, generations + 1, mask, found, info)
         chosen = generation.vectors[generation.best].tolist()
-        cut = _recover(model, mask, judge.decode(model, chosen), recovery, recovered, generator)
+        how = "off" if fitness == "budget" else recovery  # what came back would be too many
+        cut = _recover(model, mask, judge.decode(model, chosen), how, recovered, generator)
         before = {key: tensor.detach().clone() for key, tensor in named_tensors(model).items()}
         yield search.cut(model, data, cut, index, rounds, run, sensitivities=chosen)
         cut = yield from _last_mask(train(epochs=epochs, mask=cut, seed=derive(seed, index)), cut)
         if evaluate(model, data, run=run) >= start - tolerance - SLACK:
-            mask, failures = cut, 0
+            mask, done, failures = cut, done + 1, 0
             continue
         with torch.no_grad():
             for key, tensor in named_tensors(model).items():

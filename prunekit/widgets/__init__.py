@@ -1,0 +1,6 @@
+"""Controls for notebooks: run a method, predict and reveal, look into masks, replay."""
+
+from prunekit.widgets.guess import Guess
+from prunekit.widgets.panel import Panel
+
+__all__ = ["Guess", "Panel"]

@@ -1,0 +1,185 @@
+"""A control for each knob, made from its rule, its default and its line in the docstring."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ipywidgets
+
+from prunekit.steps import Choice, Knob, Patterns, Range, Several, Switch
+
+LABEL = ipywidgets.Layout(width="9em", min_width="9em")
+FIELD = ipywidgets.Layout(width="7em")
+WIDE = ipywidgets.Layout(width="19em")
+
+
+def helps(method: Callable[..., Any]) -> dict[str, str]:
+    """What the docstring of a method says of each knob: its lines ``name: text``."""
+    found: dict[str, str] = {}
+    name = ""
+    for line in (inspect.getdoc(method) or "").splitlines():
+        if match := re.match(r"(\w+): (.*)", line):
+            name = match[1]
+            found[name] = match[2]
+        elif name and line.startswith("    "):
+            found[name] += " " + line.strip()
+        else:
+            name = ""
+    return found
+
+
+def control(knob: Knob, text: str, values: Sequence[Any]) -> Control:
+    """The control that fits the rule of a knob; it starts at the first value, and can reach all."""
+    kinds = {Choice: Chosen, Switch: Switched, Range: Slid}
+    kind = Typed if knob.optional else kinds.get(type(knob.rule), Typed)
+    return kind(knob, text, values)
+
+
+class Control(ipywidgets.HBox):
+    """A label and what sets the value of a knob."""
+
+    def __init__(self, knob: Knob, text: str, values: Sequence[Any]):
+        self.knob, self.values, self.changed = knob, values, list[Callable[[], None]]()
+        self.label = ipywidgets.Label(knob.name, layout=LABEL, tooltip=text or knob.name)
+        parts = self._build(text)
+        super().__init__([self.label, *parts])
+        self.set(values[0])
+
+    def _build(self, text: str) -> list[ipywidgets.Widget]:
+        raise NotImplementedError
+
+    def _notify(self, _: Any = None) -> None:
+        for callback in self.changed:
+            callback()
+
+    def read(self) -> Any:
+        """What stands in the control, as a Python object; a text that is none stays a text."""
+        raise NotImplementedError
+
+    def set(self, value: Any) -> None:
+        """Show a value."""
+        raise NotImplementedError
+
+    def enable(self, on: bool) -> None:
+        """Whether the control can be moved."""
+        for part in self.children[1:]:
+            part.disabled = not on
+
+    def __repr__(self) -> str:
+        return f"{self.knob.name} = {self.read()!r}"
+
+
+class Chosen(Control):
+    """One of a few names."""
+
+    def _build(self, text: str) -> list[ipywidgets.Widget]:
+        assert isinstance(self.knob.rule, Choice)
+        self.menu = ipywidgets.Dropdown(options=self.knob.rule.names, layout=WIDE, tooltip=text)
+        self.menu.observe(self._notify, "value")
+        return [self.menu]
+
+    def read(self) -> Any:
+        return self.menu.value
+
+    def set(self, value: Any) -> None:
+        self.menu.value = value
+
+
+class Switched(Control):
+    """True or False."""
+
+    def _build(self, text: str) -> list[ipywidgets.Widget]:
+        self.box = ipywidgets.Checkbox(indent=False, layout=WIDE, tooltip=text)
+        self.box.observe(self._notify, "value")
+        return [self.box]
+
+    def read(self) -> Any:
+        return self.box.value
+
+    def set(self, value: Any) -> None:
+        self.box.value = bool(value)
+
+
+class Typed(Control):
+    """A text that Python reads: a number, None, a tuple without its brackets."""
+
+    def _build(self, text: str) -> list[ipywidgets.Widget]:
+        self.field = ipywidgets.Text(layout=WIDE, tooltip=text, continuous_update=False)
+        self.field.observe(self._notify, "value")
+        return [self.field]
+
+    def read(self) -> Any:
+        if not isinstance(self.knob.rule, (Patterns, Several)):
+            return _read(self.field.value)
+        parts = [part.strip() for part in self.field.value.split(",")]
+        words = isinstance(self.knob.rule, Patterns)
+        return tuple(part if words else _read(part) for part in parts if part)
+
+    def set(self, value: Any) -> None:
+        listed = isinstance(value, (tuple, list))
+        self.field.value = ", ".join(map(str, value)) if listed else str(value)
+
+
+class Slid(Control):
+    """A slider over the range, or its useful part, beside a field for the exact number."""
+
+    def _build(self, text: str) -> list[ipywidgets.Widget]:
+        low, high, step = span(self.knob, self.values)
+        kind = ipywidgets.IntSlider if self.knob.whole else ipywidgets.FloatSlider
+        self.slider = kind(
+            min=low, max=high, step=step, readout=False, continuous_update=False, tooltip=text,
+            layout=ipywidgets.Layout(width="12em"),
+        )  # fmt: skip
+        self.field = ipywidgets.Text(layout=FIELD, tooltip=text, continuous_update=False)
+        self.moving = False
+        self.slider.observe(self._slid, "value")
+        self.field.observe(self._typed, "value")
+        return [self.slider, self.field]
+
+    def _slid(self, change: Any) -> None:
+        if not self.moving:
+            self.field.value = f"{change['new']:.6g}"
+
+    def _typed(self, _: Any) -> None:
+        value = self.read()
+        if isinstance(value, (int, float)) and math.isfinite(value):
+            self.moving = True
+            try:
+                nearest = min(max(value, self.slider.min), self.slider.max)
+                self.slider.value = round(nearest) if self.knob.whole else nearest
+            finally:
+                self.moving = False
+        self._notify()
+
+    def read(self) -> Any:
+        return _read(self.field.value)
+
+    def set(self, value: Any) -> None:
+        self.field.value = str(value)
+
+
+def span(knob: Knob, values: Sequence[float]) -> tuple[float, float, float]:
+    """Lowest and highest value of a slider, and its step: the rule's range, or where that has no
+    end, twice the largest value that is needed."""
+    assert isinstance(knob.rule, Range)
+    low = knob.rule.low if math.isfinite(knob.rule.low) else 2 * min(*values, 0)
+    high = knob.rule.high
+    if not math.isfinite(high):
+        high = max(2 * max(values), low + 10 if knob.whole else 2 * max(values) or 1)
+    if knob.whole:
+        return int(low), int(high), 1
+    step = 10 ** math.floor(math.log10((high - low) / 50))
+    return low + knob.rule.low_open * step, high - knob.rule.high_open * step, step
+
+
+def _read(text: str) -> Any:
+    """The Python object that a text writes; the text itself if it writes none."""
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError):
+        return text

@@ -1,0 +1,73 @@
+"""`Guess`: a number that the reader commits before a run, laid over what came out."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+
+import ipywidgets
+from matplotlib.figure import Figure
+
+from prunekit.report import Report
+
+
+class Guess(ipywidgets.VBox):
+    """A question whose answer is a number; `value` is None until it is committed.
+
+    `answer(report)` gives the true number after the run. With `across`, it is drawn as a dashed
+    line over the figure, at ``across(value)`` on its vertical axis.
+    """
+
+    def __init__(
+        self,
+        question: str,
+        answer: Callable[[Report], float],
+        *,
+        unit: str = "",
+        across: Callable[[float], float] | None = None,
+    ):
+        self.question, self.answer, self.unit, self.across = question, answer, unit, across
+        self.value: float | None = None
+        self.field = ipywidgets.Text(
+            placeholder="your guess", layout=ipywidgets.Layout(width="8em"), tooltip=question
+        )
+        self.button = ipywidgets.Button(
+            description="Commit", layout=ipywidgets.Layout(width="auto")
+        )
+        self.button.on_click(lambda _: self.commit())
+        self.said = ipywidgets.HTML()
+        row = [self.field, ipywidgets.Label(unit), self.button, self.said]
+        super().__init__([ipywidgets.HTML(html.escape(question)), ipywidgets.HBox(row)])
+
+    def commit(self) -> None:
+        """Take what stands in the field, once."""
+        try:
+            self.value = float(self.field.value.replace(",", "."))
+        except ValueError:
+            self.said.value = html.escape(f"a number is needed, got {self.field.value!r}")
+            return
+        self.field.disabled = self.button.disabled = True
+        self.said.value = "committed"
+
+    def draw(self, figure: Figure) -> None:
+        """Lay the guess over a figure, dashed."""
+        if self.value is not None and self.across is not None:
+            axis = figure.axes[0]
+            axis.axhline(self.across(self.value), color="0.2", linestyle=(0, (6, 4)), linewidth=1.5)
+            axis.annotate(
+                "your guess", (0.98, self.across(self.value)), xycoords=("axes fraction", "data"),
+                textcoords="offset points", xytext=(0, 4), fontsize=10, ha="right",
+            )  # fmt: skip
+
+    def reveal(self, report: Report) -> str:
+        """The gap, in words."""
+        assert self.value is not None
+        truth = self.answer(report)
+        unit = f" {self.unit}" if self.unit else ""
+        if abs(gap := self.value - truth) <= 0.02 * max(abs(truth), 1e-9):
+            return f"You said {self.value:g}{unit}, it is ≈{truth:.3g}{unit}: right on the spot."
+        side = "too high" if gap > 0 else "too low"
+        return f"You said {self.value:g}{unit}, it is ≈{truth:.3g}{unit}: {abs(gap):.3g} {side}."
+
+    def __repr__(self) -> str:
+        return f"Guess({self.question!r})"

@@ -1,0 +1,311 @@
+"""`Panel`: a method with its controls, run, paused and stopped by clicks."""
+
+from __future__ import annotations
+
+import html
+import io
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import ipywidgets
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+from torch import nn
+
+from prunekit import plot
+from prunekit.report import Method, Report, share_done, with_error
+from prunekit.steps import Knob, Range, Step, knobs
+from prunekit.train import metric_name, size
+from prunekit.widgets.controls import Control, control, helps
+from prunekit.widgets.guess import Guess
+from prunekit.widgets.running import ENDED, IDLE, PAUSED, RUNNING, Running
+
+OPEN = 4  # controls that are shown; the rest is under "more"
+ROWS = 8  # steps that the table shows
+REDRAWN = 0.4  # seconds from one drawing of the figure to the next
+SEED = Knob("seed", Range(0), 0, whole=True)
+
+Draw = Callable[[Sequence[Step], float], Figure]
+
+
+def _history(steps: Sequence[Step], dense: float) -> Figure:
+    return plot.history(steps, dense=dense)
+
+
+class Panel(ipywidgets.VBox):
+    """Run `method` on a copy of `model`, with a control for each knob.
+
+    `show` names up to four knobs whose controls are open, by default the first ones; `settings` are
+    values other than the defaults; `presets` maps a label to the values that a click on it sets.
+    `draw(steps, dense)` makes the live figure. With a `guess`, nothing runs before the reader has
+    committed one. The last finished run is in `report`; only validation figures are shown.
+
+    Raises ValueError for knobs that the method has not, or values that break its rules.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        model: nn.Module,
+        data: Any,
+        *,
+        show: Sequence[str] = (),
+        presets: Mapping[str, Mapping[str, Any]] | None = None,
+        draw: Draw = _history,
+        guess: Guess | None = None,
+        **settings: Any,
+    ):
+        self.method, self.model, self.data, self.draw, self.guess = method, model, data, draw, guess
+        self.name = method.__name__
+        self.report: Report | None = None
+        self.running, self.began, self.drawn = Running(self._changed), 0.0, 0.0
+        self.presets = {label: dict(values) for label, values in (presets or {}).items()}
+        self.knobs = knobs(method) | {"seed": SEED}
+        given = (settings, *self.presets.values())
+        for name in (*show, *(name for values in given for name in values)):
+            if name not in self.knobs:
+                raise ValueError(f"Panel: {self.name} has no knob {name!r}: {[*self.knobs]}")
+        for name, value in (pair for values in given for pair in values.items()):
+            self.knobs[name].check(self.name, value)
+        texts = helps(method) | {"seed": "of all random draws."}
+        self.controls: dict[str, Control] = {}
+        for name, knob in self.knobs.items():
+            first = settings.get(name, knob.default)
+            needed = [values[name] for values in self.presets.values() if name in values]
+            self.controls[name] = control(knob, texts.get(name, ""), [first, *needed])
+        self.start_values = self.values()
+        _give_up_the_cells_older(self)
+        super().__init__(self._layout([*show][:OPEN] or [*self.controls][:OPEN], texts))
+        self._changed(None)
+
+    # ---------------------------------------------------------------------------------- layout
+
+    def _layout(self, shown: Sequence[str], texts: Mapping[str, str]) -> list[Any]:
+        def described(name: str) -> Any:
+            words = ipywidgets.HTML(f"<small>{html.escape(texts.get(name, ''))}</small>")
+            return ipywidgets.HBox([self.controls[name], words])
+
+        rest = [described(name) for name in self.controls if name not in shown]
+        more = ipywidgets.Accordion([ipywidgets.VBox(rest)], titles=("more",))
+        self.preset_buttons = [
+            self._button(label, partial(self._preset, label)) for label in self.presets
+        ]
+        self.buttons = {
+            "Run": self._button("Run", self._run, "primary"),
+            "Pause": self._button("Pause", self.running.pause),
+            "Step": self._button("Step", self._step),
+            "Stop": self._button("Stop", self.running.end),
+            "Reset": self._button("Reset", self._reset),
+        }
+        self.bar = ipywidgets.FloatProgress(max=1.0, layout=ipywidgets.Layout(width="16em"))
+        self.left, self.message = ipywidgets.Label(), ipywidgets.HTML()
+        self.image = ipywidgets.Image(layout=ipywidgets.Layout(max_width="620px", display="none"))
+        self.image.alt = f"{self.name}: accuracy and sparsity, a point a step"
+        self.table = ipywidgets.HTML()
+        self.code = ipywidgets.Textarea(
+            disabled=True, rows=4, layout=ipywidgets.Layout(width="40em")
+        )
+        as_code = ipywidgets.Accordion([self.code], titles=("as code",))
+        for made in self.controls.values():
+            made.changed.append(self._tell_code)
+        self._tell_code()
+        return [
+            ipywidgets.HTML(f"<b>{html.escape(self.name)}</b>"),
+            *([self.guess] if self.guess is not None else []),
+            *(described(name) for name in shown),
+            *([ipywidgets.HBox(self.preset_buttons)] if self.presets else []),
+            more,
+            ipywidgets.HBox([*self.buttons.values(), self.bar, self.left]),
+            self.message,
+            ipywidgets.HBox(
+                [self.image, self.table], layout=ipywidgets.Layout(flex_flow="row wrap")
+            ),
+            as_code,
+        ]
+
+    def _button(self, label: str, act: Callable[[], None], style: str = "") -> ipywidgets.Button:
+        button = ipywidgets.Button(
+            description=label, button_style=style, layout=ipywidgets.Layout(width="auto")
+        )
+        button.on_click(lambda _: self._on_loop(act))
+        return button
+
+    def _on_loop(self, act: Callable[[], None]) -> None:
+        """Act in the loop: a click may arrive in another thread."""
+        if self.running.loop is None:
+            act()
+        else:
+            self.running.loop.call_soon_threadsafe(act)
+
+    # ---------------------------------------------------------------------------------- settings
+
+    def values(self) -> dict[str, Any]:
+        """What stands in the controls, unchecked."""
+        return {name: made.read() for name, made in self.controls.items()}
+
+    def settings(self) -> dict[str, Any]:
+        """The values that differ from the defaults, checked. Raises ValueError."""
+        checked = {n: self.knobs[n].check(self.name, v) for n, v in self.values().items()}
+        return {n: value for n, value in checked.items() if value != self.knobs[n].default}
+
+    def _tell_code(self) -> None:
+        try:
+            settings = self.settings()
+        except ValueError as error:
+            self.code.value = f"# {error}"
+            return
+        words = "".join(f", {name}={value!r}" for name, value in settings.items())
+        self.code.value = f"report = prune({self.name}, model, data{words})"
+
+    def _preset(self, label: str) -> None:
+        for name, value in (self.start_values | self.presets[label]).items():
+            self.controls[name].set(value)
+
+    # ---------------------------------------------------------------------------------- clicks
+
+    def _begin(self, paused: bool) -> None:
+        if self.guess is not None and self.guess.value is None:
+            self._say("First commit your prediction.")
+            return
+        try:
+            settings = self.settings()
+        except ValueError as error:
+            self._say(str(error))
+            return
+        self._say("")
+        self.began = time.monotonic()
+        self.running.start(self.method, self.model, self.data, settings, paused)
+
+    def _run(self) -> None:
+        if self.running.state == PAUSED:
+            self.running.go_on()
+        elif self.running.state != RUNNING:
+            self._begin(paused=False)
+
+    def _step(self) -> None:
+        if self.running.state == PAUSED:
+            self.running.step()
+        elif self.running.state != RUNNING:
+            self._begin(paused=True)
+
+    def _reset(self) -> None:
+        self.running.reset()
+        for name, value in self.start_values.items():
+            self.controls[name].set(value)
+        self._say("")
+
+    # ---------------------------------------------------------------------------------- live
+
+    def _changed(self, step: Step | None) -> None:
+        """The run took a step or changed its state; called in the loop."""
+        if not hasattr(self, "table"):
+            return
+        state, steps = self.running.state, self.running.steps
+        self.buttons["Run"].disabled = state == RUNNING
+        self.buttons["Run"].description = "Go on" if state == PAUSED else "Run"
+        self.buttons["Step"].disabled = state == RUNNING
+        self.buttons["Pause"].disabled = state != RUNNING
+        self.buttons["Stop"].disabled = state not in (RUNNING, PAUSED)
+        for made in self.controls.values():
+            made.enable(state in (IDLE, ENDED))
+        for button in self.preset_buttons:
+            button.disabled = state not in (IDLE, ENDED)
+        self._show_progress(state, steps)
+        self.table.value = self._table(steps)
+        if self.running.error is not None:
+            self._say(f"{type(self.running.error).__name__}: {self.running.error}")
+        if self.running.report is not None and self.report is not self.running.report:
+            self.report = self.running.report
+            self._reveal(self.report)
+        due = time.monotonic() - self.drawn > REDRAWN
+        if not steps:
+            self.image.layout.display = "none"
+        elif due or state != RUNNING:
+            self._show_figure(steps)
+
+    def _show_progress(self, state: str, steps: Sequence[Step]) -> None:
+        share = share_done(steps) if steps else 0.0
+        self.bar.value = 1.0 if self.running.report is not None else share
+        took = time.monotonic() - self.began
+        words = {IDLE: "", PAUSED: "paused", ENDED: "done"}
+        if state == RUNNING and 0 < share < 1:
+            words[RUNNING] = f"about {took * (1 - share) / share:.0f} s left"
+        if state == ENDED and self.running.stop.is_set():
+            words[ENDED] = "stopped"
+        if state == ENDED and self.running.error is not None:
+            words[ENDED] = "failed"
+        self.left.value = words.get(state, "running")
+
+    def _show_figure(self, steps: Sequence[Step]) -> None:
+        pruning = self.running.pruning
+        assert pruning is not None
+        figure = self.draw(steps, pruning.before)
+        if self.guess is not None:
+            self.guess.draw(figure)
+        png = io.BytesIO()
+        figure.savefig(png, format="png")
+        pyplot.close(figure)
+        self.image.value, self.image.layout.display = png.getvalue(), ""
+        self.drawn = time.monotonic()
+
+    def _table(self, steps: Sequence[Step]) -> str:
+        if not steps:
+            return ""
+        metric, n = metric_name(self.data), size(self.data, "validation")
+        lines = [f"<tr><th>step</th><th></th><th>sparsity</th><th>validation {metric}</th></tr>"]
+        for step in steps[-ROWS:]:
+            value = step.metrics.get(metric, float("nan"))
+            figure = with_error(value, n) if metric == "accuracy" else f"≈{value:.3f}"
+            phase = step.phase.replace("finetune", "fine-tune")
+            cells = (phase, f"{step.index}/{step.of}", f"{step.sparsity:.3f}", figure)
+            lines.append("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in cells) + "</tr>")
+        return "<table>" + "".join(lines) + "</table>"
+
+    def _reveal(self, report: Report) -> None:
+        if self.guess is not None and not report.stopped:
+            self._say(self.guess.reveal(report))
+
+    def _say(self, text: str) -> None:
+        self.message.value = html.escape(text)
+
+    # ---------------------------------------------------------------------------------- shown
+
+    def __repr__(self) -> str:
+        return f"Panel({self.name})"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        rows = "".join(
+            f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>"
+            for name, value in self.start_values.items()
+        )
+        bundle["text/html"] = (
+            f"<p><b>{html.escape(self.name)}</b>: controls that need a running kernel. "
+            f"They start at:</p><table>{rows}</table>"
+        )
+        return bundle
+
+
+_cells: dict[str, tuple[int, list[Panel]]] = {}  # cell -> its execution, and that one's panels
+
+
+def _give_up_the_cells_older(panel: Panel) -> None:
+    """End the runs of panels that the same cell made when it was run before."""
+    try:
+        from IPython import get_ipython
+
+        shell = get_ipython()
+        parent = shell.get_parent() if hasattr(shell, "get_parent") else {}
+        cell = parent.get("metadata", {}).get("cellId") or shell.user_ns["In"][-1]
+        number = shell.execution_count
+    except (ImportError, AttributeError, KeyError, IndexError):
+        return
+    execution, panels = _cells.get(cell, (number, []))
+    if execution != number:
+        for old in panels:
+            old.running.reset()
+            old._say("This cell was run again; the panel below is the new one.")
+        panels = []
+    _cells[cell] = (number, [*panels, panel])

@@ -1,0 +1,172 @@
+"""One run behind a panel: steps are taken in a thread that all panels share, one at a time.
+
+A cell that waits for a method would not see a click on Stop. So ``next()`` happens in a worker
+thread, and only the kernel's own event loop touches widgets. Steps of two panels take turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunekit.report import Method, Pruning, Report
+from prunekit.steps import Run, Step
+
+_worker = ThreadPoolExecutor(1, "prunekit-panel")
+IDLE, RUNNING, PAUSED, ENDED = "idle", "running", "paused", "ended"
+
+
+def loop_of_the_kernel() -> asyncio.AbstractEventLoop | None:
+    """The event loop that a cell runs in; None outside a kernel."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+class Running:
+    """A run that can be paused, stepped and stopped.
+
+    `changed(step)` is called in the loop after every step, and with None when the state changes.
+    Without a loop everything happens at once, in the thread that calls.
+    """
+
+    def __init__(self, changed: Callable[[Step | None], None]):
+        self.changed, self.loop = changed, loop_of_the_kernel()
+        self.state, self.stop = IDLE, threading.Event()
+        self.pruning: Pruning | None = None
+        self.report: Report | None = None
+        self.error: Exception | None = None
+        self.steps: list[Step] = []
+        self.number = 0  # of the run: what a run that was given up still sends is not for this one
+        self.busy = False  # whether the worker has something to do for this run
+
+    def start(
+        self, method: Method, model: nn.Module, data: Any, settings: dict[str, Any], paused: bool
+    ) -> None:
+        """Begin a new run, after giving up the one before."""
+        self.reset()
+        self.state, threads = RUNNING, torch.get_num_threads()
+
+        def begin(stop: threading.Event) -> Pruning:
+            torch.set_num_threads(threads)  # the thread's own setting
+            return Pruning(method, model, data, run=Run(stop=stop), **settings)
+
+        stop = self.stop
+
+        def begun(pruning: Pruning) -> None:
+            self.pruning = pruning
+            self._take(once=paused)
+
+        self._do(lambda: begin(stop), begun)
+
+    def go_on(self) -> None:
+        """Take steps until paused."""
+        if self.state == PAUSED:
+            self._set(RUNNING)
+            if not self.busy:  # else the step under way will go on
+                self._take()
+
+    def pause(self) -> None:
+        """Take no more steps after this one."""
+        if self.state == RUNNING:
+            self._set(PAUSED)
+
+    def step(self) -> None:
+        """Take one step."""
+        if self.state == PAUSED and not self.busy:
+            self._set(RUNNING)
+            self._take(once=True)
+
+    def end(self) -> None:
+        """Stop within a minibatch, and report."""
+        self.stop.set()
+        if self.state == PAUSED and not self.busy:  # else the step under way will end the run
+            self._finish()
+
+    def reset(self) -> None:
+        """Give up the run, if there is one, and forget it."""
+        self.stop.set()
+        self.number += 1
+        self.stop, self.busy = threading.Event(), False
+        self.pruning = self.report = self.error = None
+        self.steps = []
+        self._set(IDLE)
+
+    # -- in the loop
+
+    def _set(self, state: str) -> None:
+        self.state = state
+        self.changed(None)
+
+    def _take(self, once: bool = False) -> None:
+        pruning = self.pruning
+        assert pruning is not None
+
+        def taken(step: Step | None) -> None:
+            if step is None:
+                self._finish()
+                return
+            self.steps.append(step)
+            self.changed(step)
+            if self.stop.is_set():
+                self._finish()
+            elif once:
+                self._set(PAUSED)
+            elif self.state == RUNNING:
+                self._take()
+
+        self._do(lambda: next(pruning, None), taken)
+
+    def _finish(self) -> None:
+        pruning = self.pruning
+        assert pruning is not None
+        self._set(ENDED)  # the report takes a moment more
+
+        def report() -> Report:
+            pruning.close()
+            return pruning.report()
+
+        def reported(report: Report) -> None:
+            self.report = report
+            self.changed(None)
+
+        self._do(report, reported)
+
+    # -- between the loop and the worker
+
+    def _do(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        """Work in the worker, and go on with the result in the loop."""
+        number, self.busy = self.number, True
+
+        def finished(result: Any, error: Exception | None) -> None:
+            if number != self.number:
+                return
+            self.busy = False
+            if error is not None:
+                self.error = error
+                self._set(ENDED)
+            else:
+                then(result)
+
+        def in_worker() -> None:
+            result, error = None, None
+            try:
+                result = work()
+            except Exception as caught:
+                error = caught
+            if self.loop is None:
+                finished(result, error)
+            else:
+                self.loop.call_soon_threadsafe(finished, result, error)
+
+        if self.loop is None:
+            in_worker()
+        else:
+            _worker.submit(in_worker)
