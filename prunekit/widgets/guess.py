@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Callable
 
 import ipywidgets
 from matplotlib.figure import Figure
 
 from prunekit.report import Report
+from prunekit.widgets.running import in_loop, loop_of_the_kernel
 
 
 class Guess(ipywidgets.VBox):
@@ -34,7 +36,8 @@ class Guess(ipywidgets.VBox):
         self.button = ipywidgets.Button(
             description="Commit", layout=ipywidgets.Layout(width="auto")
         )
-        self.button.on_click(lambda _: self.commit())
+        loop = loop_of_the_kernel()
+        self.button.on_click(lambda _: in_loop(loop, self.commit))
         self.said = ipywidgets.HTML()
         row = [self.field, ipywidgets.Label(unit), self.button, self.said]
         super().__init__([ipywidgets.HTML(html.escape(question)), ipywidgets.HBox(row)])
@@ -42,10 +45,13 @@ class Guess(ipywidgets.VBox):
     def commit(self) -> None:
         """Take what stands in the field, once."""
         try:
-            self.value = float(self.field.value.replace(",", "."))
+            value = float(self.field.value.replace(",", "."))
         except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
             self.said.value = html.escape(f"a number is needed, got {self.field.value!r}")
             return
+        self.value = value
         self.field.disabled = self.button.disabled = True
         self.said.value = "committed"
 

@@ -20,7 +20,7 @@ from prunekit.steps import Knob, Range, Step, knobs
 from prunekit.train import metric_name, size
 from prunekit.widgets.controls import Control, control, helps
 from prunekit.widgets.guess import Guess
-from prunekit.widgets.running import ENDED, IDLE, PAUSED, RUNNING, Running
+from prunekit.widgets.running import ENDED, IDLE, PAUSED, RUNNING, Running, in_loop
 
 OPEN = 4  # controls that are shown; the rest is under "more"
 ROWS = 8  # steps that the table shows
@@ -129,15 +129,8 @@ class Panel(ipywidgets.VBox):
         button = ipywidgets.Button(
             description=label, button_style=style, layout=ipywidgets.Layout(width="auto")
         )
-        button.on_click(lambda _: self._on_loop(act))
+        button.on_click(lambda _: in_loop(self.running.loop, act))
         return button
-
-    def _on_loop(self, act: Callable[[], None]) -> None:
-        """Act in the loop: a click may arrive in another thread."""
-        if self.running.loop is None:
-            act()
-        else:
-            self.running.loop.call_soon_threadsafe(act)
 
     # ---------------------------------------------------------------------------------- settings
 

@@ -30,6 +30,14 @@ def loop_of_the_kernel() -> asyncio.AbstractEventLoop | None:
         return None
 
 
+def in_loop(loop: asyncio.AbstractEventLoop | None, act: Callable[..., Any], *given: Any) -> None:
+    """Act in the loop, soon; at once if there is none. A click may arrive in another thread."""
+    if loop is None:
+        act(*given)
+    else:
+        loop.call_soon_threadsafe(act, *given)
+
+
 class Running:
     """A run that can be paused, stepped and stopped.
 
@@ -161,10 +169,7 @@ class Running:
                 result = work()
             except Exception as caught:
                 error = caught
-            if self.loop is None:
-                finished(result, error)
-            else:
-                self.loop.call_soon_threadsafe(finished, result, error)
+            in_loop(self.loop, finished, result, error)
 
         if self.loop is None:
             in_worker()

@@ -1,0 +1,408 @@
+"""Panels without a browser: what stands in the controls, and that clicks do what they say."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+import torch
+from tiny import tiny_data, tiny_model
+
+from prunekit import Data, Step, fit, gradual, magnitude, prune, show
+from prunekit.methods.roulette import roulette
+from prunekit.steps import Run, method
+from prunekit.widgets import Guess, Panel
+from prunekit.widgets.controls import helps
+
+METHODS = [*show.functions("methods").values(), *show.functions("baselines").values()]
+SMALL = dict(sparsity=0.5, rounds=3, epochs=2)
+
+
+def panel(method=magnitude, **settings):
+    settings = settings or SMALL
+    return Panel(method, tiny_model(), tiny_data(), **settings)
+
+
+async def until(condition, seconds=20):
+    """Let the loop turn until something holds."""
+    for _ in range(int(seconds / 0.01)):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise TimeoutError
+
+
+async def finished(made):
+    await until(lambda: made.running.state == "ended" and not made.running.busy)
+
+
+def click(made, name):
+    made.buttons[name].click()
+
+
+def told(steps):
+    return [(s.phase, s.index, s.of, s.mask, dict(s.metrics)) for s in steps]
+
+
+# -------------------------------------------------------------------------------------- controls
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.__name__)
+def test_every_knob_has_a_control_at_its_default_and_words_of_help(method):
+    made = Panel(method, tiny_model(), tiny_data())
+    assert made.values() == {name: knob.default for name, knob in made.knobs.items()}
+    assert made.settings() == {}
+    said = helps(method)
+    for name in made.knobs:
+        if name != "seed":
+            assert len(said[name]) > 8, name
+
+
+def test_helps_joins_the_lines_of_a_knob():
+    def documented():
+        """What it does.
+
+        first: one line.
+        second: a line
+            and its end.
+
+        Text that is: no knob's, and
+            indented.
+        """
+
+    assert helps(documented) == {"first": "one line.", "second": "a line and its end."}
+
+
+def test_a_typed_number_is_taken_exactly_and_moves_the_slider():
+    control = panel().controls["sparsity"]
+    control.field.value = "0.123456789"
+    assert control.read() == 0.123456789
+    assert control.slider.value == pytest.approx(0.123456789)
+    control.slider.value = 0.7
+    assert control.read() == 0.7
+
+
+def test_a_slider_reaches_every_value_that_a_preset_needs():
+    made = panel(rounds=2, presets={"long": {"rounds": 70}})
+    made._preset("long")
+    assert made.controls["rounds"].slider.value == 70
+    assert made.settings()["rounds"] == 70
+
+
+def test_a_preset_changes_its_values_and_puts_the_rest_back():
+    made = panel(sparsity=0.5, presets={"hard": dict(sparsity=0.9)})
+    made.controls["rounds"].set(7)
+    made.preset_buttons[0].click()
+    assert made.settings() == {} | (
+        {} if made.knobs["sparsity"].default == 0.9 else {"sparsity": 0.9}
+    )
+    assert made.values()["rounds"] == made.knobs["rounds"].default
+
+
+def test_tuples_and_names_are_read_as_such():
+    made = panel()
+    made.controls["sensitivities"].field.value = "0.5, 1"
+    made.controls["ignore"].field.value = "0.weight, 2.*"
+    assert made.settings()["sensitivities"] == (0.5, 1.0)
+    assert made.settings()["ignore"] == ("0.weight", "2.*")
+
+
+@pytest.mark.parametrize(
+    ("name", "typed", "said"),
+    [
+        ("sparsity", "95", "Pass 0.95 for 95 %"),
+        ("sparsity", "many", "sparsity must be a number in [0, 1), got &#x27;many&#x27;"),
+        ("rounds", "2.5", "rounds must be a whole number"),
+        ("seed", "-1", "seed must be in [0, inf)"),
+        ("sparsity", "<img src=x>", "&lt;img src=x&gt;"),
+    ],
+)
+def test_what_breaks_a_rule_is_said_and_nothing_runs(name, typed, said):
+    made = panel()
+    made.controls[name].field.value = typed
+    click(made, "Run")
+    assert made.running.state == "idle"
+    assert said in made.message.value
+    assert "<img" not in made.message.value
+    assert made.code.value.startswith("# ")
+
+
+def test_what_the_method_has_not_is_refused_when_the_panel_is_made():
+    with pytest.raises(ValueError, match=r"Panel: magnitude has no knob 'wheel': \['sparsity'"):
+        panel(wheel="lin")
+    with pytest.raises(ValueError, match="magnitude has no knob 'depth'"):
+        panel(show=["depth"])
+    with pytest.raises(ValueError, match="magnitude: sparsity must be in"):
+        panel(presets={"wrong": dict(sparsity=2.0)})
+
+
+def test_the_code_is_the_call_that_gives_the_same_report():
+    made = panel(sparsity=0.7, rounds=2, scope="layer", ignore=("0.bias",), biases=True, seed=4)
+    click(made, "Run")
+    names = dict(prune=prune, magnitude=magnitude, model=tiny_model(), data=tiny_data())
+    exec(made.code.value, names)
+    assert names["report"].knobs == made.report.knobs
+    assert told(names["report"].history) == told(made.report.history)
+
+
+# --------------------------------------------------------------------------------------- running
+
+
+@pytest.mark.parametrize(("method", "settings"), [
+    (magnitude, SMALL), (gradual, dict(epochs=3, every=2)), (roulette, dict(branches=2)),
+])  # fmt: skip
+def test_a_run_is_what_prune_does(method, settings):
+    async def run():
+        made = panel(method, **settings)
+        click(made, "Run")
+        await finished(made)
+        return made
+
+    made = asyncio.run(run())
+    alone = prune(method, tiny_model(), tiny_data(), bar=False, **settings)
+    assert told(made.report.history) == told(alone.history)
+    assert str(made.report) == str(alone)
+    assert made.left.value == "done"
+    assert made.bar.value == 1
+    assert bytes(made.image.value).startswith(b"\x89PNG")
+    assert f"{alone.sparsity:.3f}" in made.table.value
+    assert "test" not in made.table.value
+
+
+def test_two_panels_are_each_as_if_alone():
+    async def run():
+        made = [panel(seed=seed, **SMALL) for seed in (0, 1)]
+        for each in made:
+            click(each, "Run")
+        await until(lambda: all(each.report for each in made))
+        return made
+
+    for seed, each in enumerate(asyncio.run(run())):
+        alone = prune(magnitude, tiny_model(), tiny_data(), bar=False, seed=seed, **SMALL)
+        assert told(each.report.history) == told(alone.history)
+
+
+def test_paused_stepped_and_gone_on_it_is_the_same_run():
+    async def run():
+        made = panel()
+        click(made, "Step")
+        await until(lambda: made.running.state == "paused" and not made.running.busy)
+        assert len(made.running.steps) == 1
+        assert made.buttons["Run"].description == "Go on"
+        click(made, "Step")
+        await until(lambda: len(made.running.steps) == 2 and not made.running.busy)
+        click(made, "Run")
+        await until(lambda: len(made.running.steps) >= 3)
+        click(made, "Pause")
+        await until(lambda: not made.running.busy)
+        taken = len(made.running.steps)
+        await asyncio.sleep(0.1)
+        assert len(made.running.steps) == taken
+        assert {n: b.disabled for n, b in made.buttons.items()} == {
+            "Run": False, "Pause": True, "Step": False, "Stop": False, "Reset": False
+        }  # fmt: skip
+        click(made, "Run")
+        await finished(made)
+        return made
+
+    alone = prune(magnitude, tiny_model(), tiny_data(), bar=False, **SMALL)
+    assert told(asyncio.run(run()).report.history) == told(alone.history)
+
+
+class Slow(Data):
+    """Data whose minibatches take a while."""
+
+    def batches(self, split, size, generator=None):
+        for batch in super().batches(split, size, generator):
+            time.sleep(0.02 if split == "train" else 0)
+            yield batch
+
+
+def test_stop_ends_within_a_minibatch_and_leaves_a_report():
+    async def run():
+        x, y = tiny_data().splits["train"]
+        data = Slow(tiny_data().splits | {"train": (x.repeat(200, 1), y.repeat(200))})
+        made = Panel(magnitude, tiny_model(), data, sparsity=0.5, rounds=2, epochs=9)
+        click(made, "Run")
+        await until(lambda: len(made.running.steps) == 1)
+        begun = time.monotonic()
+        click(made, "Stop")
+        await until(lambda: made.running.state == "ended")
+        took = time.monotonic() - begun
+        await finished(made)
+        return made, took
+
+    made, took = asyncio.run(run())
+    assert took < 1  # an epoch takes four
+    assert made.report.stopped
+    assert made.left.value == "stopped"
+    assert len(made.report.history) == 1
+
+
+def test_reset_gives_up_the_run_and_what_it_still_sends_is_not_taken():
+    async def run():
+        made = panel()
+        made.controls["rounds"].set(9)
+        click(made, "Run")
+        await until(lambda: made.running.steps)
+        click(made, "Reset")
+        await until(lambda: made.running.state == "idle")
+        await asyncio.sleep(0.2)
+        assert made.running.steps == []
+        assert made.table.value == ""
+        assert made.values() == made.start_values
+        click(made, "Run")
+        await finished(made)
+        return made
+
+    alone = prune(magnitude, tiny_model(), tiny_data(), bar=False, **SMALL)
+    assert told(asyncio.run(run()).report.history) == told(alone.history)
+
+
+def test_controls_are_locked_while_it_runs():
+    async def run():
+        made = panel()
+        click(made, "Step")
+        await until(lambda: made.running.state == "paused")
+        assert all(c.children[1].disabled for c in made.controls.values())
+        click(made, "Stop")
+        await finished(made)
+        assert not any(c.children[1].disabled for c in made.controls.values())
+
+    asyncio.run(run())
+
+
+@method
+def broken(model, data, *, epochs=1, seed=0, run=Run()):
+    """Fails after a step. arXiv 0000.00000."""
+    yield from fit(model, data, epochs=1, seed=seed, run=run)
+    raise RuntimeError("the <b>disk</b> is full")
+
+
+def test_an_error_inside_a_method_is_said_in_the_panel():
+    async def run():
+        made = panel(broken, seed=1)
+        click(made, "Run")
+        await finished(made)
+        return made
+
+    made = asyncio.run(run())
+    assert made.message.value == "RuntimeError: the &lt;b&gt;disk&lt;/b&gt; is full"
+    assert made.left.value == "failed"
+    assert not made.buttons["Run"].disabled
+
+
+def test_steps_are_taken_in_a_worker_and_widgets_touched_in_the_loop(monkeypatch):
+    threads = {"step": set(), "widget": set()}
+
+    @method
+    def noted(model, data, *, seed=0, run=Run()):
+        """arXiv 0000.00000."""
+        threads["step"].add(threading.current_thread().name)
+        yield from fit(model, data, seed=seed, run=run)
+
+    changed = Panel._changed
+
+    def seen(self, step: Step | None):
+        threads["widget"].add(threading.current_thread().name)
+        changed(self, step)
+
+    monkeypatch.setattr(Panel, "_changed", seen)
+
+    async def run():
+        made = panel(noted, seed=2)
+        await asyncio.to_thread(click, made, "Run")  # as from a subshell
+        await finished(made)
+
+    asyncio.run(run())
+    assert threads["widget"] == {threading.main_thread().name}
+    assert len(threads["step"]) == 1
+    assert next(iter(threads["step"])).startswith("prunekit-panel")
+
+
+def test_the_callers_thread_count_is_the_workers():
+    counts = []
+
+    @method
+    def counting(model, data, *, seed=0, run=Run()):
+        """arXiv 0000.00000."""
+        counts.append(torch.get_num_threads())
+        yield from fit(model, data, seed=seed, run=run)
+
+    async def run():
+        made = panel(counting, seed=2)
+        click(made, "Run")
+        await finished(made)
+
+    asyncio.run(run())
+    assert counts == [torch.get_num_threads()]
+
+
+# ----------------------------------------------------------------------------------------- guess
+
+
+def guessing():
+    return Guess(
+        "How many <weights> stay?", lambda r: 100 * (1 - r.sparsity), unit="%",
+        across=lambda value: value / 100,
+    )  # fmt: skip
+
+
+def test_nothing_runs_before_the_prediction_is_committed():
+    made = panel(guess=guessing(), **SMALL)
+    click(made, "Run")
+    assert made.running.state == "idle"
+    assert "commit" in made.message.value
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [("60", "You said 60 %, it is ≈50 %: 10 too high."), ("20,5", "29.5 too low"), ("50", "right")],
+)
+def test_the_gap_is_told_after_the_run(typed, said):
+    guess = guessing()
+    made = panel(guess=guess, **SMALL)
+    guess.field.value = typed
+    guess.button.click()
+    assert guess.field.disabled
+    click(made, "Run")
+    assert said in made.message.value
+
+
+@pytest.mark.parametrize("typed", ["", "a lot", "nan", "inf"])
+def test_a_guess_is_a_number(typed):
+    guess = guessing()
+    guess.field.value = typed
+    guess.button.click()
+    assert guess.value is None
+    assert "a number is needed" in guess.said.value
+
+
+def test_the_guess_lies_dashed_over_the_figure():
+    guess = guessing()
+    guess.field.value = "40"
+    guess.button.click()
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots()
+    guess.draw(figure)
+    (line,) = axis.lines
+    assert line.get_ydata()[0] == 0.4
+    assert line.get_linestyle() == "--" or line.is_dashed()
+    assert [t.get_text() for t in axis.texts] == ["your guess"]
+
+
+# ----------------------------------------------------------------------------------------- shown
+
+
+def test_repr_and_fallback_are_stable_and_escaped():
+    made = panel(ignore=("<b>",), sparsity=0.5)
+    assert repr(made) == "Panel(magnitude)"
+    bundle = made._repr_mimebundle_()
+    assert bundle["text/plain"] == "Panel(magnitude)"
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    assert "&lt;b&gt;" in bundle["text/html"]
+    assert "<b>'" not in bundle["text/html"]
+    assert (
+        bundle["text/html"] == panel(ignore=("<b>",), sparsity=0.5)._repr_mimebundle_()["text/html"]
+    )
