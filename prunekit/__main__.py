@@ -1,4 +1,4 @@
-"""The command line: ``python -m prunekit run | lab | list | reproduce``."""
+"""The command line: ``python -m prunekit run | lab | list | reproduce | page``."""
 
 from __future__ import annotations
 
@@ -62,6 +62,13 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _page(arguments: argparse.Namespace) -> int:
+    from prunekit.widgets.replay import write_page
+
+    print(write_page(arguments.experiment, arguments.out))
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m prunekit", description=prunekit.__doc__)
     parser.add_argument("--version", action="version", version=prunekit.__version__)
@@ -87,6 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--results", help="folder for the cells")
     reproduce.add_argument("--jobs", type=int, help="cells side by side (default: one a core)")
     reproduce.add_argument("--only", default="", help="only arms whose names contain this")
+    page = command("page", _page, "write one page that replays an experiment's recorded run")
+    page.add_argument("experiment")
+    page.add_argument("out", help="the page, such as roulette.html")
     return parser
 
 

@@ -2,5 +2,6 @@
 
 from prunekit.widgets.guess import Guess
 from prunekit.widgets.panel import Panel
+from prunekit.widgets.replay import Replay
 
-__all__ = ["Guess", "Panel"]
+__all__ = ["Guess", "Panel", "Replay"]

@@ -1,0 +1,174 @@
+"""`Replay`: a slider over a run, recorded or just made; and the page that needs no kernel."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import html
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import numpy
+import traitlets
+
+from prunekit import experiments
+from prunekit._files import replacing
+from prunekit.report import Report
+from prunekit.steps import Step
+
+STATIC = Path(__file__).parent / "static"
+
+
+def traits(steps: Sequence[Step], title: str = "", dense: float | None = None) -> dict[str, Any]:
+    """A run as plain values and bytes: what `Replay` needs, and nothing else.
+
+    ``run`` has a list with an entry a step for each thing shown; ``masks`` holds, gzipped, the bits
+    of each layer's mask at the steps where it changes. Raises ValueError if there is no step.
+    """
+    if not steps:
+        raise ValueError("replay: there is no step to show, the run was stopped before the first")
+    metric = next(name for name in steps[-1].metrics if name != "loss")
+    layers, bits = [], []
+    for name, keep in steps[-1].mask.items():
+        changes, before = [], None
+        for number, step in enumerate(steps):
+            now = step.mask.get(name)
+            if now is None or now is before or (before is None and bool(now.all())):
+                continue
+            if before is None or not bool((now == before).all()):
+                changes.append(number)
+                bits.append(numpy.packbits(now.numpy().reshape(-1)).tobytes())
+            before = now
+        rows = keep.shape[0]
+        layers.append(
+            {"name": name, "rows": rows, "columns": keep.numel() // rows, "changes": changes}
+        )
+    run = {
+        "title": title,
+        "metric": f"validation {metric}",
+        "dense": dense,
+        "phase": [step.phase.replace("finetune", "fine-tune") for step in steps],
+        "index": [step.index for step in steps],
+        "of": [step.of for step in steps],
+        "sparsity": [round(step.sparsity, 5) for step in steps],
+        "value": [_finite(step.metrics.get(metric)) for step in steps],
+        "lineage": [_lineage(step) for step in steps],
+        "lineageLabels": _labels(steps),
+        "layers": layers,
+    }
+    return {"run": run, "masks": gzip.compress(b"".join(bits), mtime=0)}
+
+
+def _finite(value: float | None) -> float | None:
+    return round(value, 5) if value is not None and math.isfinite(value) else None
+
+
+def _lineage(step: Step) -> dict[str, Any] | None:
+    """Who was tried at a step: the children of a level, or the population of a generation."""
+    info = step.info
+    if "vectors" in info:
+        values, round_ = info["kept"], info.get("round")
+        return {"values": values, "chosen": info["chosen"], "replaced": info["replaced"],
+                "round": round_}  # fmt: skip
+    if "children" in info:
+        return {"values": info["children"], "chosen": info["chosen"], "replaced": None,
+                "round": None}  # fmt: skip
+    return None
+
+
+def _labels(steps: Sequence[Step]) -> list[str]:
+    if any("vectors" in step.info for step in steps):
+        return ["generation", "weights kept"]
+    return ["level", "errors"]
+
+
+class Replay(anywidget.AnyWidget):
+    """Play, pause and step through a run: figures, who was tried, and the mask of each layer.
+
+    `source` is a `Report`, its steps, or the name of an experiment with a recorded run
+    (`experiments.showcase`). `frame` is the step that is shown, from 0.
+    """
+
+    _esm = STATIC / "replay.js"
+    _css = STATIC / "replay.css"
+    run = traitlets.Dict().tag(sync=True)
+    masks = traitlets.Bytes().tag(sync=True)
+    frame = traitlets.Int(0).tag(sync=True)
+
+    def __init__(self, source: Report | Sequence[Step] | str, title: str = ""):
+        super().__init__(**_of(source, title))
+
+    def __repr__(self) -> str:
+        return f"Replay({len(self.run['phase'])} steps)"
+
+
+def _of(source: Report | Sequence[Step] | str, title: str) -> dict[str, Any]:
+    if isinstance(source, str):
+        experiment = experiments.load(source)
+        title = title or f"{experiment.title}: {experiment.showcase}"
+        return traits(experiments.showcase(source), title)
+    if isinstance(source, Report):
+        dense = source.before[source.metric]
+        return traits(source.history, title or source.method, dense)
+    return traits(source, title)
+
+
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ margin: 2em auto; max-width: 900px; padding: 0 1em; font-family: sans-serif; }}
+{css}</style>
+<body>
+<main id="replay"></main>
+<script type="application/json" id="run">{run}</script>
+<script type="text/plain" id="masks">{masks}</script>
+<script type="module">
+{js}
+const text = (id) => document.getElementById(id).textContent;
+const values = {{
+  run: JSON.parse(text("run")),
+  masks: Uint8Array.from(atob(text("masks")), (c) => c.charCodeAt(0)),
+  frame: 0,
+}};
+const model = {{
+  get: (name) => values[name],
+  set: (name, value) => (values[name] = value),
+  save_changes: () => {{}},
+  on: () => {{}},
+  off: () => {{}},
+}};
+render({{ model, el: document.getElementById("replay") }});
+</script>
+</body>
+</html>
+"""
+
+
+def page(shown: Mapping[str, Any]) -> str:
+    """One page that replays a run in any browser: no kernel, no network. `shown` is of `traits`."""
+    js = (STATIC / "replay.js").read_text(encoding="utf-8")
+    run = json.dumps(shown["run"]).replace("<", "\\u003c")  # no text ends the script
+    return PAGE.format(
+        title=html.escape(shown["run"]["title"]),
+        css=(STATIC / "replay.css").read_text(encoding="utf-8"),
+        run=run,
+        masks=base64.b64encode(shown["masks"]).decode(),
+        js=js.replace("export default { render };", ""),
+    )
+
+
+def write_page(name: str, path: str | os.PathLike[str]) -> Path:
+    """Write the page of an experiment's recorded run. Raises ValueError if there is none."""
+    text = page(_of(name, ""))
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+    return Path(path)

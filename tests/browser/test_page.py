@@ -1,0 +1,78 @@
+"""The page of a recorded run, opened from a file with no kernel and no network."""
+
+import gzip
+import re
+
+import pytest
+
+from prunekit import experiments
+from prunekit.widgets.replay import page, traits, write_page
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory):
+    return write_page("roulette", tmp_path_factory.mktemp("page") / "roulette.html")
+
+
+@pytest.fixture
+def opened(tab, written):
+    tab.context.set_offline(True)
+    tab.goto(written.as_uri())
+    tab.wait_for_selector("select[aria-label=layer] option", state="attached")
+    return tab
+
+
+def words(tab):
+    return tab.locator(".pk-words").inner_text()
+
+
+def blue(tab, canvas=".pk-mask"):
+    """How many pixels of a canvas are painted."""
+    return tab.evaluate(
+        """(name) => {
+            const canvas = document.querySelector(name);
+            const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+            return pixels.data.filter((value, i) => i % 4 === 3 && value > 0).length;
+        }""",
+        canvas,
+    )
+
+
+def test_it_shows_the_step_that_the_slider_stands_on(opened):
+    steps = experiments.showcase("roulette")
+    for number in (0, 20, len(steps) - 1):
+        slider = opened.locator("input[type=range]")
+        slider.fill(str(number))
+        step = steps[number]
+        assert f"step {number + 1} of {len(steps)}: prune {step.index}/{step.of}" in words(opened)
+        assert f"sparsity {step.sparsity:.3f}" in words(opened)
+        assert f"best errors {min(step.info['children'])}" in words(opened)
+        assert blue(opened) == int(step.mask["fc1.weight"].sum())
+    opened.locator("select[aria-label=layer]").select_option("fc3.weight")
+    assert blue(opened) == int(steps[-1].mask["fc3.weight"].sum())
+    assert opened.locator(".pk-pixels").is_hidden()  # it does not look at a picture
+
+
+def test_it_plays_to_the_end_and_can_be_stepped_by_keyboard(opened):
+    opened.locator("select[aria-label=speed]").select_option("30")
+    opened.locator(".pk-play").focus()
+    opened.keyboard.press("Enter")
+    assert opened.locator(".pk-play").inner_text() == "Pause"
+    opened.wait_for_function("document.querySelector('.pk-words').textContent.includes('59 of 59')")
+    assert opened.locator(".pk-play").inner_text() == "Play"
+    opened.locator("button[aria-label='one step back']").focus()
+    opened.keyboard.press("Enter")
+    assert "step 58 of 59" in words(opened)
+    for name in ("button", "input", "select", "canvas"):
+        for each in opened.locator(f".pk-replay {name}:visible").all():
+            assert each.inner_text() or each.get_attribute("aria-label")
+
+
+def test_damaged_masks_are_said_and_the_rest_is_shown(tab, tmp_path):
+    shown = traits(experiments.showcase("roulette"), "damaged")
+    for name, masks in (("short", shown["masks"][:100]), ("none", gzip.compress(b""))):
+        path = tmp_path / f"{name}.html"
+        path.write_text(page(shown | {"masks": masks}), encoding="utf-8")
+        tab.goto(path.as_uri())
+        tab.wait_for_function("/damaged/.test(document.querySelector('.pk-words').textContent)")
+        assert re.search(r"cannot be shown", words(tab))
