@@ -102,7 +102,7 @@ def _lenet_300_100() -> dict[str, Arm]:
 # -------------------------------------------------------------------------------------- de-lenet5
 
 LENET_5: dict[str, Any] = dict(
-    rounds=4, drop=0.03, tolerance=0.003, epochs=10, last_epochs=20, lr=0.02, images=2_500,
+    rounds=4, drop=0.03, tolerance=0.003, epochs=5, last_epochs=12, lr=0.02, images=2_500,
     precision="auto",
 )  # fmt: skip
 
@@ -154,7 +154,7 @@ BEYOND: dict[str, dict[str, Any]] = {
         rounds=10, epochs=4, last_epochs=100, lr=0.05, generations=15, population=16, images=2_500
     ),
     "lenet_5": dict(
-        rounds=10, epochs=3, last_epochs=50, lr=0.02, generations=12, population=12, images=1_000,
+        rounds=8, epochs=3, last_epochs=30, lr=0.02, generations=12, population=12, images=1_000,
         precision="auto",
     ),
 }  # fmt: skip
@@ -162,7 +162,7 @@ BEYOND: dict[str, dict[str, Any]] = {
 TO_A_BUDGET: dict[str, Any] = dict(
     fitness="budget", recovery="off", splice=0.3, biases=True, scan=1.0, later=2.5, tolerance=1.0
 )
-RATIOS = {"lenet_300_100": (28, 56, 114, 160), "lenet_5": (56, 108, 200, 298, 400)}
+RATIOS = {"lenet_300_100": (28, 56, 114, 160), "lenet_5": (108, 298, 400)}
 SHIPPED = {"lenet_300_100": (56, 114), "lenet_5": (108, 298)}
 COMPARED = {"lenet_300_100": 114, "lenet_5": 298}  # where the parts are left out, one by one
 

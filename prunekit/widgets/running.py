@@ -19,6 +19,7 @@ from prunekit.report import Method, Pruning, Report
 from prunekit.steps import Run, Step
 
 _worker = ThreadPoolExecutor(1, "prunekit-panel")
+_viewer = ThreadPoolExecutor(1, "prunekit-view")  # a view does not wait for the epoch of a run
 IDLE, RUNNING, PAUSED, ENDED = "idle", "running", "paused", "ended"
 
 
@@ -36,6 +37,56 @@ def in_loop(loop: asyncio.AbstractEventLoop | None, act: Callable[..., Any], *gi
         act(*given)
     else:
         loop.call_soon_threadsafe(act, *given)
+
+
+class Latest:
+    """Calls `work` in a thread and `show` with its result in the loop; the newest wins.
+
+    While one call is under way, of those that come only the last is kept: a slider that is dragged
+    does not leave a queue behind it.
+    """
+
+    def __init__(self, work: Callable[..., Any], show: Callable[[Any], None]):
+        self.work, self.show, self.loop = work, show, loop_of_the_kernel()
+        self.busy, self.waiting = False, list[tuple[Any, ...]]()
+
+    def __call__(self, *given: Any) -> None:
+        """Ask for the work on these arguments."""
+        self.waiting = [given]
+        if not self.busy:
+            self._next()
+
+    def _next(self) -> None:
+        (given,), self.waiting, self.busy = self.waiting, [], True
+        _do_in(_viewer, self.loop, lambda: self.work(*given), self._done)
+
+    def _done(self, result: Any, error: Exception | None) -> None:
+        self.busy = False
+        self.show(error if error is not None else result)
+        if self.waiting and not self.busy:
+            self._next()
+
+
+def _do_in(
+    worker: ThreadPoolExecutor,
+    loop: asyncio.AbstractEventLoop | None,
+    work: Callable[[], Any],
+    then: Callable[[Any, Exception | None], None],
+) -> None:
+    """Work in a worker, and go on in the loop with the result or the error."""
+
+    def worked() -> None:
+        result, error = None, None
+        try:
+            result = work()
+        except Exception as caught:
+            error = caught
+        in_loop(loop, then, result, error)
+
+    if loop is None:
+        worked()
+    else:
+        worker.submit(worked)
 
 
 class Running:
@@ -163,15 +214,4 @@ class Running:
             else:
                 then(result)
 
-        def in_worker() -> None:
-            result, error = None, None
-            try:
-                result = work()
-            except Exception as caught:
-                error = caught
-            in_loop(self.loop, finished, result, error)
-
-        if self.loop is None:
-            in_worker()
-        else:
-            _worker.submit(in_worker)
+        _do_in(_worker, self.loop, work, finished)

@@ -40,7 +40,7 @@ const kept = (bits, i) => !bits || (bits[i >> 3] >> (7 - (i & 7))) & 1;
 
 // Colours that can be read on the page's background, light or dark.
 function colours(el) {
-  const text = getComputedStyle(el).color;
+  const text = getComputedStyle(el).color || "rgb(0, 0, 0)"; // before it is part of the page
   const [r, g, b] = text.match(/[\d.]+/g).map(Number);
   const dark = 0.3 * r + 0.6 * g + 0.1 * b > 128;
   return { text, faint: `rgba(${r}, ${g}, ${b}, 0.25)`, kept: dark ? [86, 180, 233] : [1, 115, 178] };

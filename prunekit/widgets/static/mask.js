@@ -1,0 +1,244 @@
+// The weights of a layer as a picture, to look into and to prune by hand. The whole layer is one
+// bitmap that is painted once and then drawn enlarged, so that moving about costs one drawImage.
+
+const HIGH = 420; // pixels
+const BRUSHES = { look: "Look", prune: "Prune", restore: "Put back" };
+
+function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
+const bytes = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
+
+// Orange for negative, blue for positive, the stronger the larger; alike for colour-blind eyes.
+function colour(value, limit) {
+  const strength = Math.min(1, Math.abs(value) / limit);
+  const [r, g, b] = value < 0 ? [222, 143, 5] : [1, 115, 178];
+  const mixed = (channel) => Math.round(235 + (channel - 235) * (0.15 + 0.85 * strength));
+  return [mixed(r), mixed(g), mixed(b)];
+}
+
+function render({ model, el }) {
+  const bitmap = document.createElement("canvas");
+  const canvas = element("canvas", { class: "pk-weights", role: "application", tabindex: 0 });
+  const words = element("div", { class: "pk-words", role: "status" });
+  const verdict = element("div", { class: "pk-words", role: "status" });
+  const modes = element("span", { role: "group", "aria-label": "what the pointer does" });
+  const size = element("input", { type: "range", min: 1, max: 25, value: 5, "aria-label": "width of the brush" });
+  const near = element("button", { type: "button", "aria-label": "nearer" }, "+");
+  const far = element("button", { type: "button", "aria-label": "farther" }, "−");
+  const which = element("select", { "aria-label": "layer" });
+  const root = element(
+    "div", { class: "pk-maskview" },
+    element("div", { class: "pk-controls" }, "layer ", which, modes, "brush ", size, far, near),
+    canvas, words, verdict,
+  );
+  el.append(root);
+
+  let rows, columns, values, kept, remaining, limit;
+  let zoom = 1, least = 1; // pixels of the canvas per weight, and those that show the whole layer
+  let left = 0, top = 0; // the corner of the layer on the canvas
+  let cursor = [0, 0];
+  let mode = "look";
+  let held = null; // where the pointer was, while it is down
+  let stroke = new Set();
+
+  for (const [name, label] of Object.entries(BRUSHES)) {
+    const button = element("button", { type: "button", "aria-pressed": name === mode }, label);
+    button.onclick = () => {
+      mode = name;
+      for (const other of modes.children) other.setAttribute("aria-pressed", other === button);
+    };
+    modes.append(button);
+  }
+  for (const name of model.get("layers")) which.append(element("option", {}, name));
+
+  function paint(indices) {
+    const context = bitmap.getContext("2d");
+    const one = context.createImageData(1, 1);
+    for (const i of indices) {
+      one.data.set(kept[i] ? [...colour(values[i], limit), 255] : [0, 0, 0, 0]);
+      context.putImageData(one, i % columns, Math.floor(i / columns));
+    }
+  }
+
+  function paintAll() {
+    bitmap.width = columns;
+    bitmap.height = rows;
+    const context = bitmap.getContext("2d");
+    const image = context.createImageData(columns, rows);
+    for (let i = 0; i < values.length; i++) {
+      if (kept[i]) image.data.set([...colour(values[i], limit), 255], 4 * i);
+    }
+    context.putImageData(image, 0, 0);
+  }
+
+  function take() {
+    [rows, columns] = model.get("shape");
+    const raw = bytes(model.get("weights"));
+    values = new Float32Array(raw.slice().buffer);
+    const bits = bytes(model.get("kept"));
+    kept = new Uint8Array(values.length);
+    remaining = 0;
+    for (let i = 0; i < kept.length; i++) {
+      kept[i] = (bits[i >> 3] >> (7 - (i & 7))) & 1;
+      remaining += kept[i];
+    }
+    limit = values.reduce((most, v) => Math.max(most, Math.abs(v)), 0) / 2 || 1;
+    which.value = model.get("layer");
+    paintAll();
+  }
+
+  function fit() {
+    const width = canvas.clientWidth || 640;
+    zoom = least = Math.min(width / columns, HIGH / rows);
+    canvas.height = Math.max(80, rows * zoom);
+    canvas.width = width;
+    canvas.style.height = `${canvas.height}px`;
+    left = top = 0;
+    cursor = [0, 0];
+  }
+
+  function draw() {
+    const context = canvas.getContext("2d");
+    context.clearRect(0, 0, canvas.width, canvas.height);
+    context.imageSmoothingEnabled = false;
+    context.drawImage(bitmap, left, top, columns * zoom, rows * zoom);
+    if (document.activeElement === canvas) {
+      context.strokeStyle = getComputedStyle(root).color;
+      context.lineWidth = 2;
+      const side = Math.max(zoom, 6);
+      context.strokeRect(left + cursor[1] * zoom, top + cursor[0] * zoom, side, side);
+    }
+    tell();
+    root.dataset.frames = Number(root.dataset.frames || 0) + 1;
+  }
+
+  function tell() {
+    const [r, c] = cursor;
+    const i = r * columns + c;
+    const state = kept[i] ? "kept" : "removed";
+    words.textContent =
+      `output ${r}, input ${c}: ${values[i].toPrecision(3)}, ${state}; ` +
+      `${remaining} of ${kept.length} weights of the layer kept`;
+    canvas.setAttribute("aria-label", `weights of ${model.get("layer")}; ${words.textContent}`);
+  }
+
+  function at(event) {
+    const box = canvas.getBoundingClientRect();
+    const scale = canvas.width / box.width;
+    const c = Math.floor(((event.clientX - box.left) * scale - left) / zoom);
+    const r = Math.floor(((event.clientY - box.top) * scale - top) / zoom);
+    return [Math.max(0, Math.min(rows - 1, r)), Math.max(0, Math.min(columns - 1, c))];
+  }
+
+  function brush([r, c]) {
+    const radius = (Number(size.value) - 1) / 2;
+    const to = mode === "restore" ? 1 : 0;
+    const changed = [];
+    for (let y = Math.ceil(r - radius); y <= r + radius; y++) {
+      for (let x = Math.ceil(c - radius); x <= c + radius; x++) {
+        const i = y * columns + x;
+        if (y >= 0 && y < rows && x >= 0 && x < columns && kept[i] !== to) {
+          kept[i] = to;
+          remaining += to ? 1 : -1;
+          changed.push(i);
+          stroke.add(i);
+        }
+      }
+    }
+    paint(changed);
+  }
+
+  function send() {
+    if (stroke.size) {
+      model.send({ layer: model.get("layer"), keep: mode === "restore", weights: [...stroke] });
+      verdict.textContent = "…";
+    }
+    stroke = new Set();
+  }
+
+  function closer(factor, x = canvas.width / 2, y = canvas.height / 2) {
+    const next = Math.max(least, Math.min(40, zoom * factor));
+    left = Math.min(0, x - ((x - left) * next) / zoom);
+    top = Math.min(0, y - ((y - top) * next) / zoom);
+    zoom = next;
+    draw();
+  }
+
+  canvas.onpointerdown = (event) => {
+    canvas.setPointerCapture(event.pointerId);
+    held = [event.clientX, event.clientY];
+    cursor = at(event);
+    if (mode !== "look") brush(cursor);
+    draw();
+  };
+  canvas.onpointermove = (event) => {
+    cursor = at(event);
+    if (held && mode === "look") {
+      left = Math.min(0, left + event.clientX - held[0]);
+      top = Math.min(0, top + event.clientY - held[1]);
+      held = [event.clientX, event.clientY];
+    } else if (held) brush(cursor);
+    draw();
+  };
+  canvas.onpointerup = canvas.onpointercancel = () => {
+    held = null;
+    send();
+  };
+  canvas.onwheel = (event) => {
+    if (!event.ctrlKey && document.activeElement !== canvas) return; // the page scrolls
+    event.preventDefault();
+    const box = canvas.getBoundingClientRect();
+    closer(event.deltaY < 0 ? 1.25 : 0.8, event.clientX - box.left, event.clientY - box.top);
+  };
+  canvas.onkeydown = (event) => {
+    const step = event.shiftKey ? 10 : 1;
+    const ways = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+    if (ways[event.key]) {
+      const [r, c] = ways[event.key];
+      cursor = [
+        Math.max(0, Math.min(rows - 1, cursor[0] + r * step)),
+        Math.max(0, Math.min(columns - 1, cursor[1] + c * step)),
+      ];
+    } else if (event.key === " " && mode !== "look") {
+      brush(cursor);
+      send();
+    } else if (event.key === "+") return closer(1.25);
+    else if (event.key === "-") return closer(0.8);
+    else return;
+    event.preventDefault();
+    draw();
+  };
+  canvas.onfocus = canvas.onblur = draw;
+  near.onclick = () => closer(1.6);
+  far.onclick = () => closer(1 / 1.6);
+  which.onchange = () => {
+    model.set("layer", which.value);
+    model.save_changes();
+  };
+
+  const renewed = () => (take(), fit(), draw());
+  const judged = () => (verdict.textContent = model.get("verdict"));
+  const repainted = () => (take(), draw());
+  model.on("change:weights", renewed);
+  model.on("change:kept", repainted);
+  model.on("change:verdict", judged);
+  const resized = new ResizeObserver(() => (fit(), draw()));
+  take();
+  fit();
+  draw();
+  judged();
+  resized.observe(root);
+  return () => {
+    resized.disconnect();
+    model.off("change:weights", renewed);
+    model.off("change:kept", repainted);
+    model.off("change:verdict", judged);
+  };
+}
+
+export default { render };
