@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import os
 import pkgutil
-import shutil
 import signal
 import subprocess
 import sys
@@ -96,8 +96,7 @@ def lab(folder: Path, arguments: list[str]) -> int:
             print(f"kept:   {copy} (delete it to get the original again)")
             continue
         with replacing(copy) as path:
-            shutil.copyfile(notebook, path)
-        os.chmod(copy, 0o644)  # an installed original may be read-only
+            path.write_text(_not_yet_run(notebook), encoding="utf-8")
         print(f"copied: {copy}")
     first = folder / notebooks()[0].name
     command = [sys.executable, "-m", "jupyterlab", str(first), f"--notebook-dir={folder.resolve()}"]
@@ -108,6 +107,15 @@ def lab(folder: Path, arguments: list[str]) -> int:
         return subprocess.call([*command, *arguments])
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _not_yet_run(notebook: Path) -> str:
+    """The notebook's text; its outputs stay, but no cell counts as run."""
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    for cell in content["cells"]:
+        if cell["cell_type"] == "code":
+            cell["execution_count"] = None
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 def functions(package: str) -> dict[str, Any]:

@@ -1,0 +1,91 @@
+// The notebooks of the course: originals that come with the extension, copies that are worked in.
+
+import { PageConfig, URLExt } from '@jupyterlab/coreutils';
+import { Contents } from '@jupyterlab/services';
+
+/** What the card of a notebook shows; read from the notebook's own metadata when it is packed. */
+export interface IEntry {
+  file: string;
+  title: string;
+  paper: string;
+  minutes: number;
+}
+
+export interface IIndex {
+  notebooks: IEntry[];
+  /** Names of the experiments whose recorded run can be replayed. */
+  replays: string[];
+}
+
+const ASSETS = URLExt.join(
+  PageConfig.getOption('fullLabextensionsUrl'),
+  'prunekit-lab',
+  'notebooks'
+);
+
+async function fetched(file: string): Promise<any> {
+  const answer = await fetch(URLExt.join(ASSETS, encodeURIComponent(file)));
+  if (!answer.ok) {
+    throw new Error(`prunekit: ${file} is missing (${answer.status}); install the package again`);
+  }
+  return answer.json();
+}
+
+export class Course {
+  constructor(private contents: Contents.IManager) {}
+
+  index(): Promise<IIndex> {
+    return fetched('index.json');
+  }
+
+  /** The working copy, made from the original if there is none. */
+  async copy(file: string): Promise<void> {
+    if ((await this.found(file)) === null) {
+      await this.reset(file);
+    }
+  }
+
+  /** Put the original in the place of the working copy; none of its cells counts as run. */
+  async reset(file: string): Promise<void> {
+    const original = await fetched(file);
+    for (const cell of original.cells.filter((each: any) => each.cell_type === 'code')) {
+      cell.execution_count = null;
+    }
+    await this.save(file, original);
+  }
+
+  /** A notebook that replays the recorded run of an experiment; gives its file. */
+  async replay(name: string): Promise<string> {
+    const file = `replay_${name}.ipynb`;
+    const source = `from prunekit.widgets import Replay\n\nReplay(${JSON.stringify(name)})`;
+    const cell = { cell_type: 'code', execution_count: null, metadata: {}, outputs: [], source };
+    const kernelspec = { name: 'python3', display_name: 'Python 3', language: 'python' };
+    await this.save(file, { cells: [cell], metadata: { kernelspec }, nbformat: 4, nbformat_minor: 4 });
+    return file;
+  }
+
+  /** Whether every code cell of the working copy was run, without an error. */
+  async finished(file: string): Promise<boolean> {
+    const cells: any[] = (await this.found(file))?.cells ?? [];
+    const code = cells.filter(cell => cell.cell_type === 'code');
+    return (
+      code.length > 0 &&
+      code.every(
+        cell =>
+          cell.execution_count !== null &&
+          !cell.outputs.some((output: any) => output.output_type === 'error')
+      )
+    );
+  }
+
+  /** What stands in a file; null if there is none. Asking for one that is not there is an error. */
+  private async found(file: string): Promise<any> {
+    const folder = await this.contents.get('', { content: true });
+    const there = folder.content.some((each: Contents.IModel) => each.name === file);
+    return there ? (await this.contents.get(file, { content: true })).content : null;
+  }
+
+  private async save(file: string, content: any): Promise<void> {
+    await this.contents.save(file, { type: 'notebook', format: 'json', content });
+  }
+}

@@ -1,0 +1,112 @@
+// The pruning course in JupyterLab: a launcher card for each notebook, a panel at the left, and the
+// commands behind them. Nothing runs in the server but the serving of files.
+
+import { ILayoutRestorer, JupyterFrontEnd, JupyterFrontEndPlugin } from '@jupyterlab/application';
+import { Dialog, ICommandPalette, showDialog, showErrorMessage } from '@jupyterlab/apputils';
+import { IDocumentManager } from '@jupyterlab/docmanager';
+import { ILauncher } from '@jupyterlab/launcher';
+import { LabIcon } from '@jupyterlab/ui-components';
+
+import { Course, IEntry } from './course';
+import { COURSE, Ids } from './ids';
+import { CoursePanel } from './panel';
+
+const icon = new LabIcon({
+  name: 'prunekit-lab:net',
+  svgstr: `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24" width="16">
+<g class="jp-icon3" stroke="#616161" stroke-width="1.4" fill="none"><path d="M5 6 19 5M5 6 19 12M5 18 19 12"/>
+<path d="M5 12 19 19" stroke-dasharray="2 2"/></g>
+<g class="jp-icon3" fill="#616161"><circle cx="5" cy="6" r="2.2"/><circle cx="5" cy="12" r="2.2"/>
+<circle cx="5" cy="18" r="2.2"/><circle cx="19" cy="5" r="2.2"/><circle cx="19" cy="12" r="2.2"/>
+<circle cx="19" cy="19" r="2.2"/></g></svg>`
+});
+
+const plugin: JupyterFrontEndPlugin<void> = {
+  id: 'prunekit-lab:course',
+  description: 'Launcher cards, a panel and commands for the pruning course.',
+  autoStart: true,
+  requires: [IDocumentManager],
+  optional: [ILauncher, ICommandPalette, ILayoutRestorer],
+  activate: async (
+    app: JupyterFrontEnd,
+    documents: IDocumentManager,
+    launcher: ILauncher | null,
+    palette: ICommandPalette | null,
+    restorer: ILayoutRestorer | null
+  ) => {
+    const { commands, serviceManager, shell } = app;
+    const course = new Course(serviceManager.contents);
+    const index = await course.index();
+    const entry = (file: unknown): IEntry | undefined =>
+      index.notebooks.find(each => each.file === file);
+
+    const guarded = (act: (args: any) => Promise<unknown>) => async (args: any) => {
+      try {
+        await act(args);
+      } catch (error) {
+        await showErrorMessage(COURSE, error as Error);
+      }
+    };
+
+    commands.addCommand(Ids.open, {
+      label: args => entry(args['file'])?.title ?? 'Open a notebook of the course',
+      caption: args => {
+        const about = entry(args['file']);
+        return about ? `${about.paper} (${about.minutes} min)` : '';
+      },
+      icon: args => (args['isPalette'] ? undefined : icon),
+      execute: guarded(async ({ file }) => {
+        await course.copy(file);
+        documents.openOrReveal(file);
+      })
+    });
+
+    commands.addCommand(Ids.reset, {
+      label: args => `Reset to the original: ${entry(args['file'])?.title ?? 'a notebook'}`,
+      execute: guarded(async ({ file }) => {
+        const asked = await showDialog({
+          title: 'Reset to the original?',
+          body: `What you wrote in ${file} will be lost.`,
+          buttons: [Dialog.cancelButton(), Dialog.warnButton({ label: 'Reset' })]
+        });
+        if (asked.button.accept) {
+          await course.reset(file);
+          const open = documents.findWidget(file);
+          await (open && documents.contextForWidget(open)?.revert());
+        }
+      })
+    });
+
+    commands.addCommand(Ids.replay, {
+      label: args => `Replay the recorded run: ${args['name'] ?? ''}`,
+      execute: guarded(async ({ name }) => {
+        const widget = documents.openOrReveal(await course.replay(name));
+        await documents.contextForWidget(widget!)?.sessionContext.ready;
+        await commands.execute('notebook:run-all-cells');
+      })
+    });
+
+    index.notebooks.forEach(({ file }, rank) => {
+      launcher?.add({ command: Ids.open, args: { file }, category: COURSE, rank });
+      palette?.addItem({ command: Ids.open, args: { file, isPalette: true }, category: COURSE });
+      palette?.addItem({ command: Ids.reset, args: { file }, category: COURSE });
+    });
+    for (const name of index.replays) {
+      palette?.addItem({ command: Ids.replay, args: { name }, category: COURSE });
+    }
+
+    const panel = new CoursePanel(course, index, commands);
+    panel.id = 'prunekit-course';
+    panel.title.icon = icon;
+    panel.title.caption = COURSE;
+    shell.add(panel, 'left', { rank: 900 });
+    restorer?.add(panel, panel.id);
+    serviceManager.contents.fileChanged.connect((_, change) => {
+      if (panel.isVisible && entry(change.newValue?.path)) {
+        void panel.refresh();
+      }
+    });
+  }
+};
+
+export default plugin;

@@ -1,0 +1,47 @@
+"""Packs the JupyterLab extension into the wheel, with the notebooks and a list of them as assets.
+
+The cards of the launcher are read from the notebooks' own metadata here, so that a notebook that is
+added later appears by itself.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+EXTENSION = "share/jupyter/labextensions/prunekit-lab"
+
+
+def index(root):
+    """What the extension is told: the notebooks with their metadata, the runs to replay."""
+    notebooks = []
+    for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+        about = json.loads(path.read_text(encoding="utf-8"))["metadata"]["prunekit"]
+        notebooks.append({"file": path.name} | {k: about[k] for k in ("title", "paper", "minutes")})
+    results = root / "prunekit" / "experiments" / "results"
+    replays = sorted(path.parent.name for path in results.glob("*/showcase.npz"))
+    return {"notebooks": notebooks, "replays": replays}
+
+
+class Hook(BuildHookInterface):
+    def initialize(self, version, build_data):
+        root = Path(self.root)
+        listed = Path(tempfile.mkdtemp(prefix="prunekit-build-")) / "index.json"
+        listed.write_text(json.dumps(index(root), indent=1), encoding="utf-8")
+        places = {
+            listed: "notebooks/index.json",
+            root / "labextension/install.json": "install.json",
+        }
+        built = root / "prunekit" / "labextension"
+        for path in built.rglob("*"):
+            if path.is_file():
+                places[path] = path.relative_to(built).as_posix()
+        for entry in index(root)["notebooks"]:
+            places[root / "notebooks" / entry["file"]] = f"notebooks/{entry['file']}"
+        shared = build_data["shared_data"]
+        shared.update({str(path): f"{EXTENSION}/{place}" for path, place in places.items()})
+
+
+def get_build_hook():
+    return Hook
