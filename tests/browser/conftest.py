@@ -1,6 +1,7 @@
 """A headless Chromium for the tests in this folder; without one they are skipped."""
 
 import shutil
+from contextlib import contextmanager
 
 import pytest
 
@@ -19,12 +20,26 @@ def browser():
         chromium.close()
 
 
-@pytest.fixture(params=["light", "dark"])
-def tab(browser, request):
-    """An empty page in either theme, which fails the test if anything goes wrong in it."""
-    page, wrong = browser.new_page(color_scheme=request.param), []
+@contextmanager
+def watched(browser, **settings):
+    """An empty page, which fails the test if anything goes wrong in it."""
+    page, wrong = browser.new_page(**settings), []
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
     yield page
     page.close()
     assert wrong == []
+
+
+@pytest.fixture(params=["light", "dark"])
+def tab(browser, request):
+    """A page in either theme."""
+    with watched(browser, color_scheme=request.param) as page:
+        yield page
+
+
+@pytest.fixture
+def window(browser):
+    """A page as large as a screen."""
+    with watched(browser, viewport={"width": 1300, "height": 1000}) as page:
+        yield page

@@ -1,0 +1,172 @@
+"""The course in a real JupyterLab: launcher cards, panel, commands."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PLACE = "share/jupyter/labextensions/prunekit-lab/"
+EVIL = "<img src=x onerror=\"document.title='hacked'\">"
+
+
+def free_port():
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return opened.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory):
+    """The data folder of the wheel, as an installation has it."""
+    out = tmp_path_factory.mktemp("packed")
+    code = (
+        "from hatchling.builders.wheel import WheelBuilder as W; "
+        f"print(next(W('.').build(directory={str(out)!r})))"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
+    (wheel,) = out.glob("*.whl")
+    subprocess.run([sys.executable, "-m", "zipfile", "-e", wheel, out], check=True)
+    (data,) = out.glob("*.data/data")
+    return data
+
+
+@pytest.fixture(scope="module")
+def lab(packed, tmp_path_factory):
+    """A running JupyterLab: its address and the folder that it works in."""
+    index = packed / PLACE / "notebooks/index.json"
+    about = json.loads(index.read_text())
+    about["notebooks"].append({"file": "evil.ipynb", "title": EVIL, "paper": EVIL, "minutes": 1})
+    index.write_text(json.dumps(about))
+    (packed / PLACE / "notebooks/evil.ipynb").write_text(
+        json.dumps({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+    )
+    folder, port = tmp_path_factory.mktemp("course"), free_port()
+    address = f"http://127.0.0.1:{port}"
+    settings = tmp_path_factory.mktemp("settings")
+    environment = os.environ | {
+        "JUPYTER_PATH": str(packed / "share/jupyter"),
+        "JUPYTER_CONFIG_DIR": str(settings),
+        "JUPYTERLAB_SETTINGS_DIR": str(settings / "user"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(settings / "spaces"),
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
+    command += [f"--port={port}", f"--ServerApp.root_dir={folder}", "--IdentityProvider.token="]
+    with (settings / "log.txt").open("w") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        try:
+            for _ in range(600):
+                try:
+                    urllib.request.urlopen(f"{address}/api", timeout=5)
+                    break
+                except OSError:
+                    assert server.poll() is None, (settings / "log.txt").read_text()
+                    time.sleep(0.1)
+            yield address, folder
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+@pytest.fixture
+def opened(lab, window):
+    address, folder = lab
+    window.goto(f"{address}/lab?reset")
+    window.wait_for_selector(".jp-LauncherCard >> visible=true", timeout=90_000)
+    return window, folder
+
+
+def titles():
+    return [
+        json.loads(path.read_text(encoding="utf-8"))["metadata"]["prunekit"]["title"]
+        for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
+    ]
+
+
+def card(tab, title):
+    return tab.locator(".jp-LauncherCard", has_text=title)
+
+
+def test_every_notebook_has_a_card_and_a_click_opens_a_copy(opened):
+    tab, folder = opened
+    for title in titles():
+        assert card(tab, title).count() == 1
+    file = folder / "00_start.ipynb"
+    card(tab, titles()[0]).click()
+    tab.wait_for_selector(".jp-Notebook .jp-Cell >> visible=true", timeout=60_000)
+    copied = json.loads(file.read_text(encoding="utf-8"))
+    original = json.loads((ROOT / "notebooks/00_start.ipynb").read_text(encoding="utf-8"))
+    texts = [["".join(c["source"]) for c in nb["cells"]] for nb in (copied, original)]
+    assert texts[0] == texts[1]
+    code = [c for c in copied["cells"] if c["cell_type"] == "code"]
+    assert all(c["execution_count"] is None for c in code)
+
+
+def test_an_existing_copy_is_opened_as_it_is_and_reset_only_when_confirmed(opened):
+    tab, folder = opened
+    file = folder / "01_roulette.ipynb"
+    mine = {
+        "cells": [{"id": "a", "cell_type": "markdown", "metadata": {}, "source": "my own words"}],
+        "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+        "nbformat": 4, "nbformat_minor": 5,
+    }  # fmt: skip
+    file.write_text(json.dumps(mine))
+    card(tab, titles()[1]).click()
+    tab.wait_for_selector(".jp-RenderedMarkdown:has-text('my own words')", timeout=60_000)
+
+    def reset(answer):
+        tab.locator(".lm-MenuBar-itemLabel", has_text="View").click()
+        tab.locator(".lm-Menu-itemLabel", has_text="Activate Command Palette").click()
+        tab.locator(".lm-CommandPalette-input >> visible=true").fill("Reset to the original: Rou")
+        tab.keyboard.press("Enter")
+        tab.locator(f".jp-Dialog-buttonLabel:has-text('{answer}')").click()
+
+    reset("Cancel")
+    tab.locator(".jp-Dialog").wait_for(state="detached")
+    assert "my own words" in file.read_text()
+    reset("Reset")
+    tab.wait_for_selector(".jp-Notebook h1:has-text('Roulette')", timeout=60_000)
+    assert "my own words" not in file.read_text()
+
+
+def test_the_panel_lists_the_course_and_what_was_run_to_its_end(opened):
+    tab, folder = opened
+    cell = {"id": "a", "cell_type": "code", "metadata": {}, "outputs": [], "source": "1",
+            "execution_count": 3}  # fmt: skip
+    file = folder / "02_differential_evolution.ipynb"
+    file.write_text(
+        json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+    )
+    tab.locator(".lm-TabBar-tab[title='Pruning course']").click()
+    panel = tab.locator(".prunekit-panel")
+    panel.locator("span[title='run to its end']").wait_for()
+    lines = panel.locator("li").all_inner_texts()
+    assert [line.split(" (")[0] for line in lines[:-1]] == titles()
+    assert [line.endswith("✓") for line in lines] == [False, False, True, False]
+    assert panel.locator("button", has_text="Replay roulette").count() == 1
+    file.unlink()
+
+
+def test_a_notebook_called_like_a_tag_does_nothing(opened):
+    tab, _ = opened
+    tab.locator(".lm-TabBar-tab[title='Pruning course']").click()
+    tab.locator(".prunekit-panel li").last.wait_for()
+    assert EVIL in tab.locator(".prunekit-panel li").last.inner_text()
+    assert tab.locator("img[src=x]").count() == 0
+    assert "hacked" not in tab.title()
+
+
+def test_a_recorded_run_is_replayed_from_the_panel(opened):
+    tab, folder = opened
+    tab.locator(".lm-TabBar-tab[title='Pruning course']").click()
+    tab.locator(".prunekit-panel button", has_text="Replay roulette").click()
+    tab.wait_for_selector(".pk-replay canvas.pk-mask >> visible=true", timeout=90_000)
+    assert "step 1 of 59" in tab.locator(".pk-words").first.inner_text()
+    assert (folder / "replay_roulette.ipynb").exists()
