@@ -1,0 +1,112 @@
+"""`Instant`: sliders and menus, and what follows from them at once."""
+
+from __future__ import annotations
+
+import html
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ipywidgets
+import traitlets
+
+from prunekit.widgets.controls import LABEL
+from prunekit.widgets.running import Latest, in_loop, loop_of_the_kernel
+
+Place = tuple[float, float, float] | Sequence[str]  # low, high, start of a slider; or the names
+
+
+class Instant(ipywidgets.VBox):
+    """Show ``work(**values)``, some HTML, again whenever a control moves.
+
+    Each place is ``(low, high, start)`` of a slider, or the names of a menu. The work is done in a
+    thread and must not touch widgets; while it is under way only the newest values wait.
+    `milliseconds` is how long the last one took.
+    """
+
+    milliseconds = traitlets.Float(0.0)
+
+    def __init__(self, work: Callable[..., str], title: str = "", **places: Place):
+        self.work, self.title = work, title
+        self.controls = {name: _control(place) for name, place in places.items()}
+        self.shown, loop = ipywidgets.HTML(), loop_of_the_kernel()
+        self.latest = Latest(self._timed, self._show)
+        for control in self.controls.values():
+            control.observe(lambda _: in_loop(loop, self._ask), "value")
+        rows = [
+            ipywidgets.HBox([ipywidgets.Label(name.replace("_", " "), layout=LABEL), control])
+            for name, control in self.controls.items()
+        ]
+        head = [ipywidgets.HTML(f"<b>{html.escape(title)}</b>")] if title else []
+        super().__init__([*head, *rows, self.shown])
+        self._ask()
+
+    def values(self) -> dict[str, Any]:
+        """What the controls stand at."""
+        return {name: control.value for name, control in self.controls.items()}
+
+    def _ask(self) -> None:
+        self.latest(self.values())
+
+    def _timed(self, values: dict[str, Any]) -> tuple[str, float]:
+        begun = time.perf_counter()
+        return self.work(**values), 1000 * (time.perf_counter() - begun)
+
+    def _show(self, result: Any) -> None:
+        if isinstance(result, Exception):
+            self.shown.value = html.escape(f"{type(result).__name__}: {result}")
+        else:
+            self.shown.value, self.milliseconds = result
+
+    def __repr__(self) -> str:
+        return f"Instant({self.title!r})"
+
+
+def _control(place: Place) -> ipywidgets.Widget:
+    wide = ipywidgets.Layout(width="24em")
+    if isinstance(place[0], str):
+        return ipywidgets.Dropdown(options=[*place], layout=wide)
+    low, high, start = (float(number) for number in place)
+    return ipywidgets.FloatSlider(
+        value=start, min=low, max=high, step=(high - low) / 200, readout_format=".3g", layout=wide
+    )
+
+
+def bars(
+    heights: Sequence[float],
+    marked: Sequence[bool],
+    *,
+    x: str,
+    y: str,
+    ends: tuple[str, str],
+    says: str,
+) -> str:
+    """A bar chart as SVG in the colours of the page: marked bars are full, the others pale.
+
+    `ends` stand below the first and the last bar; `says` is the text for who cannot see it.
+    """
+    wide, high, left, top = 480, 150, 46, 6
+    step, tallest = wide / len(heights), max(*heights, 1e-12)
+    bottom, right = top + high, left + wide
+    parts = []
+    for i, (height, full) in enumerate(zip(heights, marked, strict=True)):
+        tall = high * height / tallest
+        paint = 'fill="#0173b2"' if full else 'fill="currentColor" fill-opacity="0.25"'
+        parts.append(
+            f'<rect x="{left + i * step:.1f}" y="{bottom - tall:.1f}" width="{0.86 * step:.1f}" '
+            f'height="{tall:.1f}" {paint}/>'
+        )
+    parts.append(f'<path d="M{left} {bottom}H{right}" stroke="currentColor"/>')
+    turned = f'transform="translate(14 {top + high / 2}) rotate(-90)"'
+    for place, anchor, words in (
+        (f'x="{left}" y="{bottom + 16}"', "start", ends[0]),
+        (f'x="{right}" y="{bottom + 16}"', "end", ends[1]),
+        (f'x="{(left + right) / 2}" y="{bottom + 30}"', "middle", x),
+        (turned, "middle", y),
+    ):
+        look = f'text-anchor="{anchor}" font-size="12" fill="currentColor"'
+        parts.append(f"<text {place} {look}>{html.escape(words)}</text>")
+    return (
+        f'<svg width="{right + 8}" height="{bottom + 38}" role="img" '
+        f'aria-label="{html.escape(says)}">{"".join(parts)}</svg>'
+    )

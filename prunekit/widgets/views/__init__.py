@@ -1,0 +1,1 @@
+"""Instant views, a small function for each method that has one."""

@@ -1,0 +1,41 @@
+"""A threshold on |w|: what it removes, and what accuracy is left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunekit.mask import Mask, prunable
+from prunekit.report import with_error
+from prunekit.train import evaluate, metric_name, size
+from prunekit.widgets.instant import Instant, bars
+
+BINS = 60
+
+
+def magnitude(model: nn.Module, data: Any) -> Instant:
+    """A slider for one threshold over all weights; below it they are removed, without training."""
+    weights = {name: p.detach().cpu().abs() for name, p in prunable(model).items()}
+    sizes = torch.cat([w.flatten() for w in weights.values()]).float()
+    most = float(sizes.sort().values[int(0.999 * (len(sizes) - 1))]) or 1.0
+    counts = torch.histc(sizes.clamp(max=most), BINS, 0, most).tolist()
+    metric, n = metric_name(data), size(data, "validation")
+
+    def work(threshold: float) -> str:
+        mask = Mask({name: w >= threshold for name, w in weights.items()})
+        value = evaluate(model, data, mask=mask)
+        figure = with_error(value, n) if metric == "accuracy" else f"≈{value:.3f}"
+        says = (
+            f"sparsity {mask.sparsity:.3f}: {mask.kept:,} of {mask.total:,} weights kept, "
+            f"validation {metric} {figure}"
+        )
+        kept = [(i + 0.5) * most / BINS >= threshold for i in range(BINS)]
+        picture = bars(
+            [count**0.5 for count in counts], kept, x="size of the weight, |w|",
+            y="weights (root)", ends=("0", f"{most:.3g} and more"), says=says,
+        )  # fmt: skip
+        return f"<p>{says}</p>{picture}"
+
+    return Instant(work, "Threshold", threshold=(0.0, most, most / 4))

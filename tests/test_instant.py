@@ -1,0 +1,112 @@
+"""Instant views: what they compute, that the newest value wins, and what an error looks like."""
+
+import asyncio
+import re
+import time
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from tiny import tiny_data, tiny_model
+
+from prunekit import Mask, evaluate
+from prunekit.methods.roulette import WHEELS
+from prunekit.widgets import Instant
+from prunekit.widgets.instant import bars
+from prunekit.widgets.views.magnitude import magnitude
+from prunekit.widgets.views.roulette import roulette
+
+
+def drawing(view):
+    """The picture in a view, as XML."""
+    return ElementTree.fromstring(re.search(r"<svg.*</svg>", view.shown.value)[0])
+
+
+def full(view):
+    return sum("currentColor" not in r.get("fill") for r in drawing(view).iter("rect"))
+
+
+def test_a_threshold_removes_what_lies_below_it():
+    model, data = tiny_model(), tiny_data()
+    view = magnitude(model, data)
+    for threshold in (0.0, 0.1, 0.25):
+        view.controls["threshold"].value = threshold
+        at = view.controls["threshold"].value
+        weights = {n: p.detach() for n, p in model.named_parameters() if p.ndim > 1}
+        mask = Mask({n: w.abs() >= at for n, w in weights.items()})
+        assert f"sparsity {mask.sparsity:.3f}: {mask.kept:,} of 132" in view.shown.value
+        assert f"≈{evaluate(model, data, mask=mask):.3f} ±" in view.shown.value
+        most = view.controls["threshold"].max
+        assert full(view) == sum((i + 0.5) * most / 60 >= at for i in range(60))
+
+
+@pytest.mark.parametrize("wheel", WHEELS)
+def test_a_wheel_is_steeper_the_stronger_and_removes_less_than_blind_removal(wheel):
+    view = roulette(tiny_model(), "0.weight")
+    view.controls["wheel"].value = wheel
+    view.controls["strength"].value = 4
+    heights = [float(r.get("height")) for r in drawing(view).iter("rect")]
+    assert heights == sorted(heights, reverse=True) or wheel == "uniform"
+    lost = float(re.search(r"≈([\d.]+)% of their squares", view.shown.value)[1]) / 100
+    w = tiny_model()[0].weight.detach().flatten().double()
+    least = float((w**2).sort().values[:19].sum() / (w**2).sum())
+    assert f"the smallest weights {least:.1%}" in view.shown.value
+    assert lost >= least - 0.001
+    if wheel in ("inv", "rank", "exp"):
+        assert lost < 0.2
+
+
+def test_the_newest_value_wins_and_the_loop_is_not_held_up():
+    async def drag():
+        def slow(place):
+            time.sleep(0.05)
+            return f"{place:g}"
+
+        view = Instant(slow, place=(0.0, 1.0, 0.0))
+        for i in range(1, 101):
+            view.controls["place"].value = i / 100
+            await asyncio.sleep(0.002)
+        while view.latest.busy:
+            await asyncio.sleep(0.01)
+        return view
+
+    view = asyncio.run(drag())
+    assert view.shown.value == "1"
+    assert 45 < view.milliseconds < 500
+
+
+def test_an_error_is_said_and_the_view_goes_on():
+    def picky(place):
+        if place > 0.5:
+            raise ValueError("not <so> far")
+        return "fine"
+
+    view = Instant(picky, "t", place=(0.0, 1.0, 0.9))
+    assert view.shown.value == "ValueError: not &lt;so&gt; far"
+    view.controls["place"].value = 0.1
+    assert view.shown.value == "fine"
+    assert repr(view) == "Instant('t')"
+
+
+def test_names_make_a_menu():
+    view = Instant(lambda kind: kind, kind=["a", "b"])
+    assert view.shown.value == "a"
+    view.controls["kind"].value = "b"
+    assert view.shown.value == "b"
+
+
+def test_bars_are_drawn_to_scale_and_their_words_escaped():
+    text = bars([1, 2, 4], [True, False, True], x="<x>", y="&", ends=("0", "1"), says='"quoted"')
+    tree = ElementTree.fromstring(text)
+    assert [float(r.get("height")) for r in tree.iter("rect")] == [37.5, 75, 150]
+    assert tree.get("aria-label") == '"quoted"'
+    assert [t.text for t in tree.iter("text")] == ["0", "1", "<x>", "&"]
+
+
+def test_views_leave_the_random_state_and_the_model_alone():
+    state, model = torch.get_rng_state(), tiny_model()
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    roulette(model, "0.weight").controls["strength"].value = 2
+    magnitude(model, tiny_data()).controls["threshold"].value = 0.2
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(before[n], p) for n, p in model.named_parameters())
