@@ -1,18 +1,21 @@
 """Instant views: what they compute, that the newest value wins, and what an error looks like."""
 
 import asyncio
+import importlib
 import re
 import time
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import torch
 from tiny import tiny_data, tiny_model
 
-from prunekit import Mask, evaluate
+from prunekit import Mask, evaluate, show
 from prunekit.methods.roulette import WHEELS
-from prunekit.widgets import Instant
+from prunekit.widgets import Instant, views
 from prunekit.widgets.instant import bars
+from prunekit.widgets.views.differential_evolution import differential_evolution
 from prunekit.widgets.views.magnitude import magnitude
 from prunekit.widgets.views.roulette import roulette
 
@@ -40,6 +43,31 @@ def test_a_threshold_removes_what_lies_below_it():
         assert full(view) == sum((i + 0.5) * most / 60 >= at for i in range(60))
 
 
+def test_sensitivities_remove_what_lies_below_their_multiple_of_the_deviation():
+    model, data = tiny_model(), tiny_data()
+    view = differential_evolution(model, data)
+    for first, second in ((0.0, 0.0), (1.5, 0.5), (2.5, 0.0)):
+        view.controls["0.weight"].value, view.controls["2.weight"].value = first, second
+        kept = {}
+        for name, s in (("0.weight", first), ("2.weight", second)):
+            w = model.get_parameter(name).detach()
+            kept[name] = w.abs() >= s * w.std(correction=0)
+        mask = Mask(kept)
+        assert f"{mask.density:.1%} of the weights kept" in view.shown.value
+        assert f"≈{evaluate(model, data, mask=mask):.3f} ±" in view.shown.value
+        heights = [float(r.get("height")) / 150 for r in drawing(view).iter("rect")]
+        expected = [*(float(k.float().mean()) for k in kept.values()), 1]
+        assert heights == pytest.approx(expected, abs=1e-3)
+
+
+def test_every_view_is_called_like_its_method():
+    for path in (Path(views.__file__).parent).glob("[a-z]*.py"):
+        assert callable(
+            getattr(importlib.import_module(f"{views.__name__}.{path.stem}"), path.stem)
+        )
+        assert path.stem in {**show.functions("methods"), **show.functions("baselines")}
+
+
 @pytest.mark.parametrize("wheel", WHEELS)
 def test_a_wheel_is_steeper_the_stronger_and_removes_less_than_blind_removal(wheel):
     view = roulette(tiny_model(), "0.weight")
@@ -50,7 +78,7 @@ def test_a_wheel_is_steeper_the_stronger_and_removes_less_than_blind_removal(whe
     lost = float(re.search(r"≈([\d.]+)% of their squares", view.shown.value)[1]) / 100
     w = tiny_model()[0].weight.detach().flatten().double()
     least = float((w**2).sort().values[:19].sum() / (w**2).sum())
-    assert f"the smallest weights {least:.1%}" in view.shown.value
+    assert f"the smallest weights {least:.2%}" in view.shown.value
     assert lost >= least - 0.001
     if wheel in ("inv", "rank", "exp"):
         assert lost < 0.2

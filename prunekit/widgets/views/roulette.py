@@ -30,7 +30,7 @@ def roulette(model: nn.Module, layer: str = "fc1.weight") -> Instant:
         lost = float(squares[picked].sum() / squares.sum())
         says = (
             f"spun once for {SHARE:.0%} of the weights it removes ≈{lost:.1%} of their squares; "
-            f"blind removal ≈{SHARE:.0%}, the smallest weights {smallest:.1%}"
+            f"blind removal ≈{SHARE:.0%}, the smallest weights {smallest:.2%}"
         )
         picture = bars(
             chances, [True] * len(chances), x="weights in order of size, a bar a twentieth",
@@ -38,4 +38,5 @@ def roulette(model: nn.Module, layer: str = "fc1.weight") -> Instant:
         )  # fmt: skip
         return f"<p>{says}</p>{picture}"
 
-    return Instant(work, f"A wheel over {layer}", wheel=[*WHEELS], strength=(0.25, 8.0, 4.0))
+    wheels = sorted(WHEELS, key=lambda wheel: wheel != "inv")  # the method's own first
+    return Instant(work, f"A wheel over {layer}", wheel=wheels, strength=(0.25, 8.0, 4.0))

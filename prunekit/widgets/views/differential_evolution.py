@@ -1,0 +1,35 @@
+"""A sensitivity for each layer: what it keeps, and what accuracy all of them together leave."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from prunekit.mask import Mask, prunable
+from prunekit.report import with_error
+from prunekit.train import evaluate, metric_name, size
+from prunekit.widgets.instant import Instant, bars
+
+
+def differential_evolution(model: nn.Module, data: Any) -> Instant:
+    """A slider a layer: weights below sensitivity × the layer's standard deviation are removed."""
+    weights = {name: p.detach().cpu() for name, p in prunable(model).items()}
+    deviations = {name: float(w.std(correction=0)) for name, w in weights.items()}
+    metric, n = metric_name(data), size(data, "validation")
+
+    def work(**sensitivities: float) -> str:
+        limits = {name: s * deviations[name] for name, s in sensitivities.items()}
+        mask = Mask({name: w.abs() >= limits[name] for name, w in weights.items()})
+        value = evaluate(model, data, mask=mask)
+        figure = with_error(value, n) if metric == "accuracy" else f"≈{value:.3f}"
+        shares = [float(keep.float().mean()) for keep in mask.values()]
+        each = ", ".join(f"{name} {s:.1%}" for name, s in zip(mask, shares, strict=True))
+        says = f"{mask.density:.1%} of the weights kept, validation {metric} {figure} ({each})"
+        picture = bars(
+            [*shares, 1.0], [True] * len(shares) + [False], x="layer; the last bar is everything",
+            y="share kept", ends=(next(iter(mask)), "everything"), says=says,
+        )  # fmt: skip
+        return f"<p>{says}</p>{picture}"
+
+    return Instant(work, "Sensitivities", **dict.fromkeys(weights, (0.0, 2.5, 1.0)))
