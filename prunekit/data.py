@@ -308,10 +308,9 @@ class Data:
             )
         try:
             self.loss(outputs, targets.to(device))
-            if "train" in self.splits:
-                _, learned = next(self.batches("train", len(outputs)))
-                if learned.dtype != targets.dtype:  # probabilities
-                    self.loss(outputs[: len(learned)], learned.to(device))
+            learned = self.splits.get("train", (None, targets))[1][: len(outputs)]
+            if learned.dtype != targets.dtype:  # probabilities
+                self.loss(outputs[: len(learned)], learned.to(device))
         except Exception as error:
             raise ValueError(f"{who}: the loss cannot be computed: {error}") from error
 

@@ -454,7 +454,7 @@ def test_training_targets_may_be_probabilities():
     x, y = data.splits["train"]
     chances = model(x).detach().log_softmax(1)
     by_hand = -(chances * y).sum(1).mean()
-    assert float(data.loss(model(x), y)) == pytest.approx(float(by_hand), rel=1e-6)
+    assert data.loss(model(x), y).item() == pytest.approx(float(by_hand), rel=1e-6)
 
 
 @pytest.mark.parametrize(

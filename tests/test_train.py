@@ -663,6 +663,7 @@ def test_data_of_a_fixed_batch_size_are_judged_rightly():
     assert evaluate(tiny_model(), Fixed()) == evaluate(tiny_model(), tiny_data())
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
 def test_networks_over_volumes_and_with_normed_weights_are_judged_and_trained():
     x, y = torch.randn(12, 1, 4, 4, 4), torch.arange(12) % 3
     volumes = nn.Sequential(nn.Conv3d(1, 2, 3), nn.Flatten(), nn.Linear(16, 3))
