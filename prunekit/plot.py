@@ -85,10 +85,10 @@ def history(source: Report | Sequence[Step], title: str = "", dense: float | Non
     steps = list(source) if isinstance(source, Sequence) else source.history
     if not steps:
         raise ValueError("plot.history: there is no step to draw, the run was stopped before")
-    metric = next(name for name in steps[-1].metrics if name != "loss")
+    metric = next((name for step in steps for name in step.metrics if name != "loss"), "metric")
     figure, axis = axes(title, "step", f"validation {metric}")
     numbers = np.arange(1, len(steps) + 1)
-    values = [step.metrics[metric] for step in steps]
+    values = [step.metrics.get(metric, np.nan) for step in steps]
     axis.plot(numbers, values, color="0.6", linewidth=1, zorder=1)
     for phase, marker in zip(dict.fromkeys(s.phase for s in steps), MARKERS, strict=False):
         here = [i for i, step in enumerate(steps) if step.phase == phase]

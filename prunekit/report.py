@@ -40,7 +40,7 @@ def progress(steps: Iterator[Step], label: str = "") -> Iterator[Step]:
     try:
         for step in steps:
             seen.append(step)
-            bar.n = share_done(seen)
+            bar.n = max(bar.n, min(share_done(seen), 1.0))  # a last training starts anew
             bar.set_postfix_str(str(step).split("  ", 1)[0], refresh=False)
             bar.refresh()
             yield step
@@ -52,13 +52,17 @@ _BAR = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed} gone, {remaining} left  {p
 
 
 def share_done(steps: Sequence[Step]) -> float:
-    """The share of the run that is done: rounds count equally, and so do the epochs within."""
-    step = steps[-1]
-    outer = next((s for s in reversed(steps) if s.phase in ("prune", "search")), None)
-    if outer is None:
-        return step.index / step.of
-    inside = 0.0 if step is outer else step.index / step.of
-    return (outer.index - 1 + inside) / outer.of
+    """About the share of the run that is done: rounds count equally, and in a round a search as
+    much as the training after it."""
+    last, searches = steps[-1], any(step.phase == "search" for step in steps)
+    inside = last.index / last.of
+    cut = next((step for step in reversed(steps) if step.phase == "prune"), None)
+    if cut is None:
+        return 0.0 if searches else inside
+    if last.phase == "search":
+        return (cut.index + inside / 2) / cut.of
+    inside = 0.0 if last is cut else inside
+    return (cut.index - 1 + ((1 + inside) / 2 if searches else inside)) / cut.of
 
 
 # ----------------------------------------------------------------------------------------- prune
@@ -125,9 +129,7 @@ class Report:
         return figures
 
     def _figure(self, value: float, n: int | None = None) -> str:
-        return (
-            with_error(value, n or self.examples) if self.metric == "accuracy" else f"≈{value:.3f}"
-        )
+        return shown_metric(value, self.metric, n or self.examples)
 
     def __str__(self) -> str:
         width = max(len(name) for name, _ in self.rows())
@@ -194,13 +196,13 @@ class Pruning:
         run: Run = Run(),
         **settings: Any,
     ):
-        self.method, self.data, self.run = _whole(method), data, run
-        settings = {**settings, **_bound(method)}
+        self.method, self.data, self.run = whole(method), data, run
+        settings = {**settings, **bound(method)}
         defaults = {knob.name: knob.default for knob in knobs(self.method).values()}
         self.knobs = defaults | settings | {"seed": seed}
         self.model, self.history = copy.deepcopy(model), list[Step]()
         self.steps = self.method(self.model, data, seed=seed, run=run, **settings)  # checks them
-        self.before = evaluate(self.model, data)
+        self.before, self.examples = evaluate(self.model, data), size(data, "validation")
 
     def __iter__(self) -> Iterator[Step]:
         return self
@@ -223,16 +225,21 @@ class Pruning:
             knobs=self.knobs,
             before={metric: self.before},
             after={metric: evaluate(self.model, self.data)},
-            history=self.history,
+            history=[*self.history],
             model=self.model,
             mask=mask,
             stopped=stopped or (self.run.stop is not None and self.run.stop.is_set()),
             metric=metric,
-            examples=size(self.data, "validation"),
+            examples=self.examples,
             macs=count.macs(self.model, x, mask),
             environments=list(journal.environments) if journal is not None else [],
             _data=self.data,
         )
+
+
+def shown_metric(value: float, metric: str, n: int) -> str:
+    """A figure of the metric as text: an accuracy with its error, another one alone."""
+    return with_error(value, n) if metric == "accuracy" else f"≈{value:.3f}"
 
 
 def prune(
@@ -373,14 +380,16 @@ def _bar(jobs: list[Any], label: str) -> Iterable[Any]:
     return tqdm(jobs, desc=label, leave=False)
 
 
-def _whole(m: Method) -> Method:
+def whole(m: Method) -> Method:
+    """The method itself, of a partial function too."""
     return m.func if isinstance(m, partial) else m
 
 
-def _bound(m: Method) -> dict[str, Any]:
+def bound(m: Method) -> dict[str, Any]:
+    """The settings that a partial function brings along."""
     return dict(m.keywords) if isinstance(m, partial) else {}
 
 
 def _label(m: Method) -> str:
-    knobs_text = ", ".join(f"{name}={value}" for name, value in _bound(m).items())
-    return _whole(m).__name__ + (f" ({knobs_text})" if knobs_text else "")
+    knobs_text = ", ".join(f"{name}={value}" for name, value in bound(m).items())
+    return whole(m).__name__ + (f" ({knobs_text})" if knobs_text else "")

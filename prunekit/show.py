@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import json
@@ -12,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +51,20 @@ def run(out: Path) -> None:
     with replacing(out / "pruning.png") as path:
         figure.savefig(path, format="png")
     print(f"the figure:   {out / 'pruning.png'}")
-    with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:  # each has a kernel of its own
-        for notebook, html in zip(notebooks(), pool.map(executed_page, notebooks()), strict=True):
-            page = out / f"{notebook.stem}.html"
-            with replacing(page) as path:
-                path.write_text(html, encoding="utf-8")
-            print(f"the notebook: {page}")
+    clients: list[Any] = []  # of the notebooks that are being executed, each in its own kernel
+    with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
+        pages = pool.map(partial(executed_page, clients=clients), notebooks())
+        try:
+            for notebook, html in zip(notebooks(), pages, strict=True):
+                page = out / f"{notebook.stem}.html"
+                with replacing(page) as path:
+                    path.write_text(html, encoding="utf-8")
+                print(f"the notebook: {page}")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for client in clients:
+                _interrupt(client)
+            raise
     print("\n`make lab` (or `python -m prunekit lab`) opens the notebooks in JupyterLab.")
 
 
@@ -67,8 +77,19 @@ def echo(steps: Iterator[Step]) -> Iterator[Step]:
         yield step
 
 
-def executed_page(notebook: Path) -> str:
-    """The notebook run from top to bottom, as one HTML page. Raises if a cell fails."""
+def _interrupt(client: Any) -> None:
+    """Interrupt the kernel of a notebook client: Ctrl-C does not reach it by itself."""
+    pid = getattr(getattr(client.km, "provisioner", None), "pid", None)
+    if pid:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGINT)
+
+
+def executed_page(notebook: Path, clients: list[Any] | None = None) -> str:
+    """The notebook run from top to bottom, as one HTML page. Raises if a cell fails.
+
+    The client that executes it is in `clients` meanwhile.
+    """
     import nbformat
     from nbclient import NotebookClient
     from nbconvert import HTMLExporter
@@ -83,7 +104,12 @@ def executed_page(notebook: Path) -> str:
             extra_arguments=["--IPKernelApp.log_level=40"],  # errors alone
             on_cell_complete=lambda **_: bar.update(),
         )
-        client.execute(cwd=str(notebook.parent))
+        running = clients if clients is not None else []
+        running.append(client)
+        try:
+            client.execute(cwd=str(notebook.parent))
+        finally:
+            running.remove(client)
     page, _ = HTMLExporter().from_notebook_node(content)
     return str(page)
 

@@ -82,6 +82,10 @@ def test_a_wheel_is_steeper_the_stronger_and_removes_less_than_blind_removal(whe
     assert lost >= least - 0.001
     if wheel in ("inv", "rank", "exp"):
         assert lost < 0.2
+        first = heights[0] / sum(heights)
+        view.controls["strength"].value = 8
+        stronger = [float(r.get("height")) for r in drawing(view).iter("rect")]
+        assert stronger[0] / sum(stronger) > first
 
 
 def test_the_newest_value_wins_and_the_loop_is_not_held_up():

@@ -19,8 +19,13 @@ NAMES = ["0.weight", "2.weight"]
 
 
 def bits(view):
-    n = int(np.prod(view.shape))
-    return np.unpackbits(np.frombuffer(view.kept, np.uint8), count=n).astype(bool)
+    assert view.kept["layer"] == view.shown["layer"]
+    n = view.shown["rows"] * view.shown["columns"]
+    return np.unpackbits(np.frombuffer(view.kept["bits"], np.uint8), count=n).astype(bool)
+
+
+def numbers(view):
+    return np.frombuffer(view.shown["weights"], np.float32)
 
 
 def brush(view, weights, keep=False, layer="0.weight"):
@@ -35,8 +40,9 @@ def test_it_sends_the_weights_and_the_mask_of_the_chosen_layer():
     for name in (*NAMES[::-1], NAMES[0]):
         view.layer = name
         w = model.get_parameter(name).detach().numpy()
-        assert view.shape == [*w.shape]
-        assert np.array_equal(np.frombuffer(view.weights, np.float32), w.reshape(-1))
+        assert (view.shown["rows"], view.shown["columns"]) == w.shape
+        assert view.shown["layer"] == name
+        assert np.array_equal(numbers(view), w.reshape(-1))
         assert np.array_equal(bits(view), mask[name].numpy().reshape(-1))
     assert repr(view) == "MaskView(Sequential, 2 layers)"
 
@@ -44,10 +50,9 @@ def test_it_sends_the_weights_and_the_mask_of_the_chosen_layer():
 def test_kernels_are_rows_of_their_outputs():
     model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(4, 3))
     view = MaskView(model)
-    assert view.shape == [4, 18]
-    assert np.array_equal(
-        np.frombuffer(view.weights, np.float32), model[0].weight.detach().numpy().reshape(-1)
-    )
+    assert (view.shown["rows"], view.shown["columns"]) == (4, 18)
+    assert view.shown["across"] == "place in the kernels"
+    assert np.array_equal(numbers(view), model[0].weight.detach().numpy().reshape(-1))
 
 
 def test_a_brush_removes_and_puts_back_and_the_model_stays():
@@ -63,6 +68,23 @@ def test_a_brush_removes_and_puts_back_and_the_model_stays():
     brush(view, [5], keep=True)
     assert view.mask.total - view.mask.kept == 2
     assert state_key(model) == before
+
+
+def test_a_stroke_on_a_layer_that_is_no_longer_shown_changes_that_layer_alone():
+    view = MaskView(tiny_model())
+    view.layer = "2.weight"
+    brush(view, [95], layer="0.weight")
+    assert not view.mask["0.weight"].flatten()[95]
+    assert bool(view.mask["2.weight"].all())
+    assert bits(view).all()
+
+
+def test_a_verdict_is_told_again_even_if_its_words_are_the_same():
+    view, told = MaskView(tiny_model(), data=tiny_data()), []
+    view.observe(lambda change: told.append(change["new"]), "verdict")
+    brush(view, [])
+    assert told[0] == "…"
+    assert told[-1] == view.verdict != "…"
 
 
 def test_without_data_only_the_sparsity_is_told():

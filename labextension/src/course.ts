@@ -60,14 +60,19 @@ export class Course {
     const source = `from prunekit.widgets import Replay\n\nReplay(${JSON.stringify(name)})`;
     const cell = { cell_type: 'code', execution_count: null, metadata: {}, outputs: [], source };
     const kernelspec = { name: 'python3', display_name: 'Python 3', language: 'python' };
-    await this.save(file, { cells: [cell], metadata: { kernelspec }, nbformat: 4, nbformat_minor: 4 });
+    const notebook = { cells: [cell], metadata: { kernelspec }, nbformat: 4, nbformat_minor: 4 };
+    if ((await this.found(file)) === null) {
+      await this.save(file, notebook);
+    }
     return file;
   }
 
   /** Whether every code cell of the working copy was run, without an error. */
   async finished(file: string): Promise<boolean> {
     const cells: any[] = (await this.found(file))?.cells ?? [];
-    const code = cells.filter(cell => cell.cell_type === 'code');
+    const code = cells.filter(
+      cell => cell.cell_type === 'code' && [cell.source].flat().join('').trim() !== ''
+    );
     return (
       code.length > 0 &&
       code.every(

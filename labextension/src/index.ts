@@ -42,7 +42,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
 
     const guarded = (act: (args: any) => Promise<unknown>) => async (args: any) => {
       try {
-        await act(args);
+        return await act(args);
       } catch (error) {
         await showErrorMessage(COURSE, error as Error);
       }
@@ -57,7 +57,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
       icon: args => (args['isPalette'] ? undefined : icon),
       execute: guarded(async ({ file }) => {
         await course.copy(file);
-        documents.openOrReveal(file);
+        return documents.openOrReveal(file);
       })
     });
 
@@ -82,6 +82,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
       execute: guarded(async ({ name }) => {
         const widget = documents.openOrReveal(await course.replay(name));
         await documents.contextForWidget(widget!)?.sessionContext.ready;
+        shell.activateById(widget!.id); // the command runs the notebook that is in front
         await commands.execute('notebook:run-all-cells');
       })
     });

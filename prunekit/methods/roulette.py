@@ -57,7 +57,7 @@ def _share(a: Tensor, whole: Tensor) -> Tensor:
     return a / whole if whole > 0 else torch.zeros_like(a)
 
 
-def log_slices(a: Tensor, wheel: str, strength: float) -> Tensor:
+def _log_wheel(a: Tensor, wheel: str, strength: float) -> Tensor:
     """The logarithms of a wheel's slices: of the chance that each weight is the first to be picked.
 
     `a` `(n,)` are the weights' relative sizes, |w| / σ.
@@ -111,7 +111,7 @@ def _wheels(model: nn.Module, mask: Mask, wheel: str, strength: float, scope: st
     for names in _groups(mask, scope):
         alive = _flat(mask, names).nonzero().flatten()
         a = torch.cat([sizes[name] for name in names])
-        wheels.append(_Wheel(names, alive, log_slices(a, wheel, strength).float()))
+        wheels.append(_Wheel(names, alive, _log_wheel(a, wheel, strength).float()))
     return wheels
 
 

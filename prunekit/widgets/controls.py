@@ -12,6 +12,7 @@ from typing import Any
 import ipywidgets
 
 from prunekit.steps import Choice, Knob, Patterns, Range, Several, Switch
+from prunekit.widgets.running import in_loop, loop_of_the_kernel
 
 LABEL = ipywidgets.Layout(width="9em", min_width="9em")
 FIELD = ipywidgets.Layout(width="7em")
@@ -34,7 +35,7 @@ def helps(method: Callable[..., Any]) -> dict[str, str]:
 
 
 def control(knob: Knob, text: str, values: Sequence[Any]) -> Control:
-    """The control that fits the rule of a knob; it starts at the first value, and can reach all."""
+    """The control that fits the rule of a knob; it starts at the first of the values it is for."""
     kinds = {Choice: Chosen, Switch: Switched, Range: Slid}
     kind = Typed if knob.optional else kinds.get(type(knob.rule), Typed)
     return kind(knob, text, values)
@@ -45,6 +46,7 @@ class Control(ipywidgets.HBox):
 
     def __init__(self, knob: Knob, text: str, values: Sequence[Any]):
         self.knob, self.values, self.changed = knob, values, list[Callable[[], None]]()
+        self.loop = loop_of_the_kernel()
         self.label = ipywidgets.Label(knob.name, layout=LABEL, tooltip=text or knob.name)
         parts = self._build(text)
         super().__init__([self.label, *parts])
@@ -52,6 +54,10 @@ class Control(ipywidgets.HBox):
 
     def _build(self, text: str) -> list[ipywidgets.Widget]:
         raise NotImplementedError
+
+    def _watch(self, part: ipywidgets.Widget, act: Callable[[Any], None]) -> None:
+        """Act in the loop when the value of a part changes; a change may come in another thread."""
+        part.observe(lambda change: in_loop(self.loop, act, change), "value")
 
     def _notify(self, _: Any = None) -> None:
         for callback in self.changed:
@@ -80,7 +86,7 @@ class Chosen(Control):
     def _build(self, text: str) -> list[ipywidgets.Widget]:
         assert isinstance(self.knob.rule, Choice)
         self.menu = ipywidgets.Dropdown(options=self.knob.rule.names, layout=WIDE, tooltip=text)
-        self.menu.observe(self._notify, "value")
+        self._watch(self.menu, self._notify)
         return [self.menu]
 
     def read(self) -> Any:
@@ -95,7 +101,7 @@ class Switched(Control):
 
     def _build(self, text: str) -> list[ipywidgets.Widget]:
         self.box = ipywidgets.Checkbox(indent=False, layout=WIDE, tooltip=text)
-        self.box.observe(self._notify, "value")
+        self._watch(self.box, self._notify)
         return [self.box]
 
     def read(self) -> Any:
@@ -110,7 +116,7 @@ class Typed(Control):
 
     def _build(self, text: str) -> list[ipywidgets.Widget]:
         self.field = ipywidgets.Text(layout=WIDE, tooltip=text, continuous_update=False)
-        self.field.observe(self._notify, "value")
+        self._watch(self.field, self._notify)
         return [self.field]
 
     def read(self) -> Any:
@@ -136,25 +142,27 @@ class Slid(Control):
             layout=ipywidgets.Layout(width="12em"),
         )  # fmt: skip
         self.field = ipywidgets.Text(layout=FIELD, tooltip=text, continuous_update=False)
-        self.moving = False
-        self.slider.observe(self._slid, "value")
-        self.field.observe(self._typed, "value")
+        self._watch(self.slider, self._slid)
+        self._watch(self.field, self._typed)
         return [self.slider, self.field]
 
     def _slid(self, change: Any) -> None:
-        if not self.moving:
-            self.field.value = f"{change['new']:.6g}"
+        if change["new"] != self._nearest():  # else the slider only followed the field
+            self.field.value = str(change["new"]) if self.knob.whole else f"{change['new']:.6g}"
 
     def _typed(self, _: Any) -> None:
-        value = self.read()
-        if isinstance(value, (int, float)) and math.isfinite(value):
-            self.moving = True
-            try:
-                nearest = min(max(value, self.slider.min), self.slider.max)
-                self.slider.value = round(nearest) if self.knob.whole else nearest
-            finally:
-                self.moving = False
+        nearest = self._nearest()
+        if nearest is not None:
+            self.slider.value = nearest
         self._notify()
+
+    def _nearest(self) -> float | None:
+        """Where the slider stands for what is typed; None if that is no number."""
+        value = self.read()
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+            return None
+        nearest = min(max(value, self.slider.min), self.slider.max)
+        return round(nearest) if self.knob.whole else float(nearest)
 
     def read(self) -> Any:
         return _read(self.field.value)
@@ -181,5 +189,5 @@ def _read(text: str) -> Any:
     """The Python object that a text writes; the text itself if it writes none."""
     try:
         return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text

@@ -70,6 +70,8 @@ class Guess(ipywidgets.VBox):
         assert self.value is not None
         truth = self.answer(report)
         unit = f" {self.unit}" if self.unit else ""
+        if not math.isfinite(truth):
+            return f"You said {self.value:g}{unit}; this run gives no answer."
         if abs(gap := self.value - truth) <= 0.02 * max(abs(truth), 1e-9):
             return f"You said {self.value:g}{unit}, it is ≈{truth:.3g}{unit}: right on the spot."
         side = "too high" if gap > 0 else "too low"

@@ -53,7 +53,7 @@ class Instant(ipywidgets.VBox):
         return self.work(**values), 1000 * (time.perf_counter() - begun)
 
     def _show(self, result: Any) -> None:
-        if isinstance(result, Exception):
+        if isinstance(result, BaseException):
             self.shown.value = html.escape(f"{type(result).__name__}: {result}")
         else:
             self.shown.value, self.milliseconds = result

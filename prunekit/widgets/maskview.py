@@ -11,7 +11,7 @@ import traitlets
 from torch import nn
 
 from prunekit.mask import Mask
-from prunekit.report import with_error
+from prunekit.report import shown_metric
 from prunekit.train import evaluate, metric_name, size
 from prunekit.widgets.replay import STATIC
 from prunekit.widgets.running import Latest, in_loop, loop_of_the_kernel
@@ -28,10 +28,9 @@ class MaskView(anywidget.AnyWidget):
     _esm = STATIC / "mask.js"
     _css = STATIC / "mask.css"
     layers = traitlets.List(traitlets.Unicode()).tag(sync=True)
-    layer = traitlets.Unicode().tag(sync=True)
-    shape = traitlets.List(traitlets.Int()).tag(sync=True)
-    weights = traitlets.Bytes().tag(sync=True)
-    kept = traitlets.Bytes().tag(sync=True)
+    layer = traitlets.Unicode().tag(sync=True)  # what is asked for
+    shown = traitlets.Dict().tag(sync=True)  # layer, shape, weights
+    kept = traitlets.Dict().tag(sync=True)  # layer, bits
     verdict = traitlets.Unicode().tag(sync=True)
 
     def __init__(self, model: nn.Module, mask: Mask | None = None, data: Any = None):
@@ -49,18 +48,19 @@ class MaskView(anywidget.AnyWidget):
         self._ask()
 
     def _show(self) -> None:
-        """Send the layer that is chosen."""
+        """Send the layer that is asked for."""
         if self.layer not in self.layers:
             self.verdict = f"there is no layer {self.layer}"
             return
         w = self.model.get_parameter(self.layer).detach().cpu().float()
-        with self.hold_sync():
-            self.shape = [w.shape[0], w.numel() // w.shape[0]]
-            self.kept = self._bits()
-            self.weights = w.numpy().tobytes()
+        flat = {"rows": w.shape[0], "columns": w.numel() // w.shape[0]}
+        across = "input" if w.ndim == 2 else "place in the kernels"
+        self.shown = {"layer": self.layer, "across": across, "weights": w.numpy().tobytes()} | flat
+        self._send_kept(self.layer)
 
-    def _bits(self) -> bytes:
-        return numpy.packbits(self.mask[self.layer].numpy().reshape(-1)).tobytes()
+    def _send_kept(self, name: str) -> None:
+        bits = numpy.packbits(self.mask[name].numpy().reshape(-1)).tobytes()
+        self.kept = {"layer": name, "bits": bits}
 
     def _brushed(self, content: Any) -> None:
         """Remove or put back what the brush went over."""
@@ -72,27 +72,25 @@ class MaskView(anywidget.AnyWidget):
         changed = self.mask[name].flatten().clone()
         changed[flat] = keep
         self.mask = Mask({**self.mask, name: changed.reshape(self.mask[name].shape)})
-        self.kept = self._bits()
+        if name == self.shown["layer"]:
+            self._send_kept(name)
         self._ask()
 
     def _ask(self) -> None:
+        self.verdict = "…"
+        self.judge(self.mask)
+
+    def _judged(self, mask: Mask) -> str:
+        text = f"sparsity {mask.sparsity:.3f}"
         if self.data is None:
-            self._told(None)
-        else:
-            self.judge(self.mask)
+            return text
+        metric, value = metric_name(self.data), evaluate(self.model, self.data, mask=mask)
+        figure = shown_metric(value, metric, size(self.data, "validation"))
+        return f"{text}, validation {metric} {figure}"
 
-    def _judged(self, mask: Mask) -> float:
-        return evaluate(self.model, self.data, mask=mask)
-
-    def _told(self, value: Any) -> None:
-        text = f"sparsity {self.mask.sparsity:.3f}"
-        if isinstance(value, Exception):
-            text += f", {type(value).__name__}: {value}"
-        elif value is not None:
-            metric, n = metric_name(self.data), size(self.data, "validation")
-            figure = with_error(value, n) if metric == "accuracy" else f"≈{value:.3f}"
-            text += f", validation {metric} {figure}"
-        self.verdict = text
+    def _told(self, result: Any) -> None:
+        failed = isinstance(result, BaseException)
+        self.verdict = f"{type(result).__name__}: {result}" if failed else result
 
     def __repr__(self) -> str:
         return f"MaskView({type(self.model).__name__}, {len(self.layers)} layers)"

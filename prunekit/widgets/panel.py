@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import io
 import time
@@ -15,9 +16,9 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from prunekit import plot
-from prunekit.report import Method, Report, share_done, with_error
+from prunekit.report import Method, Report, bound, share_done, shown_metric, whole
 from prunekit.steps import Knob, Range, Step, knobs
-from prunekit.train import metric_name, size
+from prunekit.train import metric_name
 from prunekit.widgets.controls import Control, control, helps
 from prunekit.widgets.guess import Guess
 from prunekit.widgets.running import ENDED, IDLE, PAUSED, RUNNING, Running, in_loop
@@ -57,19 +58,22 @@ class Panel(ipywidgets.VBox):
         guess: Guess | None = None,
         **settings: Any,
     ):
-        self.method, self.model, self.data, self.draw, self.guess = method, model, data, draw, guess
-        self.name = method.__name__
+        settings = {**bound(method), **settings}
+        self.method, self.model, self.data, self.draw, self.guess = (
+            whole(method), model, data, draw, guess,
+        )  # fmt: skip
+        self.name = self.method.__name__
         self.report: Report | None = None
         self.running, self.began, self.drawn = Running(self._changed), 0.0, 0.0
         self.presets = {label: dict(values) for label, values in (presets or {}).items()}
-        self.knobs = knobs(method) | {"seed": SEED}
+        self.knobs = knobs(self.method) | {"seed": SEED}
         given = (settings, *self.presets.values())
         for name in (*show, *(name for values in given for name in values)):
             if name not in self.knobs:
                 raise ValueError(f"Panel: {self.name} has no knob {name!r}: {[*self.knobs]}")
         for name, value in (pair for values in given for pair in values.items()):
             self.knobs[name].check(self.name, value)
-        texts = helps(method) | {"seed": "of all random draws."}
+        texts = helps(self.method) | {"seed": "of all random draws."}
         self.controls: dict[str, Control] = {}
         for name, knob in self.knobs.items():
             first = settings.get(name, knob.default)
@@ -101,9 +105,7 @@ class Panel(ipywidgets.VBox):
         }
         self.bar = ipywidgets.FloatProgress(max=1.0, layout=ipywidgets.Layout(width="16em"))
         self.left, self.message = ipywidgets.Label(), ipywidgets.HTML()
-        self.image = ipywidgets.Image(layout=ipywidgets.Layout(max_width="620px", display="none"))
-        self.image.alt = f"{self.name}: accuracy and sparsity, a point a step"
-        self.table = ipywidgets.HTML()
+        self.image, self.table = ipywidgets.HTML(), ipywidgets.HTML()
         self.code = ipywidgets.Textarea(
             disabled=True, rows=4, layout=ipywidgets.Layout(width="40em")
         )
@@ -198,7 +200,7 @@ class Panel(ipywidgets.VBox):
         state, steps = self.running.state, self.running.steps
         self.buttons["Run"].disabled = state == RUNNING
         self.buttons["Run"].description = "Go on" if state == PAUSED else "Run"
-        self.buttons["Step"].disabled = state == RUNNING
+        self.buttons["Step"].disabled = state == RUNNING or self.running.busy
         self.buttons["Pause"].disabled = state != RUNNING
         self.buttons["Stop"].disabled = state not in (RUNNING, PAUSED)
         for made in self.controls.values():
@@ -214,15 +216,16 @@ class Panel(ipywidgets.VBox):
             self._reveal(self.report)
         due = time.monotonic() - self.drawn > REDRAWN
         if not steps:
-            self.image.layout.display = "none"
+            self.image.value = ""
         elif due or state != RUNNING:
             self._show_figure(steps)
 
     def _show_progress(self, state: str, steps: Sequence[Step]) -> None:
-        share = share_done(steps) if steps else 0.0
-        self.bar.value = 1.0 if self.running.report is not None else share
+        share = min(share_done(steps), 1.0) if steps else 0.0
+        report = self.running.report
+        self.bar.value = 1.0 if report is not None and not report.stopped else share
         took = time.monotonic() - self.began
-        words = {IDLE: "", PAUSED: "paused", ENDED: "done"}
+        words = {IDLE: "", PAUSED: "paused", ENDED: "done" if report else "measuring"}
         if state == RUNNING and 0 < share < 1:
             words[RUNNING] = f"about {took * (1 - share) / share:.0f} s left"
         if state == ENDED and self.running.stop.is_set():
@@ -234,23 +237,33 @@ class Panel(ipywidgets.VBox):
     def _show_figure(self, steps: Sequence[Step]) -> None:
         pruning = self.running.pruning
         assert pruning is not None
-        figure = self.draw(steps, pruning.before)
-        if self.guess is not None:
-            self.guess.draw(figure)
         png = io.BytesIO()
-        figure.savefig(png, format="png")
-        pyplot.close(figure)
-        self.image.value, self.image.layout.display = png.getvalue(), ""
+        try:
+            figure = self.draw(steps, pruning.before)
+            if self.guess is not None:
+                self.guess.draw(figure)
+            figure.savefig(png, format="png")
+        except Exception as error:  # the run goes on without its figure
+            self._say(f"the figure cannot be drawn: {type(error).__name__}: {error}")
+            return
+        finally:
+            pyplot.close("all")
+        words = f"{self.name}: {len(steps)} steps, sparsity {steps[-1].sparsity:.3f}"
+        data = base64.b64encode(png.getvalue()).decode()
+        self.image.value = (
+            f'<img alt="{html.escape(words)}" style="max-width: 620px" '
+            f'src="data:image/png;base64,{data}">'
+        )
         self.drawn = time.monotonic()
 
     def _table(self, steps: Sequence[Step]) -> str:
         if not steps:
             return ""
-        metric, n = metric_name(self.data), size(self.data, "validation")
+        assert self.running.pruning is not None
+        metric, n = metric_name(self.data), self.running.pruning.examples
         lines = [f"<tr><th>step</th><th></th><th>sparsity</th><th>validation {metric}</th></tr>"]
         for step in steps[-ROWS:]:
-            value = step.metrics.get(metric, float("nan"))
-            figure = with_error(value, n) if metric == "accuracy" else f"≈{value:.3f}"
+            figure = shown_metric(step.metrics[metric], metric, n) if metric in step.metrics else ""
             phase = step.phase.replace("finetune", "fine-tune")
             cells = (phase, f"{step.index}/{step.of}", f"{step.sparsity:.3f}", figure)
             lines.append("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in cells) + "</tr>")
@@ -258,7 +271,10 @@ class Panel(ipywidgets.VBox):
 
     def _reveal(self, report: Report) -> None:
         if self.guess is not None and not report.stopped:
-            self._say(self.guess.reveal(report))
+            try:
+                self._say(self.guess.reveal(report))
+            except Exception as error:
+                self._say(f"the answer cannot be told: {type(error).__name__}: {error}")
 
     def _say(self, text: str) -> None:
         self.message.value = html.escape(text)
@@ -299,6 +315,6 @@ def _give_up_the_cells_older(panel: Panel) -> None:
     if execution != number:
         for old in panels:
             old.running.reset()
-            old._say("This cell was run again; the panel below is the new one.")
+            old.close()
         panels = []
     _cells[cell] = (number, [*panels, panel])

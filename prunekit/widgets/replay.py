@@ -32,7 +32,7 @@ def traits(steps: Sequence[Step], title: str = "", dense: float | None = None) -
     """
     if not steps:
         raise ValueError("replay: there is no step to show, the run was stopped before the first")
-    metric = next(name for name in steps[-1].metrics if name != "loss")
+    metric = next((name for step in steps for name in step.metrics if name != "loss"), "loss")
     layers, bits = [], []
     for name, keep in steps[-1].mask.items():
         changes, before = [], None
@@ -51,7 +51,7 @@ def traits(steps: Sequence[Step], title: str = "", dense: float | None = None) -
     run = {
         "title": title,
         "metric": f"validation {metric}",
-        "dense": dense,
+        "dense": _finite(dense),
         "phase": [step.phase.replace("finetune", "fine-tune") for step in steps],
         "index": [step.index for step in steps],
         "of": [step.of for step in steps],
@@ -76,7 +76,8 @@ def _lineage(step: Step) -> dict[str, Any] | None:
         return {"values": values, "chosen": info["chosen"], "replaced": info["replaced"],
                 "round": round_}  # fmt: skip
     if "children" in info:
-        return {"values": info["children"], "chosen": info["chosen"], "replaced": None,
+        values = [_finite(value) for value in info["children"]]
+        return {"values": values, "chosen": info["chosen"], "replaced": None,
                 "round": None}  # fmt: skip
     return None
 
@@ -84,7 +85,8 @@ def _lineage(step: Step) -> dict[str, Any] | None:
 def _labels(steps: Sequence[Step]) -> list[str]:
     if any("vectors" in step.info for step in steps):
         return ["generation", "weights kept"]
-    return ["level", "errors"]
+    counted = next((s.info["counted"] for s in steps if "counted" in s.info), "errors")
+    return ["level", str(counted)]
 
 
 class Replay(anywidget.AnyWidget):

@@ -7,6 +7,7 @@ thread, and only the kernel's own event loop touches widgets. Steps of two panel
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -60,7 +61,7 @@ class Latest:
         (given,), self.waiting, self.busy = self.waiting, [], True
         _do_in(_viewer, self.loop, lambda: self.work(*given), self._done)
 
-    def _done(self, result: Any, error: Exception | None) -> None:
+    def _done(self, result: Any, error: BaseException | None) -> None:
         self.busy = False
         self.show(error if error is not None else result)
         if self.waiting and not self.busy:
@@ -71,7 +72,7 @@ def _do_in(
     worker: ThreadPoolExecutor,
     loop: asyncio.AbstractEventLoop | None,
     work: Callable[[], Any],
-    then: Callable[[Any, Exception | None], None],
+    then: Callable[[Any, BaseException | None], None],
 ) -> None:
     """Work in a worker, and go on in the loop with the result or the error."""
 
@@ -79,7 +80,7 @@ def _do_in(
         result, error = None, None
         try:
             result = work()
-        except Exception as caught:
+        except BaseException as caught:  # whatever it is, the run must not wait for it for ever
             error = caught
         in_loop(loop, then, result, error)
 
@@ -101,9 +102,10 @@ class Running:
         self.state, self.stop = IDLE, threading.Event()
         self.pruning: Pruning | None = None
         self.report: Report | None = None
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.steps: list[Step] = []
         self.number = 0  # of the run: what a run that was given up still sends is not for this one
+        self.once = False  # whether to pause after the step under way
         self.busy = False  # whether the worker has something to do for this run
 
     def start(
@@ -111,23 +113,29 @@ class Running:
     ) -> None:
         """Begin a new run, after giving up the one before."""
         self.reset()
-        self.state, threads = RUNNING, torch.get_num_threads()
+        self.once = paused
+        model, stop, threads = copy.deepcopy(model), self.stop, torch.get_num_threads()
 
-        def begin(stop: threading.Event) -> Pruning:
+        def begin() -> Pruning | None:
+            if stop.is_set():
+                return None
             torch.set_num_threads(threads)  # the thread's own setting
             return Pruning(method, model, data, run=Run(stop=stop), **settings)
 
-        stop = self.stop
-
-        def begun(pruning: Pruning) -> None:
+        def begun(pruning: Pruning | None) -> None:
             self.pruning = pruning
-            self._take(once=paused)
+            if pruning is None:
+                self._set(ENDED)
+            else:
+                self._take()
 
-        self._do(lambda: begin(stop), begun)
+        self._set(RUNNING)
+        self._do(begin, begun)
 
     def go_on(self) -> None:
         """Take steps until paused."""
         if self.state == PAUSED:
+            self.once = False
             self._set(RUNNING)
             if not self.busy:  # else the step under way will go on
                 self._take()
@@ -140,13 +148,16 @@ class Running:
     def step(self) -> None:
         """Take one step."""
         if self.state == PAUSED and not self.busy:
+            self.once = True
             self._set(RUNNING)
-            self._take(once=True)
+            self._take()
 
     def end(self) -> None:
         """Stop within a minibatch, and report."""
+        if self.state not in (RUNNING, PAUSED):
+            return
         self.stop.set()
-        if self.state == PAUSED and not self.busy:  # else the step under way will end the run
+        if not self.busy:  # else the step under way will end the run
             self._finish()
 
     def reset(self) -> None:
@@ -164,7 +175,7 @@ class Running:
         self.state = state
         self.changed(None)
 
-    def _take(self, once: bool = False) -> None:
+    def _take(self) -> None:
         pruning = self.pruning
         assert pruning is not None
 
@@ -176,7 +187,7 @@ class Running:
             self.changed(step)
             if self.stop.is_set():
                 self._finish()
-            elif once:
+            elif self.once and self.state == RUNNING:
                 self._set(PAUSED)
             elif self.state == RUNNING:
                 self._take()
@@ -204,7 +215,7 @@ class Running:
         """Work in the worker, and go on with the result in the loop."""
         number, self.busy = self.number, True
 
-        def finished(result: Any, error: Exception | None) -> None:
+        def finished(result: Any, error: BaseException | None) -> None:
             if number != self.number:
                 return
             self.busy = False

@@ -26,8 +26,10 @@ def watched(browser, **settings):
     page, wrong = browser.new_page(**settings), []
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
-    yield page
-    page.close()
+    try:
+        yield page
+    finally:
+        page.close()
     assert wrong == []
 
 

@@ -63,9 +63,9 @@ def test_it_plays_to_the_end_and_can_be_stepped_by_keyboard(opened):
     opened.locator("button[aria-label='one step back']").focus()
     opened.keyboard.press("Enter")
     assert "step 58 of 59" in words(opened)
-    for name in ("button", "input", "select", "canvas"):
+    for name in ("input", "select:not(label select)", "canvas"):
         for each in opened.locator(f".pk-replay {name}:visible").all():
-            assert each.inner_text() or each.get_attribute("aria-label")
+            assert each.get_attribute("aria-label")
 
 
 def test_damaged_masks_are_said_and_the_rest_is_shown(tab, tmp_path):

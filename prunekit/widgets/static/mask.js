@@ -21,6 +21,9 @@ function colour(value, limit) {
   return [mixed(r), mixed(g), mixed(b)];
 }
 
+// A corner of the picture such that it cannot be dragged out of sight.
+const within = (corner, least) => Math.max(Math.min(least, 0), Math.min(0, corner));
+
 function render({ model, el }) {
   const bitmap = document.createElement("canvas");
   const canvas = element("canvas", { class: "pk-weights", role: "application", tabindex: 0 });
@@ -38,7 +41,7 @@ function render({ model, el }) {
   );
   el.append(root);
 
-  let rows, columns, values, kept, remaining, limit;
+  let layer, across, rows, columns, values, kept, remaining, limit;
   let zoom = 1, least = 1; // pixels of the canvas per weight, and those that show the whole layer
   let left = 0, top = 0; // the corner of the layer on the canvas
   let cursor = [0, 0];
@@ -76,11 +79,14 @@ function render({ model, el }) {
     context.putImageData(image, 0, 0);
   }
 
+  // Take over what was sent, once layer and mask are of one another; say whether it is another layer.
   function take() {
-    [rows, columns] = model.get("shape");
-    const raw = bytes(model.get("weights"));
-    values = new Float32Array(raw.slice().buffer);
-    const bits = bytes(model.get("kept"));
+    const shown = model.get("shown");
+    if (model.get("kept").layer !== shown.layer) return null;
+    const other = layer !== shown.layer;
+    ({ layer, rows, columns, across } = shown);
+    if (other) values = new Float32Array(bytes(shown.weights).slice().buffer);
+    const bits = bytes(model.get("kept").bits);
     kept = new Uint8Array(values.length);
     remaining = 0;
     for (let i = 0; i < kept.length; i++) {
@@ -90,6 +96,7 @@ function render({ model, el }) {
     limit = values.reduce((most, v) => Math.max(most, Math.abs(v)), 0) / 2 || 1;
     which.value = model.get("layer");
     paintAll();
+    return other;
   }
 
   function fit() {
@@ -122,9 +129,9 @@ function render({ model, el }) {
     const i = r * columns + c;
     const state = kept[i] ? "kept" : "removed";
     words.textContent =
-      `output ${r}, input ${c}: ${values[i].toPrecision(3)}, ${state}; ` +
+      `output ${r}, ${across} ${c}: ${values[i].toPrecision(3)}, ${state}; ` +
       `${remaining} of ${kept.length} weights of the layer kept`;
-    canvas.setAttribute("aria-label", `weights of ${model.get("layer")}; ${words.textContent}`);
+    canvas.setAttribute("aria-label", `weights of ${layer}; ${words.textContent}`);
   }
 
   function at(event) {
@@ -136,6 +143,7 @@ function render({ model, el }) {
   }
 
   function brush([r, c]) {
+    if (model.get("layer") !== layer) return; // another one is on its way
     const radius = (Number(size.value) - 1) / 2;
     const to = mode === "restore" ? 1 : 0;
     const changed = [];
@@ -155,16 +163,15 @@ function render({ model, el }) {
 
   function send() {
     if (stroke.size) {
-      model.send({ layer: model.get("layer"), keep: mode === "restore", weights: [...stroke] });
-      verdict.textContent = "…";
+      model.send({ layer, keep: mode === "restore", weights: [...stroke] });
     }
     stroke = new Set();
   }
 
   function closer(factor, x = canvas.width / 2, y = canvas.height / 2) {
     const next = Math.max(least, Math.min(40, zoom * factor));
-    left = Math.min(0, x - ((x - left) * next) / zoom);
-    top = Math.min(0, y - ((y - top) * next) / zoom);
+    left = within(x - ((x - left) * next) / zoom, canvas.width - columns * next);
+    top = within(y - ((y - top) * next) / zoom, canvas.height - rows * next);
     zoom = next;
     draw();
   }
@@ -179,8 +186,8 @@ function render({ model, el }) {
   canvas.onpointermove = (event) => {
     cursor = at(event);
     if (held && mode === "look") {
-      left = Math.min(0, left + event.clientX - held[0]);
-      top = Math.min(0, top + event.clientY - held[1]);
+      left = within(left + event.clientX - held[0], canvas.width - columns * zoom);
+      top = within(top + event.clientY - held[1], canvas.height - rows * zoom);
       held = [event.clientX, event.clientY];
     } else if (held) brush(cursor);
     draw();
@@ -221,13 +228,22 @@ function render({ model, el }) {
     model.save_changes();
   };
 
-  const renewed = () => (take(), fit(), draw());
+  const renewed = () => {
+    const other = take();
+    if (other) fit();
+    if (other !== null) draw();
+  };
   const judged = () => (verdict.textContent = model.get("verdict"));
-  const repainted = () => (take(), draw());
-  model.on("change:weights", renewed);
-  model.on("change:kept", repainted);
+  model.on("change:shown", renewed);
+  model.on("change:kept", renewed);
   model.on("change:verdict", judged);
-  const resized = new ResizeObserver(() => (fit(), draw()));
+  let width = 0;
+  const resized = new ResizeObserver(() => {
+    if (width === canvas.clientWidth) return; // only the words below have grown
+    width = canvas.clientWidth;
+    fit();
+    draw();
+  });
   take();
   fit();
   draw();
@@ -235,8 +251,8 @@ function render({ model, el }) {
   resized.observe(root);
   return () => {
     resized.disconnect();
-    model.off("change:weights", renewed);
-    model.off("change:kept", repainted);
+    model.off("change:shown", renewed);
+    model.off("change:kept", renewed);
     model.off("change:verdict", judged);
   };
 }

@@ -220,7 +220,7 @@ function render({ model, el }) {
   const run = model.get("run");
   const count = run.phase.length;
   let layers = [];
-  let frame = Math.min(model.get("frame") || 0, Math.max(count - 1, 0));
+  let frame = Math.max(0, Math.min(model.get("frame") || 0, count - 1));
   let playing = false;
   let last = 0;
   let ended = false;
@@ -271,7 +271,7 @@ function render({ model, el }) {
     if (layer) {
       const n = drawMask(mask, layer, frame, look);
       const size = layer.rows * layer.columns;
-      const text = `${layer.name}: ${n} of ${size} weights kept; a row an output, a column an input`;
+      const text = `${layer.name}: ${n} of ${size} weights kept; a row an output`;
       mask.setAttribute("aria-label", text);
       mask.title = text;
       drawPixels(pixels, layer, layers[0], frame, look);
@@ -294,6 +294,7 @@ function render({ model, el }) {
   function halt() {
     playing = false;
     play.textContent = "Play";
+    words.setAttribute("aria-live", "polite");
     tell();
   }
 
@@ -312,6 +313,7 @@ function render({ model, el }) {
     if (frame >= count - 1) go(0);
     playing = true;
     play.textContent = "Pause";
+    words.setAttribute("aria-live", "off"); // thirty times a second is too much to hear
     last = performance.now();
     requestAnimationFrame(turn);
   };

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import html
 from typing import Any
 
 from torch import nn
 
 from prunekit.mask import Mask, prunable
-from prunekit.report import with_error
+from prunekit.report import shown_metric
 from prunekit.train import evaluate, metric_name, size
 from prunekit.widgets.instant import Instant, bars
 
@@ -22,7 +23,7 @@ def differential_evolution(model: nn.Module, data: Any) -> Instant:
         limits = {name: s * deviations[name] for name, s in sensitivities.items()}
         mask = Mask({name: w.abs() >= limits[name] for name, w in weights.items()})
         value = evaluate(model, data, mask=mask)
-        figure = with_error(value, n) if metric == "accuracy" else f"≈{value:.3f}"
+        figure = shown_metric(value, metric, n)
         shares = [float(keep.float().mean()) for keep in mask.values()]
         each = ", ".join(f"{name} {s:.1%}" for name, s in zip(mask, shares, strict=True))
         says = f"{mask.density:.1%} of the weights kept, validation {metric} {figure} ({each})"
@@ -30,6 +31,6 @@ def differential_evolution(model: nn.Module, data: Any) -> Instant:
             [*shares, 1.0], [True] * len(shares) + [False], x="layer; the last bar is everything",
             y="share kept", ends=(next(iter(mask)), "everything"), says=says,
         )  # fmt: skip
-        return f"<p>{says}</p>{picture}"
+        return f"<p>{html.escape(says)}</p>{picture}"
 
     return Instant(work, "Sensitivities", **dict.fromkeys(weights, (0.0, 2.5, 1.0)))

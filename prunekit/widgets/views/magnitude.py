@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from prunekit.mask import Mask, prunable
-from prunekit.report import with_error
+from prunekit.report import shown_metric
 from prunekit.train import evaluate, metric_name, size
 from prunekit.widgets.instant import Instant, bars
 
@@ -26,7 +26,7 @@ def magnitude(model: nn.Module, data: Any) -> Instant:
     def work(threshold: float) -> str:
         mask = Mask({name: w >= threshold for name, w in weights.items()})
         value = evaluate(model, data, mask=mask)
-        figure = with_error(value, n) if metric == "accuracy" else f"≈{value:.3f}"
+        figure = shown_metric(value, metric, n)
         says = (
             f"sparsity {mask.sparsity:.3f}: {mask.kept:,} of {mask.total:,} weights kept, "
             f"validation {metric} {figure}"

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from prunekit import select
-from prunekit.methods.roulette import WHEELS, log_slices
+from prunekit.methods.roulette import WHEELS, _log_wheel
 from prunekit.widgets.instant import Instant, bars
 
 BINS, SHARE = 20, 0.2  # of the weights
@@ -24,7 +24,7 @@ def roulette(model: nn.Module, layer: str = "fc1.weight") -> Instant:
     smallest = float(squares[:n].sum() / squares.sum())
 
     def work(wheel: str, strength: float) -> str:
-        logits = log_slices(sizes, wheel, strength)
+        logits = _log_wheel(sizes, wheel, strength)
         chances = [float(part.exp().sum()) for part in logits.chunk(BINS)]
         picked = select.spin(logits.float(), n, torch.Generator().manual_seed(0))
         lost = float(squares[picked].sum() / squares.sum())
