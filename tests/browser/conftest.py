@@ -8,7 +8,7 @@ import pytest
 HOW = "needs Chromium and Playwright: apt install chromium, pip install playwright"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is there, an event loop runs in this thread
 def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason=HOW)
     found = shutil.which("chromium") or shutil.which("google-chrome")
