@@ -1,6 +1,9 @@
 """What all tests share: one thread, a home of their own, the data sets."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import matplotlib
 import pytest
@@ -55,3 +58,17 @@ def data_root():
 def full_mnist(data_root):
     """All of MNIST. A root that was given but lacks the files is an error, not a skip."""
     return data.mnist()
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """The wheel of this checkout, built once."""
+    out = tmp_path_factory.mktemp("wheel")
+    code = (
+        "from hatchling.builders.wheel import WheelBuilder as W; "
+        f"print(next(W('.').build(directory={str(out)!r})))"
+    )
+    root = Path(__file__).parents[1]
+    subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, check=True)
+    (built,) = out.glob("*.whl")
+    return built

@@ -3,8 +3,6 @@
 import hashlib
 import importlib.util
 import json
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -16,15 +14,8 @@ PLACE = "share/jupyter/labextensions/prunekit-lab/"
 
 
 @pytest.fixture(scope="module")
-def packed(tmp_path_factory):
+def packed(wheel):
     """What the wheel puts into the folder of JupyterLab's extensions: place -> bytes."""
-    out = tmp_path_factory.mktemp("wheel")
-    code = (
-        "from hatchling.builders.wheel import WheelBuilder as W; "
-        f"print(next(W('.').build(directory={str(out)!r})))"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
-    (wheel,) = out.glob("*.whl")
     with zipfile.ZipFile(wheel) as opened:
         names = [name for name in opened.namelist() if f".data/data/{PLACE}" in name]
         return {name.partition(PLACE)[2]: opened.read(name) for name in names}

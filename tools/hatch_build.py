@@ -5,6 +5,7 @@ added later appears by itself.
 """
 
 import json
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -26,9 +27,9 @@ def index(root):
 
 class Hook(BuildHookInterface):
     def initialize(self, version, build_data):
-        root = Path(self.root)
-        listed = Path(tempfile.mkdtemp(prefix="prunekit-build-")) / "index.json"
-        listed.write_text(json.dumps(index(root), indent=1), encoding="utf-8")
+        root, self.made = Path(self.root), Path(tempfile.mkdtemp(prefix="prunekit-build-"))
+        about, listed = index(root), self.made / "index.json"
+        listed.write_text(json.dumps(about, indent=1), encoding="utf-8")
         places = {
             listed: "notebooks/index.json",
             root / "labextension/install.json": "install.json",
@@ -37,10 +38,13 @@ class Hook(BuildHookInterface):
         for path in built.rglob("*"):
             if path.is_file():
                 places[path] = path.relative_to(built).as_posix()
-        for entry in index(root)["notebooks"]:
+        for entry in about["notebooks"]:
             places[root / "notebooks" / entry["file"]] = f"notebooks/{entry['file']}"
         shared = build_data["shared_data"]
         shared.update({str(path): f"{EXTENSION}/{place}" for path, place in places.items()})
+
+    def finalize(self, version, build_data, artifact_path):
+        shutil.rmtree(self.made)
 
 
 def get_build_hook():

@@ -232,7 +232,7 @@ def run_cell(cell: Cell, stop: threading.Event | None = None) -> dict[str, Any]:
     before = _judged(model, data)
     last: Step | None = None
     trace: list[dict[str, Any]] = []
-    changes: dict[str, numpy.ndarray] = {}
+    changes: dict[str, Any] = {}
     for step in arm.method(model, data, **knobs, seed=cell.seed, run=run):
         trace.append(_traced(step, model, data, cell.shown))
         if cell.shown:
@@ -270,9 +270,8 @@ def run_cell(cell: Cell, stop: threading.Event | None = None) -> dict[str, Any]:
         info["accuracy"] = {split: figure(record, "after", split) for split in before}
         checkpoint.save(cell.weights, model, info)
     if cell.shown:
-        arrays: dict[str, Any] = changes
         with replacing(cell.folder / "showcase.npz") as beside, beside.open("wb") as file:
-            numpy.savez_compressed(file, **arrays)
+            numpy.savez_compressed(file, **changes)
     with replacing(cell.path) as beside:
         beside.write_text(_compact(record), encoding="utf-8")
     return record

@@ -237,7 +237,7 @@ class Panel(ipywidgets.VBox):
     def _show_figure(self, steps: Sequence[Step]) -> None:
         pruning = self.running.pruning
         assert pruning is not None
-        png = io.BytesIO()
+        png, figure = io.BytesIO(), None
         try:
             figure = self.draw(steps, pruning.before)
             if self.guess is not None:
@@ -247,7 +247,8 @@ class Panel(ipywidgets.VBox):
             self._say(f"the figure cannot be drawn: {type(error).__name__}: {error}")
             return
         finally:
-            pyplot.close("all")
+            if figure is not None:  # the reader's own figures stay open
+                pyplot.close(figure)
         words = f"{self.name}: {len(steps)} steps, sparsity {steps[-1].sparsity:.3f}"
         data = base64.b64encode(png.getvalue()).decode()
         self.image.value = (

@@ -23,15 +23,9 @@ def free_port():
 
 
 @pytest.fixture(scope="session")
-def packed(tmp_path_factory):
+def packed(wheel, tmp_path_factory):
     """The data folder of the wheel, as an installation has it."""
     out = tmp_path_factory.mktemp("packed")
-    code = (
-        "from hatchling.builders.wheel import WheelBuilder as W; "
-        f"print(next(W('.').build(directory={str(out)!r})))"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
-    (wheel,) = out.glob("*.whl")
     subprocess.run([sys.executable, "-m", "zipfile", "-e", wheel, out], check=True)
     (data,) = out.glob("*.data/data")
     return data
