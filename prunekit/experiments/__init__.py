@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 # What of a step's info is recorded: who was tried, who went on, and what decided it.
 LINEAGE = ("children", "chosen", "sensitivities", "drop")
-POPULATION = ("round", "vectors", "kept", "results", "replaced")  # of the showcase alone
+POPULATION = ("round", "vectors", "kept", "results", "replaced", "allowed")  # of the showcase
 
 
 @dataclass(frozen=True)
@@ -296,7 +296,8 @@ def _traced(step: Step, model: torch.nn.Module, data: Data, shown: bool) -> dict
     if "vectors" in step.info:
         row["fewest"] = step.info["kept"][step.info["chosen"]]
         if shown:
-            row["population"] = {name: _rounded(step.info[name]) for name in POPULATION}
+            held = [name for name in POPULATION if name in step.info]
+            row["population"] = {name: _rounded(step.info[name]) for name in held}
     lineage = {name: value for name, value in step.info.items() if name in LINEAGE}
     return row | {name: _rounded(value) for name, value in lineage.items()}
 

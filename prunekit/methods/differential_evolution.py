@@ -345,9 +345,9 @@ def differential_evolution(
     )  # fmt: skip
     done = 0  # rounds that were not taken back
     for index in range(1, rounds + 1):
-        layers = _layers(model, mask)
+        layers, allowed = _layers(model, mask), dense + drop * n + SLACK
         rate = functools.partial(
-            FITNESS[fitness], allowed=dense + drop * n + SLACK, dense=dense, total=mask.total,
+            FITNESS[fitness], allowed=allowed, dense=dense, total=mask.total,
             balance=balance, scale=(n - dense if few.metric is accuracy else abs(dense)) or 1,
             budget=_budget(density ** ((done + 1) / rounds), mask.total),
         )  # fmt: skip
@@ -362,6 +362,8 @@ def differential_evolution(
             strategy=strategy, scale=scale, crossover=crossover, generator=generator,
         ):  # fmt: skip
             info = {"round": index, **judge.about(generation)}
+            if fitness == "constrained":
+                info["allowed"] = int(allowed) if few.metric is accuracy else -allowed
             found = {name: as_metric(info["results"][generation.best], few)}
             yield Step("search", generation.index + 1, generations + 1, mask, found, info)
         chosen = generation.vectors[generation.best].tolist()
