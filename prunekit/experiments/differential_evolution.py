@@ -65,7 +65,7 @@ def _gradual(knobs: dict[str, Any], ratios: Iterable[int], model: str) -> dict[s
 LENET_300_100: dict[str, Any] = dict(
     rounds=8, drop=0.02, tolerance=0.003, epochs=10, last_epochs=20, lr=0.02
 )
-SHORT: dict[str, Any] = dict(rounds=4, drop=0.03, epochs=3, last_epochs=6)
+SHORT: dict[str, Any] = dict(rounds=6, drop=0.03, epochs=3, last_epochs=6)
 CONTROLS: dict[str, dict[str, Any]] = {
     "one sensitivity": dict(uniform=True),
     "random search": dict(strategy="random", crossover=1.0),
