@@ -30,13 +30,30 @@ Judge = Callable[[Tensor, Sequence[Any] | None], Sequence[Any]]
 
 
 @dataclass(frozen=True)
+class Proposal:
+    """How the trials of all targets were made; tensors of `(n, genes)`, `others` of `(n, 3)`.
+
+    `others` are the places of a, b and c; `mutants` have genes that may lie outside the bounds,
+    `mended` have these drawn anew; `crossed` is where a trial takes over the mended mutant.
+    """
+
+    others: Tensor
+    mutants: Tensor
+    mended: Tensor
+    crossed: Tensor
+    trials: Tensor
+
+
+@dataclass(frozen=True)
 class Generation:
-    """The vectors that survive, `(n, genes)`, their scores, and which of them are new."""
+    """The vectors that survive, `(n, genes)`, their scores, which of them are new, and the trials
+    that they were chosen from; the first generation has none."""
 
     index: int
     vectors: Tensor
     scores: tuple[Any, ...]
     replaced: tuple[int, ...]
+    proposal: Proposal | None = None
 
     @property
     def best(self) -> int:
@@ -64,15 +81,30 @@ def propose(
 
     Mutant genes outside the bounds are drawn anew between them.
     """
+    return proposal(vectors, best, low, high, strategy, scale, crossover, generator).trials
+
+
+def proposal(
+    vectors: Tensor,
+    best: Tensor,
+    low: Tensor,
+    high: Tensor,
+    strategy: str,
+    scale: float,
+    crossover: float,
+    generator: torch.Generator,
+) -> Proposal:
+    """What `propose` gives, with all that leads to it."""
     n, genes = vectors.shape
     order = torch.rand(n, n, generator=generator).fill_diagonal_(2.0)  # a vector itself comes last
-    a, b, c = (vectors[others] for others in order.argsort(1)[:, :3].T)
+    others = order.argsort(1)[:, :3]
+    a, b, c = (vectors[places] for places in others.T)
     mutants = STRATEGIES[strategy](vectors, best, a, b, c, scale)
     anew = spread(n, low, high, generator)
-    mutants = torch.where((mutants < low) | (mutants > high), anew, mutants)
+    mended = torch.where((mutants < low) | (mutants > high), anew, mutants)
     crossed = torch.rand(n, genes, generator=generator) < crossover
     crossed[torch.arange(n), torch.randint(genes, (n,), generator=generator)] = True
-    return torch.where(crossed, mutants, vectors)
+    return Proposal(others, mutants, mended, crossed, torch.where(crossed, mended, vectors))
 
 
 def evolve(
@@ -100,15 +132,15 @@ def evolve(
     generation = Generation(0, vectors, tuple(scores), tuple(range(len(vectors))))
     yield generation
     for index in range(1, generations + 1):
-        trials = propose(
+        made = proposal(
             vectors, vectors[generation.best], low, high, strategy, scale, crossover, generator
         )
-        found = _scores(judge, trials, scores)
+        found = _scores(judge, made.trials, scores)
         replaced = [i for i, score in enumerate(found) if score <= scores[i]]
         vectors, scores = vectors.clone(), list(scores)
         for i in replaced:
-            vectors[i], scores[i] = trials[i], found[i]
-        generation = Generation(index, vectors, tuple(scores), tuple(replaced))
+            vectors[i], scores[i] = made.trials[i], found[i]
+        generation = Generation(index, vectors, tuple(scores), tuple(replaced), made)
         yield generation
 
 

@@ -316,7 +316,7 @@ def population(steps: Sequence[Step], total: int, title: str = "") -> Figure:
     axis.plot([step.index for step in found], best, marker="o", markersize=5, color=KEPT, zorder=2)
     axis.scatter([], [], s=12, color="0.6", label="a member")
     axis.plot([], [], marker="o", color=KEPT, label="the best one that is allowed")
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _whole_steps(axis, [step.index for step in found])
     axis.legend()
     return figure
 
@@ -333,5 +333,12 @@ def tree(steps: Sequence[Step], examples: int, title: str = "") -> Figure:
     axis.plot(levels, chosen, marker="o", markersize=5, color=KEPT, zorder=2)
     axis.scatter([], [], s=12, color="0.6", label="a child")
     axis.plot([], [], marker="o", color=KEPT, label="the chosen one")
+    _whole_steps(axis, levels)
     axis.legend()
     return figure
+
+
+def _whole_steps(axis: Axes, places: Sequence[int]) -> None:
+    """Whole numbers along the axis, also where there is only one."""
+    axis.set_xlim(0.5, max([*places, 1]) + 0.5)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -1,7 +1,7 @@
 """Instant views: what they compute, that the newest value wins, and what an error looks like."""
 
 import asyncio
-import importlib
+import copy
 import re
 import time
 from pathlib import Path
@@ -12,7 +12,9 @@ import torch
 from tiny import tiny_data, tiny_model
 
 from prunekit import Mask, evaluate, show
+from prunekit.baselines.random import random
 from prunekit.methods.roulette import WHEELS
+from prunekit.methods.roulette import roulette as roulette_method
 from prunekit.widgets import Instant, views
 from prunekit.widgets.instant import bars
 from prunekit.widgets.views.differential_evolution import differential_evolution
@@ -62,15 +64,18 @@ def test_sensitivities_remove_what_lies_below_their_multiple_of_the_deviation():
 
 def test_every_view_is_called_like_its_method():
     for path in (Path(views.__file__).parent).glob("[a-z]*.py"):
-        assert callable(
-            getattr(importlib.import_module(f"{views.__name__}.{path.stem}"), path.stem)
-        )
-        assert path.stem in {**show.functions("methods"), **show.functions("baselines")}
+        method = {**show.functions("methods"), **show.functions("baselines")}[path.stem]
+        assert isinstance(views.of(method, tiny_model(), tiny_data()), Instant)
+
+
+def test_a_method_without_a_view_is_named():
+    with pytest.raises(ValueError, match="random has no instant view; these have one: .*roulette"):
+        views.of(random, tiny_model(), tiny_data())
 
 
 @pytest.mark.parametrize("wheel", WHEELS)
 def test_a_wheel_is_steeper_the_stronger_and_removes_less_than_blind_removal(wheel):
-    view = roulette(tiny_model(), "0.weight")
+    view = roulette(tiny_model(), layer="0.weight")
     view.controls["wheel"].value = wheel
     view.controls["strength"].value = 4
     heights = [float(r.get("height")) for r in drawing(view).iter("rect")]
@@ -138,7 +143,49 @@ def test_bars_are_drawn_to_scale_and_their_words_escaped():
 def test_views_leave_the_random_state_and_the_model_alone():
     state, model = torch.get_rng_state(), tiny_model()
     before = {n: p.clone() for n, p in model.named_parameters()}
-    roulette(model, "0.weight").controls["strength"].value = 2
+    roulette(model, layer="0.weight").controls["strength"].value = 2
     magnitude(model, tiny_data()).controls["threshold"].value = 0.2
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(before[n], p) for n, p in model.named_parameters())
+
+
+def test_the_tree_that_grows_by_clicks_is_the_methods_own():
+    model, data = tiny_model(), tiny_data()
+    view = roulette(model, data, "0.weight")
+    tree = view.children[-1]
+    knobs = dict(wheel="inv", strength=4.0, branches=5, step=0.2, sparsity=0.99, tie=0.0)
+    for step in roulette_method(copy.deepcopy(model), data, seed=tree.number, **knobs):
+        assert not tree.spin.disabled
+        tree.spin.click()
+        chosen = tree.values.index(max(tree.values))
+        assert chosen == step.info["chosen"]
+        assert tree.children_[chosen].sparsity == step.sparsity
+        assert all((tree.children_[chosen][name] == keep).all() for name, keep in step.mask.items())
+    assert "goes on" in tree.shown.value
+    tree.again.click()
+    assert tree.parent.sparsity == 0
+    assert not tree.spin.disabled
+
+
+def test_what_the_tree_shows_is_right():
+    model, data = tiny_model(), tiny_data()
+    tree = roulette(model, data, "0.weight").children[-1]
+    tree.spin.click()
+    shown = re.findall(r"<td>(\d)</td><td>≈([\d.]+)%</td><td>(?:<b>)?≈([\d.]+)", tree.shown.value)
+    assert [int(child) for child, _, _ in shown] == [1, 2, 3, 4, 5]
+    for mask, (_, lost, value) in zip(tree.children_, shown, strict=True):
+        before = sum(float((model.get_parameter(n).detach() ** 2).sum()) for n in mask)
+        left = copy.deepcopy(model)
+        mask.apply_(left)
+        after = sum(float((left.get_parameter(n).detach() ** 2).sum()) for n in mask)
+        assert float(lost) == pytest.approx(100 * (1 - after / before), abs=0.051)
+        assert float(value) == pytest.approx(evaluate(left, data), abs=6e-4)
+
+
+def test_a_tree_whose_data_fail_says_so_and_can_be_tried_again():
+    data = tiny_data()
+    tree = roulette(tiny_model(), data, "0.weight").children[-1]
+    data.splits["validation"] = (torch.zeros(4, 3), torch.zeros(4, dtype=torch.long))
+    tree.spin.click()
+    assert "RuntimeError" in tree.shown.value
+    assert not tree.spin.disabled

@@ -48,7 +48,7 @@ def test_it_has_the_eight_sections_in_order(path):
 @each_notebook
 def test_its_cells_are_few_and_short(path):
     code = cells(path, "code")
-    assert 12 <= len(code) <= 16
+    assert 12 <= len(code) <= 20
     assert max(len(source(cell).splitlines()) for cell in code) <= 15
 
 
@@ -75,6 +75,13 @@ def test_it_was_run_from_top_to_bottom_without_errors(path):
     assert "error" not in kinds
     streams = {output.get("name") for cell in cells(path, "code") for output in cell["outputs"]}
     assert "stderr" not in streams
+
+
+@each_notebook
+def test_it_carries_no_state_of_widgets_whose_kernel_is_gone(path):
+    assert "widgets" not in json.loads(path.read_text())["metadata"]
+    kinds = {kind for c in cells(path, "code") for o in c["outputs"] for kind in o.get("data", {})}
+    assert "application/vnd.jupyter.widget-view+json" not in kinds
 
 
 @each_notebook

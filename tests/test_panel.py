@@ -271,10 +271,10 @@ def test_controls_are_locked_while_it_runs():
         made = panel()
         click(made, "Step")
         await until(lambda: made.running.state == "paused")
-        assert all(c.children[1].disabled for c in made.controls.values())
+        assert all(c.children[0].disabled for c in made.controls.values())
         click(made, "Stop")
         await finished(made)
-        assert not any(c.children[1].disabled for c in made.controls.values())
+        assert not any(c.children[0].disabled for c in made.controls.values())
 
     asyncio.run(run())
 
@@ -358,7 +358,7 @@ def test_it_can_be_stopped_before_its_first_step():
         await until(lambda: made.running.state == "running")
         assert not made.buttons["Stop"].disabled
         assert made.buttons["Run"].disabled
-        assert all(c.children[1].disabled for c in made.controls.values())
+        assert all(c.children[0].disabled for c in made.controls.values())
         click(made, "Stop")
         await finished(made)
         return made

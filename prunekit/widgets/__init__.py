@@ -3,10 +3,13 @@
 `views` holds what follows at once from moving a control.
 """
 
+from prunekit.widgets.genemap import GeneMap
 from prunekit.widgets.guess import Guess
 from prunekit.widgets.instant import Instant
+from prunekit.widgets.lineage import LineageView
 from prunekit.widgets.maskview import MaskView
 from prunekit.widgets.panel import Panel
 from prunekit.widgets.replay import Replay
+from prunekit.widgets.sketch import Sketch
 
-__all__ = ["Guess", "Instant", "MaskView", "Panel", "Replay"]
+__all__ = ["GeneMap", "Guess", "Instant", "LineageView", "MaskView", "Panel", "Replay", "Sketch"]

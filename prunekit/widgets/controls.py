@@ -14,9 +14,7 @@ import ipywidgets
 from prunekit.steps import Choice, Knob, Patterns, Range, Several, Switch
 from prunekit.widgets.running import in_loop, loop_of_the_kernel
 
-LABEL = ipywidgets.Layout(width="9em", min_width="9em")
-FIELD = ipywidgets.Layout(width="7em")
-WIDE = ipywidgets.Layout(width="19em")
+WIDE = {"width": "28em"}  # with the name, and as wide as a slider beside its field
 
 
 def helps(method: Callable[..., Any]) -> dict[str, str]:
@@ -41,15 +39,22 @@ def control(knob: Knob, text: str, values: Sequence[Any]) -> Control:
     return kind(knob, text, values)
 
 
+def named(name: str, text: str, width: str = "9em") -> dict[str, Any]:
+    """What gives a widget its name, for eyes and for screen readers, and its words of help.
+
+    With width "0" the name is for screen readers alone.
+    """
+    return {"description": name, "tooltip": text or name, "style": {"description_width": width}}
+
+
 class Control(ipywidgets.HBox):
-    """A label and what sets the value of a knob."""
+    """What sets the value of a knob, under its name."""
 
     def __init__(self, knob: Knob, text: str, values: Sequence[Any]):
         self.knob, self.values, self.changed = knob, values, list[Callable[[], None]]()
         self.loop = loop_of_the_kernel()
-        self.label = ipywidgets.Label(knob.name, layout=LABEL, tooltip=text or knob.name)
-        parts = self._build(text)
-        super().__init__([self.label, *parts])
+        whole = {"flex": "0 0 auto"}  # what shrinks is the words beside it
+        super().__init__(self._build(text), layout=whole)
         self.set(values[0])
 
     def _build(self, text: str) -> list[ipywidgets.Widget]:
@@ -73,7 +78,7 @@ class Control(ipywidgets.HBox):
 
     def enable(self, on: bool) -> None:
         """Whether the control can be moved."""
-        for part in self.children[1:]:
+        for part in self.children:
             part.disabled = not on
 
     def __repr__(self) -> str:
@@ -85,7 +90,8 @@ class Chosen(Control):
 
     def _build(self, text: str) -> list[ipywidgets.Widget]:
         assert isinstance(self.knob.rule, Choice)
-        self.menu = ipywidgets.Dropdown(options=self.knob.rule.names, layout=WIDE, tooltip=text)
+        name = named(self.knob.name, text)
+        self.menu = ipywidgets.Dropdown(options=self.knob.rule.names, layout=WIDE, **name)
         self._watch(self.menu, self._notify)
         return [self.menu]
 
@@ -100,7 +106,7 @@ class Switched(Control):
     """True or False."""
 
     def _build(self, text: str) -> list[ipywidgets.Widget]:
-        self.box = ipywidgets.Checkbox(indent=False, layout=WIDE, tooltip=text)
+        self.box = ipywidgets.Checkbox(layout=WIDE, **named(self.knob.name, text))
         self._watch(self.box, self._notify)
         return [self.box]
 
@@ -115,7 +121,8 @@ class Typed(Control):
     """A text that Python reads: a number, None, a tuple without its brackets."""
 
     def _build(self, text: str) -> list[ipywidgets.Widget]:
-        self.field = ipywidgets.Text(layout=WIDE, tooltip=text, continuous_update=False)
+        name = named(self.knob.name, text)
+        self.field = ipywidgets.Text(layout=WIDE, continuous_update=False, **name)
         self._watch(self.field, self._notify)
         return [self.field]
 
@@ -138,10 +145,11 @@ class Slid(Control):
         low, high, step = span(self.knob, self.values)
         kind = ipywidgets.IntSlider if self.knob.whole else ipywidgets.FloatSlider
         self.slider = kind(
-            min=low, max=high, step=step, readout=False, continuous_update=False, tooltip=text,
-            layout=ipywidgets.Layout(width="12em"),
+            min=low, max=high, step=step, readout=False, continuous_update=False,
+            layout={"width": "21em"}, **named(self.knob.name, text),
         )  # fmt: skip
-        self.field = ipywidgets.Text(layout=FIELD, tooltip=text, continuous_update=False)
+        unseen = named(self.knob.name, text, "0")
+        self.field = ipywidgets.Text(layout={"width": "7em"}, continuous_update=False, **unseen)
         self._watch(self.slider, self._slid)
         self._watch(self.field, self._typed)
         return [self.slider, self.field]

@@ -10,10 +10,11 @@ import ipywidgets
 from matplotlib.figure import Figure
 
 from prunekit.report import Report
-from prunekit.widgets.running import in_loop, loop_of_the_kernel
+from prunekit.widgets.controls import named
+from prunekit.widgets.running import OfCell, in_loop, loop_of_the_kernel
 
 
-class Guess(ipywidgets.VBox):
+class Guess(OfCell, ipywidgets.VBox):
     """A question whose answer is a number; `value` is None until it is committed.
 
     `answer(report)` gives the true number after the run. With `across`, it is drawn as a dashed
@@ -31,7 +32,7 @@ class Guess(ipywidgets.VBox):
         self.question, self.answer, self.unit, self.across = question, answer, unit, across
         self.value: float | None = None
         self.field = ipywidgets.Text(
-            placeholder="your guess", layout=ipywidgets.Layout(width="8em"), tooltip=question
+            placeholder="your guess", layout={"width": "8em"}, **named(question, question, "0")
         )
         self.button = ipywidgets.Button(
             description="Commit", layout=ipywidgets.Layout(width="auto")

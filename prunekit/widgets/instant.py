@@ -10,13 +10,14 @@ from typing import Any
 import ipywidgets
 import traitlets
 
-from prunekit.widgets.controls import LABEL
-from prunekit.widgets.running import Latest, in_loop, loop_of_the_kernel
+from prunekit.widgets.connection import Connection
+from prunekit.widgets.controls import named
+from prunekit.widgets.running import Latest, OfCell, in_loop, loop_of_the_kernel
 
 Place = tuple[float, float, float] | Sequence[str]  # low, high, start of a slider; or the names
 
 
-class Instant(ipywidgets.VBox):
+class Instant(OfCell, ipywidgets.VBox):
     """Show ``work(**values)``, some HTML, again whenever a control moves.
 
     Each place is ``(low, high, start)`` of a slider, or the names of a menu. The work is done in a
@@ -28,17 +29,14 @@ class Instant(ipywidgets.VBox):
 
     def __init__(self, work: Callable[..., str], title: str = "", **places: Place):
         self.work, self.title = work, title
-        self.controls = {name: _control(place) for name, place in places.items()}
+        self.controls = {name: _control(name, place) for name, place in places.items()}
         self.shown, loop = ipywidgets.HTML(), loop_of_the_kernel()
         self.latest = Latest(self._timed, self._show)
         for control in self.controls.values():
             control.observe(lambda _: in_loop(loop, self._ask), "value")
-        rows = [
-            ipywidgets.HBox([ipywidgets.Label(name.replace("_", " "), layout=LABEL), control])
-            for name, control in self.controls.items()
-        ]
         head = [ipywidgets.HTML(f"<b>{html.escape(title)}</b>")] if title else []
-        super().__init__([*head, *rows, self.shown])
+        super().__init__([*head, *self.controls.values(), Connection(), self.shown])
+        self.add_class("pk-instant")
         self._ask()
 
     def values(self) -> dict[str, Any]:
@@ -62,13 +60,14 @@ class Instant(ipywidgets.VBox):
         return f"Instant({self.title!r})"
 
 
-def _control(place: Place) -> ipywidgets.Widget:
-    wide = ipywidgets.Layout(width="24em")
+def _control(name: str, place: Place) -> ipywidgets.Widget:
+    name = name.replace("_", " ")
+    looks = {"layout": {"width": "33em"}, **named(name, name)}
     if isinstance(place[0], str):
-        return ipywidgets.Dropdown(options=[*place], layout=wide)
+        return ipywidgets.Dropdown(options=[*place], **looks)
     low, high, start = (float(number) for number in place)
     return ipywidgets.FloatSlider(
-        value=start, min=low, max=high, step=(high - low) / 200, readout_format=".3g", layout=wide
+        value=start, min=low, max=high, step=(high - low) / 200, readout_format=".3g", **looks
     )
 
 

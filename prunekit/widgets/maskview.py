@@ -13,11 +13,12 @@ from torch import nn
 from prunekit.mask import Mask
 from prunekit.report import shown_metric
 from prunekit.train import evaluate, metric_name, size
-from prunekit.widgets.replay import STATIC
-from prunekit.widgets.running import Latest, in_loop, loop_of_the_kernel
+from prunekit.widgets._static import script, style
+from prunekit.widgets.connection import answer, connected
+from prunekit.widgets.running import Latest, OfCell, in_loop, loop_of_the_kernel
 
 
-class MaskView(anywidget.AnyWidget):
+class MaskView(OfCell, anywidget.AnyWidget):
     """The weights of `model` under a mask, a layer at a time: a row an output, a column an input.
 
     Colour is the sign and size of a weight, an empty place a removed one. Zoom, point at a weight
@@ -25,8 +26,8 @@ class MaskView(anywidget.AnyWidget):
     the validation figure that it leaves is shown. The model stays as it is.
     """
 
-    _esm = STATIC / "mask.js"
-    _css = STATIC / "mask.css"
+    _esm = connected(script("chart", "mask"))
+    _css = style("chart", "mask", "connection")
     layers = traitlets.List(traitlets.Unicode()).tag(sync=True)
     layer = traitlets.Unicode().tag(sync=True)  # what is asked for
     shown = traitlets.Dict().tag(sync=True)  # layer, shape, weights
@@ -44,7 +45,7 @@ class MaskView(anywidget.AnyWidget):
         super().__init__(layers=names, layer=names[0])
         self._show()
         self.observe(lambda _: in_loop(loop, self._show), "layer")
-        self.on_msg(lambda _, content, buffers: in_loop(loop, self._brushed, content))
+        answer(self, self._brushed)
         self._ask()
 
     def _show(self) -> None:

@@ -19,9 +19,11 @@ from prunekit import plot
 from prunekit.report import Method, Report, bound, share_done, shown_metric, whole
 from prunekit.steps import Knob, Range, Step, knobs
 from prunekit.train import metric_name
-from prunekit.widgets.controls import Control, control, helps
+from prunekit.widgets.connection import Connection
+from prunekit.widgets.controls import Control, control, helps, named
 from prunekit.widgets.guess import Guess
-from prunekit.widgets.running import ENDED, IDLE, PAUSED, RUNNING, Running, in_loop
+from prunekit.widgets.running import ENDED, IDLE, PAUSED, RUNNING, OfCell, Running, in_loop
+from prunekit.widgets.sketch import Sketch
 
 OPEN = 4  # controls that are shown; the rest is under "more"
 ROWS = 8  # steps that the table shows
@@ -35,7 +37,7 @@ def _history(steps: Sequence[Step], dense: float) -> Figure:
     return plot.history(steps, dense=dense)
 
 
-class Panel(ipywidgets.VBox):
+class Panel(OfCell, ipywidgets.VBox):
     """Run `method` on a copy of `model`, with a control for each knob.
 
     `show` names up to four knobs whose controls are open, by default the first ones; `settings` are
@@ -55,7 +57,7 @@ class Panel(ipywidgets.VBox):
         show: Sequence[str] = (),
         presets: Mapping[str, Mapping[str, Any]] | None = None,
         draw: Draw = _history,
-        guess: Guess | None = None,
+        guess: Guess | Sketch | None = None,
         **settings: Any,
     ):
         settings = {**bound(method), **settings}
@@ -80,16 +82,17 @@ class Panel(ipywidgets.VBox):
             needed = [values[name] for values in self.presets.values() if name in values]
             self.controls[name] = control(knob, texts.get(name, ""), [first, *needed])
         self.start_values = self.values()
-        _give_up_the_cells_older(self)
         super().__init__(self._layout([*show][:OPEN] or [*self.controls][:OPEN], texts))
+        self.add_class("pk-panel")
         self._changed(None)
 
     # ---------------------------------------------------------------------------------- layout
 
     def _layout(self, shown: Sequence[str], texts: Mapping[str, str]) -> list[Any]:
         def described(name: str) -> Any:
-            words = ipywidgets.HTML(f"<small>{html.escape(texts.get(name, ''))}</small>")
-            return ipywidgets.HBox([self.controls[name], words])
+            text = html.escape(texts.get(name, ""))
+            words = ipywidgets.HTML(f'<div style="line-height: 1.3; font-size: 85%">{text}</div>')
+            return ipywidgets.HBox([self.controls[name], words], layout={"align_items": "center"})
 
         rest = [described(name) for name in self.controls if name not in shown]
         more = ipywidgets.Accordion([ipywidgets.VBox(rest)], titles=("more",))
@@ -105,9 +108,13 @@ class Panel(ipywidgets.VBox):
         }
         self.bar = ipywidgets.FloatProgress(max=1.0, layout=ipywidgets.Layout(width="16em"))
         self.left, self.message = ipywidgets.Label(), ipywidgets.HTML()
+        self.connection = Connection()
         self.image, self.table = ipywidgets.HTML(), ipywidgets.HTML()
         self.code = ipywidgets.Textarea(
-            disabled=True, rows=4, layout=ipywidgets.Layout(width="40em")
+            disabled=True,
+            rows=4,
+            layout={"width": "40em"},
+            **named("as code", "the call that gives the same report", "0"),
         )
         as_code = ipywidgets.Accordion([self.code], titles=("as code",))
         for made in self.controls.values():
@@ -119,7 +126,10 @@ class Panel(ipywidgets.VBox):
             *(described(name) for name in shown),
             *([ipywidgets.HBox(self.preset_buttons)] if self.presets else []),
             more,
-            ipywidgets.HBox([*self.buttons.values(), self.bar, self.left]),
+            ipywidgets.HBox(
+                [*self.buttons.values(), self.bar, self.left], layout={"flex_flow": "row wrap"}
+            ),
+            self.connection,
             self.message,
             ipywidgets.HBox(
                 [self.image, self.table], layout=ipywidgets.Layout(flex_flow="row wrap")
@@ -207,6 +217,7 @@ class Panel(ipywidgets.VBox):
             made.enable(state in (IDLE, ENDED))
         for button in self.preset_buttons:
             button.disabled = state not in (IDLE, ENDED)
+        self.connection.awaited = state == RUNNING
         self._show_progress(state, steps)
         self.table.value = self._table(steps)
         if self.running.error is not None:
@@ -280,42 +291,24 @@ class Panel(ipywidgets.VBox):
     def _say(self, text: str) -> None:
         self.message.value = html.escape(text)
 
+    def close(self) -> None:
+        """End the run, and close the panel with all that stands in it."""
+        if self.comm is not None:
+            self.running.reset()
+        super().close()
+
     # ---------------------------------------------------------------------------------- shown
 
     def __repr__(self) -> str:
         return f"Panel({self.name})"
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        bundle = super()._repr_mimebundle_(**kwargs)
+    def fallback(self) -> str:
+        """The values that the controls start at, as HTML."""
         rows = "".join(
             f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>"
             for name, value in self.start_values.items()
         )
-        bundle["text/html"] = (
+        return (
             f"<p><b>{html.escape(self.name)}</b>: controls that need a running kernel. "
             f"They start at:</p><table>{rows}</table>"
         )
-        return bundle
-
-
-_cells: dict[str, tuple[int, list[Panel]]] = {}  # cell -> its execution, and that one's panels
-
-
-def _give_up_the_cells_older(panel: Panel) -> None:
-    """End the runs of panels that the same cell made when it was run before."""
-    try:
-        from IPython import get_ipython
-
-        shell = get_ipython()
-        parent = shell.get_parent() if hasattr(shell, "get_parent") else {}
-        cell = parent.get("metadata", {}).get("cellId") or shell.user_ns["In"][-1]
-        number = shell.execution_count
-    except (ImportError, AttributeError, KeyError, IndexError):
-        return
-    execution, panels = _cells.get(cell, (number, []))
-    if execution != number:
-        for old in panels:
-            old.running.reset()
-            old.close()
-        panels = []
-    _cells[cell] = (number, [*panels, panel])

@@ -6,7 +6,6 @@ import base64
 import gzip
 import html
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,12 +15,12 @@ import anywidget
 import numpy
 import traitlets
 
-from prunekit import experiments
 from prunekit._files import replacing
 from prunekit.report import Report
 from prunekit.steps import Step
-
-STATIC = Path(__file__).parent / "static"
+from prunekit.widgets._static import script, style
+from prunekit.widgets.lineage import family, finite, metric_of, opened
+from prunekit.widgets.running import OfCell
 
 
 def traits(steps: Sequence[Step], title: str = "", dense: float | None = None) -> dict[str, Any]:
@@ -32,7 +31,7 @@ def traits(steps: Sequence[Step], title: str = "", dense: float | None = None) -
     """
     if not steps:
         raise ValueError("replay: there is no step to show, the run was stopped before the first")
-    metric = next((name for step in steps for name in step.metrics if name != "loss"), "loss")
+    metric = metric_of(steps)
     layers, bits = [], []
     for name, keep in steps[-1].mask.items():
         changes, before = [], None
@@ -51,53 +50,27 @@ def traits(steps: Sequence[Step], title: str = "", dense: float | None = None) -
     run = {
         "title": title,
         "metric": f"validation {metric}",
-        "dense": _finite(dense),
+        "dense": finite(dense),
         "phase": [step.phase.replace("finetune", "fine-tune") for step in steps],
         "index": [step.index for step in steps],
         "of": [step.of for step in steps],
         "sparsity": [round(step.sparsity, 5) for step in steps],
-        "value": [_finite(step.metrics.get(metric)) for step in steps],
-        "lineage": [_lineage(step) for step in steps],
-        "lineageLabels": _labels(steps),
+        "value": [finite(step.metrics.get(metric)) for step in steps],
+        "lineage": family(steps, vectors=False),
         "layers": layers,
     }
     return {"run": run, "masks": gzip.compress(b"".join(bits), mtime=0)}
 
 
-def _finite(value: float | None) -> float | None:
-    return round(value, 5) if value is not None and math.isfinite(value) else None
-
-
-def _lineage(step: Step) -> dict[str, Any] | None:
-    """Who was tried at a step: the children of a level, or the population of a generation."""
-    info = step.info
-    if "vectors" in info:
-        values, round_ = info["kept"], info.get("round")
-        return {"values": values, "chosen": info["chosen"], "replaced": info["replaced"],
-                "round": round_}  # fmt: skip
-    if "children" in info:
-        values = [_finite(value) for value in info["children"]]
-        return {"values": values, "chosen": info["chosen"], "replaced": None,
-                "round": None}  # fmt: skip
-    return None
-
-
-def _labels(steps: Sequence[Step]) -> list[str]:
-    if any("vectors" in step.info for step in steps):
-        return ["generation", "weights kept"]
-    counted = next((s.info["counted"] for s in steps if "counted" in s.info), "errors")
-    return ["level", str(counted)]
-
-
-class Replay(anywidget.AnyWidget):
+class Replay(OfCell, anywidget.AnyWidget):
     """Play, pause and step through a run: figures, who was tried, and the mask of each layer.
 
     `source` is a `Report`, its steps, or the name of an experiment with a recorded run
     (`experiments.showcase`). `frame` is the step that is shown, from 0.
     """
 
-    _esm = STATIC / "replay.js"
-    _css = STATIC / "replay.css"
+    _esm = script("chart", "lineage", "replay")
+    _css = style("chart", "replay")
     run = traitlets.Dict().tag(sync=True)
     masks = traitlets.Bytes().tag(sync=True)
     frame = traitlets.Int(0).tag(sync=True)
@@ -110,14 +83,8 @@ class Replay(anywidget.AnyWidget):
 
 
 def _of(source: Report | Sequence[Step] | str, title: str) -> dict[str, Any]:
-    if isinstance(source, str):
-        experiment = experiments.load(source)
-        title = title or f"{experiment.title}: {experiment.showcase}"
-        return traits(experiments.showcase(source), title)
-    if isinstance(source, Report):
-        dense = source.before[source.metric]
-        return traits(source.history, title or source.method, dense)
-    return traits(source, title)
+    run = opened(source, title)
+    return traits(run.steps, run.title, run.dense)
 
 
 PAGE = """<!doctype html>
@@ -157,14 +124,13 @@ render({{ model, el: document.getElementById("replay") }});
 
 def page(shown: Mapping[str, Any]) -> str:
     """One page that replays a run in any browser: no kernel, no network. `shown` is of `traits`."""
-    js = (STATIC / "replay.js").read_text(encoding="utf-8")
     run = json.dumps(shown["run"]).replace("<", "\\u003c")  # no text ends the script
     return PAGE.format(
         title=html.escape(shown["run"]["title"]),
-        css=(STATIC / "replay.css").read_text(encoding="utf-8"),
+        css=Replay._css,
         run=run,
         masks=base64.b64encode(shown["masks"]).decode(),
-        js=js.replace("export default { render };", ""),
+        js=Replay._esm.replace("export default { render };", ""),
     )
 
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import html
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import ipywidgets
 import torch
+from IPython import get_ipython
 from torch import nn
 
 from prunekit.report import Method, Pruning, Report
@@ -226,3 +229,73 @@ class Running:
                 then(result)
 
         _do_in(_worker, self.loop, work, finished)
+
+
+_cells: dict[str, tuple[int, list[ipywidgets.Widget]]] = {}  # cell -> its execution, what it made
+
+
+class OfCell(ipywidgets.Widget):
+    """A widget that is closed with all that stands in it when the cell that made it is run again.
+
+    ipywidgets keeps every widget that is not closed, and with it models and data.
+    """
+
+    def __init__(self, *given: Any, **traits: Any):
+        super().__init__(*given, **traits)
+        _close_older(self)
+
+    def fallback(self) -> str:
+        """What a page without a kernel shows instead, as HTML."""
+        name = html.escape(type(self).__name__)
+        return f"<p><b>{name}</b> needs a running kernel: run this cell to see it.</p>"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        (bundle[0] if isinstance(bundle, tuple) else bundle)["text/html"] = self.fallback()
+        return bundle
+
+    def close(self) -> None:
+        """Close this and its parts; what a cell made apart and gave to it stays."""
+        if self.comm is not None:
+            apart = {widget for _, made in _cells.values() for widget in made}
+            for part in parts(self, apart - {self}) - {self}:
+                part.close()
+        super().close()
+
+
+def parts(widget: ipywidgets.Widget, without: Collection[Any] = ()) -> set[ipywidgets.Widget]:
+    """A widget and all that stands in it: children, layouts, styles, and what stands in these."""
+    found, ahead = set(), [widget]
+    while ahead:
+        one = ahead.pop()
+        if isinstance(one, ipywidgets.Widget) and one not in found and one not in without:
+            found.add(one)
+            values = [getattr(one, name) for name in one.keys]
+            ahead += [v for value in values for v in (value if type(value) is tuple else (value,))]
+    return found
+
+
+def _close_older(widget: ipywidgets.Widget) -> None:
+    """The cell that is run made a widget: close what it made when it was run before."""
+    if (cell := _cell()) is None:
+        return
+    name, number = cell
+    execution, made = _cells.get(name, (number, []))
+    older, made = (made, []) if execution != number else ([], made)
+    _cells[name] = (number, [*made, widget])
+    in_use = {part for _, made in _cells.values() for one in made for part in parts(one)}
+    for old in older:
+        if old not in in_use:
+            old.close()
+
+
+def _cell() -> tuple[str, int] | None:
+    """The cell that is run and the number of this execution; None outside a notebook's cell."""
+    try:
+        shell = get_ipython()
+        parent = shell.get_parent()
+        if parent["header"]["msg_type"] != "execute_request":  # but a click, after the cell
+            return None
+        return parent["metadata"].get("cellId") or shell.user_ns["In"][-1], shell.execution_count
+    except (AttributeError, KeyError, IndexError):
+        return None

@@ -1,10 +1,20 @@
-"""A headless Chromium for the tests in this folder; without one they are skipped."""
+"""A headless Chromium for the tests in this folder, without which they are skipped; a JupyterLab."""
 
+import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
+PLACE = "share/jupyter/labextensions/prunekit-lab/"
 HOW = "needs Chromium and Playwright: apt install chromium, pip install playwright"
 
 
@@ -45,3 +55,79 @@ def window(browser):
     """A page as large as a screen."""
     with watched(browser, viewport={"width": 1300, "height": 1000}) as page:
         yield page
+
+
+def free_port():
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return opened.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def packed(wheel, tmp_path_factory):
+    """The data folder of the wheel, as an installation has it."""
+    out = tmp_path_factory.mktemp("packed")
+    subprocess.run([sys.executable, "-m", "zipfile", "-e", wheel, out], check=True)
+    (data,) = out.glob("*.data/data")
+    return data
+
+
+@pytest.fixture(scope="session")
+def evil():
+    """A title that does harm where it is taken for HTML."""
+    return "<img src=x onerror=\"document.title='hacked'\">"
+
+
+@pytest.fixture(scope="session")
+def lab(packed, evil, tmp_path_factory):
+    """A running JupyterLab: its address and the folder that it works in."""
+    index = packed / PLACE / "notebooks/index.json"
+    about = json.loads(index.read_text())
+    about["notebooks"].append({"file": "evil.ipynb", "title": evil, "paper": evil, "minutes": 1})
+    index.write_text(json.dumps(about))
+    (packed / PLACE / "notebooks/evil.ipynb").write_text(
+        json.dumps({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+    )
+    folder, port = tmp_path_factory.mktemp("course"), free_port()
+    address = f"http://127.0.0.1:{port}"
+    settings = tmp_path_factory.mktemp("settings")
+    looks = settings / "user/@jupyterlab/notebook-extension/tracker.jupyterlab-settings"
+    looks.parent.mkdir(parents=True)
+    looks.write_text(json.dumps({"windowingMode": "none"}))  # every cell is part of the page
+    environment = os.environ | {
+        "JUPYTER_PATH": str(packed / "share/jupyter"),
+        "JUPYTER_CONFIG_DIR": str(settings),
+        "JUPYTER_DATA_DIR": str(settings / "data"),
+        "JUPYTERLAB_SETTINGS_DIR": str(settings / "user"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(settings / "spaces"),
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
+    command += [
+        "--expose-app-in-browser",
+        f"--port={port}",
+        f"--ServerApp.root_dir={folder}",
+        "--IdentityProvider.token=",
+    ]
+    with (settings / "log.txt").open("w") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        try:
+            for _ in range(600):
+                try:
+                    urllib.request.urlopen(f"{address}/api", timeout=5)
+                    break
+                except OSError:
+                    assert server.poll() is None, (settings / "log.txt").read_text()
+                    time.sleep(0.1)
+            yield address, folder
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+@pytest.fixture
+def opened(lab, window):
+    address, folder = lab
+    window.goto(f"{address}/lab?reset")
+    window.wait_for_selector(".jp-LauncherCard >> visible=true", timeout=90_000)
+    return window, folder

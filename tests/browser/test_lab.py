@@ -1,85 +1,9 @@
 """The course in a real JupyterLab: launcher cards, panel, commands."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
-PLACE = "share/jupyter/labextensions/prunekit-lab/"
-EVIL = "<img src=x onerror=\"document.title='hacked'\">"
-
-
-def free_port():
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        return opened.getsockname()[1]
-
-
-@pytest.fixture(scope="session")
-def packed(wheel, tmp_path_factory):
-    """The data folder of the wheel, as an installation has it."""
-    out = tmp_path_factory.mktemp("packed")
-    subprocess.run([sys.executable, "-m", "zipfile", "-e", wheel, out], check=True)
-    (data,) = out.glob("*.data/data")
-    return data
-
-
-@pytest.fixture(scope="module")
-def lab(packed, tmp_path_factory):
-    """A running JupyterLab: its address and the folder that it works in."""
-    index = packed / PLACE / "notebooks/index.json"
-    about = json.loads(index.read_text())
-    about["notebooks"].append({"file": "evil.ipynb", "title": EVIL, "paper": EVIL, "minutes": 1})
-    index.write_text(json.dumps(about))
-    (packed / PLACE / "notebooks/evil.ipynb").write_text(
-        json.dumps({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
-    )
-    folder, port = tmp_path_factory.mktemp("course"), free_port()
-    address = f"http://127.0.0.1:{port}"
-    settings = tmp_path_factory.mktemp("settings")
-    environment = os.environ | {
-        "JUPYTER_PATH": str(packed / "share/jupyter"),
-        "JUPYTER_CONFIG_DIR": str(settings),
-        "JUPYTERLAB_SETTINGS_DIR": str(settings / "user"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(settings / "spaces"),
-        "PYTHONPATH": str(ROOT),
-    }
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
-    command += [
-        "--expose-app-in-browser",
-        f"--port={port}",
-        f"--ServerApp.root_dir={folder}",
-        "--IdentityProvider.token=",
-    ]
-    with (settings / "log.txt").open("w") as log:
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        try:
-            for _ in range(600):
-                try:
-                    urllib.request.urlopen(f"{address}/api", timeout=5)
-                    break
-                except OSError:
-                    assert server.poll() is None, (settings / "log.txt").read_text()
-                    time.sleep(0.1)
-            yield address, folder
-        finally:
-            server.terminate()
-            server.wait(30)
-
-
-@pytest.fixture
-def opened(lab, window):
-    address, folder = lab
-    window.goto(f"{address}/lab?reset")
-    window.wait_for_selector(".jp-LauncherCard >> visible=true", timeout=90_000)
-    return window, folder
 
 
 def titles():
@@ -151,11 +75,11 @@ def test_the_panel_lists_the_course_and_what_was_run_to_its_end(opened):
     file.unlink()
 
 
-def test_a_notebook_called_like_a_tag_does_nothing(opened):
+def test_a_notebook_called_like_a_tag_does_nothing(opened, evil):
     tab, _ = opened
     tab.locator(".lm-TabBar-tab[title='Pruning course']").click()
     tab.locator(".prunekit-panel li").last.wait_for()
-    assert EVIL in tab.locator(".prunekit-panel li").last.inner_text()
+    assert evil in tab.locator(".prunekit-panel li").last.inner_text()
     assert tab.locator("img[src=x]").count() == 0
     assert "hacked" not in tab.title()
 

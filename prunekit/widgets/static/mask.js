@@ -1,17 +1,9 @@
 // The weights of a layer as a picture, to look into and to prune by hand. The whole layer is one
 // bitmap that is painted once and then drawn enlarged, so that moving about costs one drawImage.
+// chart.js comes before it.
 
 const HIGH = 420; // pixels
 const BRUSHES = { look: "Look", prune: "Prune", restore: "Put back" };
-
-function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.append(...children);
-  return made;
-}
-
-const bytes = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
 
 // Orange for negative, blue for positive, the stronger the larger; alike for colour-blind eyes.
 function colour(value, limit) {
@@ -35,7 +27,7 @@ function render({ model, el }) {
   const far = element("button", { type: "button", "aria-label": "farther" }, "−");
   const which = element("select", { "aria-label": "layer" });
   const root = element(
-    "div", { class: "pk-maskview" },
+    "div", { class: "pk-view pk-maskview", "data-lm-suppress-shortcuts": "true" }, // of JupyterLab
     element("div", { class: "pk-controls" }, "layer ", which, modes, "brush ", size, far, near),
     canvas, words, verdict,
   );
@@ -85,8 +77,8 @@ function render({ model, el }) {
     if (model.get("kept").layer !== shown.layer) return null;
     const other = layer !== shown.layer;
     ({ layer, rows, columns, across } = shown);
-    if (other) values = new Float32Array(bytes(shown.weights).slice().buffer);
-    const bits = bytes(model.get("kept").bits);
+    if (other) values = new Float32Array(bytesOf(shown.weights).slice().buffer);
+    const bits = bytesOf(model.get("kept").bits);
     kept = new Uint8Array(values.length);
     remaining = 0;
     for (let i = 0; i < kept.length; i++) {

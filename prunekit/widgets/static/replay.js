@@ -1,20 +1,7 @@
-// Replays a recorded run. It asks `model` for its traits and nothing else, so that a page without
-// a kernel can give it a plain object instead.
+// Replays a recorded run; chart.js and lineage.js come before it. It asks `model` for its traits and
+// nothing else, so that a page without a kernel can give it a plain object instead.
 
 const RATES = [1, 4, 10, 30]; // steps a second
-
-function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.append(...children);
-  return made;
-}
-
-async function unpacked(view) {
-  const bytes = view instanceof DataView ? new Uint8Array(view.buffer, view.byteOffset, view.byteLength) : view;
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
-}
 
 // For each layer the mask at every step: an index into its distinct masks, and those as bits.
 function masksOf(layers, bytes, count) {
@@ -34,16 +21,6 @@ function masksOf(layers, bytes, count) {
     layer.changes.forEach((step, i) => at.fill(i, step));
     return { ...layer, distinct, at };
   });
-}
-
-const kept = (bits, i) => !bits || (bits[i >> 3] >> (7 - (i & 7))) & 1;
-
-// Colours that can be read on the page's background, light or dark.
-function colours(el) {
-  const text = getComputedStyle(el).color || "rgb(0, 0, 0)"; // before it is part of the page
-  const [r, g, b] = text.match(/[\d.]+/g).map(Number);
-  const dark = 0.3 * r + 0.6 * g + 0.1 * b > 128;
-  return { text, faint: `rgba(${r}, ${g}, ${b}, 0.25)`, kept: dark ? [86, 180, 233] : [1, 115, 178] };
 }
 
 function drawMask(canvas, layer, frame, look) {
@@ -89,61 +66,6 @@ function drawPixels(canvas, layer, first, frame, look) {
   context.putImageData(image, 0, 0);
 }
 
-// Round numbers between two ends.
-function ticks(low, high) {
-  const rough = (high - low) / 4 || 1;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].find((n) => n * power >= rough) * power;
-  const found = [];
-  for (let i = Math.ceil(low / step); i * step <= high; i++) found.push(Number((i * step).toPrecision(6)));
-  return found;
-}
-
-// A canvas as sharp as the screen, and its scales from data to places.
-function chart(canvas, xs, ys, labels, look) {
-  const ratio = window.devicePixelRatio || 1;
-  const width = canvas.clientWidth || 420;
-  const height = canvas.clientHeight || 200;
-  canvas.width = width * ratio;
-  canvas.height = height * ratio;
-  const context = canvas.getContext("2d");
-  context.scale(ratio, ratio);
-  const box = { left: 52, right: width - 10, top: 8, bottom: height - 32 };
-  const x = (v) => box.left + ((v - xs[0]) / (xs[1] - xs[0] || 1)) * (box.right - box.left);
-  const y = (v) => box.bottom - ((v - ys[0]) / (ys[1] - ys[0] || 1)) * (box.bottom - box.top);
-  context.font = "12px sans-serif";
-  context.lineWidth = 1;
-  for (const value of ticks(...ys)) {
-    context.strokeStyle = look.faint;
-    context.beginPath();
-    context.moveTo(box.left, y(value));
-    context.lineTo(box.right, y(value));
-    context.stroke();
-    context.fillStyle = look.text;
-    context.textAlign = "right";
-    context.textBaseline = "middle";
-    context.fillText(value.toLocaleString("en"), box.left - 5, y(value));
-  }
-  context.textAlign = "center";
-  context.textBaseline = "bottom";
-  context.fillText(labels[0], (box.left + box.right) / 2, height - 2);
-  context.textBaseline = "top";
-  context.fillText(xs[0], box.left, box.bottom + 3);
-  context.fillText(xs[1], box.right - 8, box.bottom + 3);
-  context.save();
-  context.translate(11, (box.top + box.bottom) / 2);
-  context.rotate(-Math.PI / 2);
-  context.fillText(labels[1], 0, -6);
-  context.restore();
-  return { context, x, y, box };
-}
-
-function dot(context, x, y, radius) {
-  context.beginPath();
-  context.arc(x, y, radius, 0, 2 * Math.PI);
-  context.fill();
-}
-
 function drawCurve(canvas, run, frame, look) {
   const values = run.value.filter((v) => v !== null);
   const low = Math.min(...values, run.dense ?? Infinity);
@@ -155,64 +77,29 @@ function drawCurve(canvas, run, frame, look) {
   if (run.dense !== null) {
     context.strokeStyle = look.text;
     context.setLineDash([5, 4]);
-    context.beginPath();
-    context.moveTo(box.left, y(run.dense));
-    context.lineTo(box.right, y(run.dense));
-    context.stroke();
+    stroke(context, [[box.left, y(run.dense)], [box.right, y(run.dense)]]);
     context.setLineDash([]);
   }
   context.strokeStyle = `rgb(${look.kept})`;
   context.lineWidth = 1.5;
-  context.beginPath();
-  let begun = false;
-  run.value.forEach((v, i) => {
-    if (v === null || i > frame) return;
-    begun ? context.lineTo(x(i + 1), y(v)) : context.moveTo(x(i + 1), y(v));
-    begun = true;
-  });
-  context.stroke();
+  const known = run.value.slice(0, frame + 1).map((v, i) => [i + 1, v]).filter(([, v]) => v !== null);
+  stroke(context, known.map(([step, v]) => [x(step), y(v)]));
   context.fillStyle = look.text;
   if (run.value[frame] !== null) dot(context, x(frame + 1), y(run.value[frame]), 4);
 }
 
-// Who was tried, and who went on: the children of each level, or the population of each generation.
-function drawLineage(canvas, run, frame, look) {
-  const shown = run.lineage.slice(0, frame + 1);
-  let from = shown.length - 1;
-  while (from >= 0 && run.lineage[from] === null) from--;
+// Who was tried, and who went on, up to the last step before the frame that tells it.
+function drawLineage(canvas, family, frame, look) {
+  let from = frame;
+  while (from >= 0 && family.entries[from] === null) from--;
   canvas.hidden = from < 0;
   if (from < 0) return "";
-  const round = run.lineage[from].round;
-  const group = run.lineage
-    .map((entry, i) => ({ entry, i }))
-    .filter(({ entry, i }) => entry !== null && entry.round === round);
-  const all = group.flatMap(({ entry }) => entry.values);
-  const ends = [Math.min(...all), Math.max(...all)];
-  const margin = 0.05 * (ends[1] - ends[0] || 1);
-  const { context, x, y } = chart(
-    canvas, [1, group.length], [ends[0] - margin, ends[1] + margin], run.lineageLabels, look,
-  );
-  let before = null;
-  group.forEach(({ entry, i }, place) => {
-    if (i > frame) return;
-    entry.values.forEach((value, who) => {
-      const fresh = before && entry.replaced && entry.replaced.includes(who);
-      if (fresh) {
-        context.strokeStyle = look.faint;
-        context.beginPath();
-        context.moveTo(x(place), y(before.values[who]));
-        context.lineTo(x(place + 1), y(value));
-        context.stroke();
-      }
-      context.fillStyle = look.faint;
-      dot(context, x(place + 1), y(value), 2.5);
-    });
-    context.fillStyle = `rgb(${look.kept})`;
-    dot(context, x(place + 1), y(entry.values[entry.chosen]), 4);
-    before = entry;
-  });
-  const last = run.lineage[from];
-  const said = `${last.values.length} tried, best ${run.lineageLabels[1]} ${last.values[last.chosen]}`;
+  const { round, values, chosen } = family.entries[from];
+  const group = generations(family, round);
+  const [width, height] = [canvas.clientWidth || 420, canvas.clientHeight || 200];
+  const scales = familyAxes(sharp(canvas, width, height), width, height, family, group, look);
+  drawFamily(scales, family, group.filter((entry) => entry.step <= frame), look);
+  const said = `${values.length} tried, best ${family.labels[1]} ${values[chosen]}`;
   return round === null ? said : `round ${round}: ${said}`;
 }
 
@@ -242,7 +129,7 @@ function render({ model, el }) {
   const curve = element("canvas", { class: "pk-chart", role: "img" });
   const lineage = element("canvas", { class: "pk-chart", role: "img" });
   const root = element(
-    "div", { class: "pk-replay" },
+    "div", { class: "pk-view pk-replay" },
     element("strong", {}, run.title),
     element("div", { class: "pk-controls" }, play, back, on, slider, speed),
     words,
@@ -262,7 +149,7 @@ function render({ model, el }) {
     ];
     if (run.value[frame] !== null) parts.push(`${run.metric} ${run.value[frame].toFixed(3)}`);
     drawCurve(curve, run, frame, look);
-    const said = drawLineage(lineage, run, frame, look);
+    const said = drawLineage(lineage, run.lineage, frame, look);
     if (said) parts.push(said);
     words.textContent = parts.join(", ") + damaged;
     curve.setAttribute("aria-label", `${run.metric} after each step; ${words.textContent}`);

@@ -1,23 +1,34 @@
-"""A roulette wheel over a layer: its slices by the size of the weights, and what it removes."""
+"""A roulette wheel over a layer, its slices and what it removes; and a tree grown by clicks."""
 
 from __future__ import annotations
 
+import html
+from collections.abc import Sequence
+from typing import Any
+
+import ipywidgets
 import torch
 from torch import nn
 
 from prunekit import select
-from prunekit.methods.roulette import WHEELS, _log_wheel
+from prunekit.mask import Mask, prunable
+from prunekit.methods.roulette import WHEELS, _child, _log_wheel, _wheels
+from prunekit.report import shown_metric
+from prunekit.train import evaluate, metric_name, size
 from prunekit.widgets.instant import Instant, bars
+from prunekit.widgets.running import Latest, in_loop, loop_of_the_kernel
 
 BINS, SHARE = 20, 0.2  # of the weights
+CHILDREN = 5
 
 
-def roulette(model: nn.Module, layer: str = "fc1.weight") -> Instant:
-    """A menu of wheels and a slider for their strength.
+def roulette(model: nn.Module, data: Any = None, layer: str = "") -> Instant:
+    """A menu of wheels and a slider for their strength; with `data`, a tree that grows by clicks.
 
-    The bars are twentieths of the layer's weights from the smallest to the largest, as high as the
-    chance that the first pick is among them.
+    The wheel is over one layer, by default the first. The bars are twentieths of its weights from
+    the smallest to the largest, as high as the chance that the first pick is among them.
     """
+    layer = layer or next(iter(prunable(model)))
     w = model.get_parameter(layer).detach().cpu().flatten().double()
     sizes = (w.abs() / w.std(correction=0)).sort().values
     squares, n = sizes**2, round(SHARE * len(sizes))
@@ -39,4 +50,99 @@ def roulette(model: nn.Module, layer: str = "fc1.weight") -> Instant:
         return f"<p>{says}</p>{picture}"
 
     wheels = sorted(WHEELS, key=lambda wheel: wheel != "inv")  # the method's own first
-    return Instant(work, f"A wheel over {layer}", wheel=wheels, strength=(0.25, 8.0, 4.0))
+    view = Instant(work, f"A wheel over {layer}", wheel=wheels, strength=(0.25, 8.0, 4.0))
+    if data is not None:
+        view.children = (*view.children, Tree(model, data, view))
+    return view
+
+
+class Tree(ipywidgets.VBox):
+    """A level of the tree a click, spun with the wheel that `view` shows, over the whole model.
+
+    The children are there at once, their accuracies follow. The best of them is the parent of the
+    next level, which removes a fifth of what is left.
+    """
+
+    def __init__(self, model: nn.Module, data: Any, view: Instant):
+        self.model, self.data, self.view = model, data, view
+        loop = loop_of_the_kernel()
+        self.spin, self.again, self.shown = (
+            ipywidgets.Button(description="Spin", button_style="primary"),
+            ipywidgets.Button(description="Start over"), ipywidgets.HTML(),
+        )  # fmt: skip
+        self.spin.on_click(lambda _: in_loop(loop, self._spin))
+        self.again.on_click(lambda _: in_loop(loop, self._start_over))
+        self.latest = Latest(lambda work, *given: work(*given), self._done)
+        self.number = 0  # of the tree: what one that was given up still sends is not for this one
+        super().__init__([ipywidgets.HBox([self.spin, self.again]), self.shown])
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self.number += 1
+        self.parent, self.level = Mask.ones(self.model), 0
+        self.children_, self.values = list[Mask](), list[float]()
+        self.spin.disabled, self.shown.value = False, "All weights are there. Spin for a level."
+
+    def _spin(self) -> None:
+        if self.spin.disabled:  # a click that was on its way
+            return
+        if self.values:
+            self.parent = self.children_[self.values.index(max(self.values))]
+        self.level, self.values, self.spin.disabled = self.level + 1, [], True
+        self.latest(self._drawn, self.number, self.level, self.parent, self.view.values())
+
+    def _drawn(self, tree: int, level: int, parent: Mask, chosen: dict[str, Any]) -> Any:
+        """In a thread: the children of a level."""
+        wheels = _wheels(self.model, parent, chosen["wheel"], chosen["strength"], "global")
+        children = [
+            _child(self.model, (level, child, tree), parent=parent, wheels=wheels,
+                   sparsity=0.99, step=SHARE, draw_step=False)
+            for child in range(CHILDREN)
+        ]  # fmt: skip
+        return tree, children, None
+
+    def _judged(self, tree: int, child: Mask) -> Any:
+        """In a thread: the accuracy of a child."""
+        return tree, None, evaluate(self.model, self.data, mask=child)
+
+    def _done(self, result: Any) -> None:
+        if isinstance(result, BaseException):
+            self._start_over()
+            self.shown.value = html.escape(f"{type(result).__name__}: {result}")
+            return
+        tree, children, value = result
+        if tree != self.number:
+            return
+        if children is not None:
+            self.children_ = children
+        else:
+            self.values.append(value)
+        self._show()
+        if len(self.values) < len(self.children_):
+            self.latest(self._judged, tree, self.children_[len(self.values)])
+        else:
+            self.spin.disabled = self.parent.kept == self.children_[0].kept  # nothing is left to go
+
+    def _show(self) -> None:
+        metric, n = metric_name(self.data), size(self.data, "validation")
+        best = max(self.values) if len(self.values) == len(self.children_) else None
+        says = f"level {self.level}, sparsity {self.children_[0].sparsity:.3f}"
+        rows = [f"<tr><th>child</th><th>squares removed</th><th>validation {metric}</th></tr>"]
+        for number, lost in enumerate(_lost(self.model, self.children_)):
+            figure = "…"
+            if number < len(self.values):
+                figure = shown_metric(self.values[number], metric, n)
+            if best is not None and number == self.values.index(best):
+                figure = f"<b>{figure}</b>, goes on"
+            rows.append(f"<tr><td>{number + 1}</td><td>≈{lost:.1%}</td><td>{figure}</td></tr>")
+        self.shown.value = f"<p>{html.escape(says)}</p><table>{''.join(rows)}</table>"
+
+    def __repr__(self) -> str:
+        return f"Tree(level {self.level})"
+
+
+def _lost(model: nn.Module, masks: Sequence[Mask]) -> list[float]:
+    """For each mask the share of the model's squared weights that it removes."""
+    squares = {name: p.detach().cpu() ** 2 for name, p in prunable(model).items()}
+    whole = sum(float(s.sum()) for s in squares.values())
+    return [1 - sum(float(squares[n][keep].sum()) for n, keep in m.items()) / whole for m in masks]

@@ -1,0 +1,111 @@
+// What the views share. A view's script follows this one in the same module (`_static.script`).
+
+// An element of the page; children are elements or texts.
+function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
+// The bytes of a trait: a DataView in a notebook, a Uint8Array in a page of its own.
+const bytesOf = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
+
+async function unpacked(view) {
+  const stream = new Blob([bytesOf(view)]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+// Bit i of a mask as numpy packs it; without bits everything is kept.
+const kept = (bits, i) => !bits || (bits[i >> 3] >> (7 - (i & 7))) & 1;
+
+// Colours that can be read on the page's background, light or dark: `text`, `soft` and `faint` as
+// CSS writes them; `kept` (blue) and `chosen` (orange) as [r, g, b], for `rgb(${look.kept})` or pixels.
+function colours(el) {
+  const text = getComputedStyle(el).color || "rgb(0, 0, 0)"; // before it is part of the page
+  const [r, g, b] = text.match(/[\d.]+/g).map(Number);
+  const dark = 0.3 * r + 0.6 * g + 0.1 * b > 128;
+  return {
+    text,
+    soft: `rgba(${r}, ${g}, ${b}, 0.5)`,
+    faint: `rgba(${r}, ${g}, ${b}, 0.25)`,
+    kept: dark ? [86, 180, 233] : [1, 115, 178],
+    chosen: dark ? [245, 170, 60] : [200, 90, 0],
+    dark,
+  };
+}
+
+// Round numbers between two ends, so many parts or fewer, none closer than `least`.
+function ticks(low, high, least = 0, parts = 4) {
+  const rough = Math.max((high - low) / parts, least) || 1;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].find((n) => n * power >= rough * 0.999) * power;
+  const found = [];
+  for (let i = Math.ceil(low / step); i * step <= high; i++) found.push(i * step);
+  return found.map((value) => Number(value.toPrecision(6)));
+}
+
+const written = (value) => value.toLocaleString("en", { maximumSignificantDigits: 6 });
+
+// A canvas of so many pixels of the page, as sharp as the screen; its context counts in those.
+function sharp(canvas, width, height) {
+  const ratio = window.devicePixelRatio || 1;
+  canvas.width = Math.round(width * ratio);
+  canvas.height = Math.round(height * ratio);
+  const context = canvas.getContext("2d");
+  context.scale(ratio, ratio);
+  return context;
+}
+
+// Two axes with their grid, labels [across, up]; gives the scales from data to places, and the box
+// between the axes. Numbers across are no closer than `least`: 1 for steps, 0 for any numbers.
+function axes(context, width, height, xs, ys, labels, look, least = 1) {
+  context.font = "12px sans-serif";
+  context.lineWidth = 1;
+  const up = ticks(...ys);
+  const widest = Math.max(0, ...up.map((value) => context.measureText(written(value)).width));
+  const box = { left: widest + 26, right: width - 14, top: 8, bottom: height - 34 };
+  const x = (v) => box.left + ((v - xs[0]) / (xs[1] - xs[0] || 1)) * (box.right - box.left);
+  const y = (v) => box.bottom - ((v - ys[0]) / (ys[1] - ys[0] || 1)) * (box.bottom - box.top);
+  context.strokeStyle = look.faint;
+  context.fillStyle = look.text;
+  context.textAlign = "right";
+  context.textBaseline = "middle";
+  for (const value of up) {
+    stroke(context, [[box.left, y(value)], [box.right, y(value)]]);
+    context.fillText(written(value), box.left - 5, y(value));
+  }
+  context.textAlign = "center";
+  context.textBaseline = "top";
+  for (const value of ticks(...xs, least, Math.max(4, Math.floor(width / 80)))) {
+    stroke(context, [[x(value), box.bottom], [x(value), box.bottom + 4]]);
+    context.fillText(written(value), x(value), box.bottom + 5);
+  }
+  context.textBaseline = "bottom";
+  context.fillText(labels[0], (box.left + box.right) / 2, height - 1);
+  context.save();
+  context.translate(2, (box.top + box.bottom) / 2);
+  context.rotate(-Math.PI / 2);
+  context.textBaseline = "top";
+  context.fillText(labels[1], 0, 0);
+  context.restore();
+  return { context, x, y, box };
+}
+
+// The axes of a canvas that is part of the page, in its size there.
+function chart(canvas, xs, ys, labels, look, least = 1) {
+  const [width, height] = [canvas.clientWidth || 420, canvas.clientHeight || 200];
+  return axes(sharp(canvas, width, height), width, height, xs, ys, labels, look, least);
+}
+
+function stroke(context, points) {
+  context.beginPath();
+  points.forEach(([x, y], i) => (i ? context.lineTo(x, y) : context.moveTo(x, y)));
+  context.stroke();
+}
+
+function dot(context, x, y, radius, hollow = false) {
+  context.beginPath();
+  context.arc(x, y, radius, 0, 2 * Math.PI);
+  hollow ? context.stroke() : context.fill();
+}

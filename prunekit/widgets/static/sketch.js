@@ -1,0 +1,161 @@
+// A curve that is drawn as a prediction; chart.js comes before it.
+
+const HOW =
+  "Draw with the pointer. Or by keyboard: left and right move along, up and down change the height " +
+  "there (with Shift by more).";
+
+function render({ model, el }) {
+  const [across, lowest, highest] = model.get("x");
+  const [upward, least, most] = model.get("y");
+  const last = model.get("drawn").length - 1;
+  const canvas = element("canvas", { role: "application", tabindex: 0 });
+  const words = element("div", { class: "pk-words", role: "status" });
+  const commit = element("button", { type: "button" }, "Commit");
+  const again = element("button", { type: "button" }, "Start again");
+  const said = element("span", { role: "status" });
+  const root = element(
+    "div", { class: "pk-view pk-sketch" },
+    element("div", {}, model.get("question")), element("small", {}, HOW),
+    canvas, words, element("div", { class: "pk-controls" }, commit, again, said),
+  );
+  el.append(root);
+
+  let heights = [...model.get("drawn")]; // null where nothing is drawn yet
+  let place = 0; // where the keys are
+  let recent = (least + most) / 2; // the height that was drawn last
+  let held = false;
+  let scales;
+
+  const locked = () => model.get("committed").length > 0;
+  const where = (i) => lowest + ((highest - lowest) * i) / last;
+  const number = (value) => Number(value.toPrecision(3));
+
+  function draw() {
+    const look = colours(root);
+    scales = chart(canvas, [lowest, highest], [least, most], [across, upward], look);
+    const { context, x, y, box } = scales;
+    betweenWhole(scales, look);
+    const shown = locked() ? model.get("committed") : heights;
+    const points = [...shown.keys()].filter((i) => shown[i] !== null).map((i) => [x(where(i)), y(shown[i])]);
+    if (document.activeElement === canvas && !locked()) {
+      context.strokeStyle = look.text;
+      stroke(context, [[x(where(place)), box.top], [x(where(place)), box.bottom]]);
+    }
+    if (points.length) {
+      const level = [[box.left, points[0][1]], ...points, [box.right, points.at(-1)[1]]];
+      context.strokeStyle = context.fillStyle = `rgb(${look.kept})`;
+      context.lineWidth = 2;
+      context.setLineDash([6, 4]);
+      stroke(context, level); // as it will be taken
+      context.setLineDash([]);
+      for (const point of points) dot(context, ...point, 3);
+    }
+    tell(shown);
+  }
+
+  // Where the axis is so short that it has few whole numbers, those between.
+  function betweenWhole({ context, x, box }, look) {
+    context.strokeStyle = look.faint;
+    context.fillStyle = look.text;
+    context.textAlign = "center";
+    context.textBaseline = "top";
+    for (const value of ticks(lowest, highest).filter((v) => !Number.isInteger(v))) {
+      stroke(context, [[x(value), box.bottom], [x(value), box.bottom + 4]]);
+      context.fillText(written(value), x(value), box.bottom + 5);
+    }
+  }
+
+  function tell(shown) {
+    const count = shown.filter((height) => height !== null).length;
+    const here = shown[place] === null ? "nothing drawn" : `${upward} ${number(shown[place])}`;
+    words.textContent =
+      `at ${across} ${number(where(place))}: ${here}; ${count} of ${last + 1} places drawn`;
+    canvas.setAttribute("aria-label", `${model.get("question")} ${upward} over ${across}. ${words.textContent}. ${HOW}`);
+    canvas.setAttribute("aria-disabled", locked());
+    commit.disabled = again.disabled = locked();
+    said.textContent = model.get("said");
+  }
+
+  function put(i, height) {
+    recent = Math.max(least, Math.min(most, height));
+    heights[i] = recent;
+  }
+
+  function at(event) {
+    const bounds = canvas.getBoundingClientRect();
+    const { box } = scales;
+    const part = (event.clientX - bounds.left - box.left) / (box.right - box.left);
+    const up = (box.bottom - (event.clientY - bounds.top)) / (box.bottom - box.top);
+    const i = Math.max(0, Math.min(last, Math.round(part * last)));
+    return [i, least + up * (most - least)];
+  }
+
+  // A fast pointer leaves places out: draw a straight line from the one before.
+  function go([i, height]) {
+    const [from, start] = [place, recent];
+    const way = Math.sign(i - from);
+    for (let n = from + way; way && n !== i; n += way) {
+      put(n, start + ((height - start) * (n - from)) / (i - from));
+    }
+    put(i, height);
+    place = i;
+  }
+
+  function keep() {
+    model.set("drawn", [...heights]);
+    model.set("said", "");
+    model.save_changes();
+  }
+
+  canvas.onpointerdown = (event) => {
+    if (locked()) return;
+    canvas.setPointerCapture(event.pointerId);
+    held = true;
+    const [i, height] = at(event);
+    place = i;
+    put(i, height);
+    draw();
+  };
+  canvas.onpointermove = (event) => {
+    if (!held) return;
+    go(at(event));
+    draw();
+  };
+  canvas.onpointerup = canvas.onpointercancel = () => {
+    if (held) keep();
+    held = false;
+  };
+  canvas.onkeydown = (event) => {
+    const steps = { ArrowLeft: -1, ArrowRight: 1, Home: -last, End: last };
+    const ways = { ArrowUp: 1, ArrowDown: -1 };
+    if (event.key in steps) place = Math.max(0, Math.min(last, place + steps[event.key]));
+    else if (event.key in ways && !locked()) {
+      const step = ((most - least) / 100) * (event.shiftKey ? 10 : 1);
+      put(place, (heights[place] ?? recent) + ways[event.key] * step);
+      keep();
+    } else return;
+    event.preventDefault();
+    draw();
+  };
+  canvas.onfocus = canvas.onblur = draw;
+  commit.onclick = () => model.send({ commit: heights });
+  again.onclick = () => {
+    heights.fill(null);
+    keep();
+    draw();
+  };
+
+  const changed = () => draw();
+  model.on("change:committed", changed);
+  model.on("change:said", changed);
+  const resized = new ResizeObserver(draw);
+  resized.observe(canvas);
+  draw();
+  return () => {
+    resized.disconnect();
+    model.off("change:committed", changed);
+    model.off("change:said", changed);
+  };
+}
+
+export default { render };

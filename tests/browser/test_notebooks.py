@@ -1,0 +1,126 @@
+"""Every notebook of the course in a real JupyterLab: run, predicted, moved, stopped, replayed."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+# Pictures of what was seen, for who wants to look: a folder named here, or the test's own.
+SHOTS = os.environ.get("PRUNEKIT_SCREENSHOTS")
+MINUTE = 60_000
+CODE = "jupyterapp.shell.currentWidget.content.widgets.filter(c => c.model.type === 'code')"
+
+
+def run_all(tab):
+    """Run all cells and wait for the last."""
+    tab.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells'); }")
+    tab.wait_for_function(
+        f"() => {CODE}.every(c => c.model.executionCount && c.model.executionState !== 'running')"
+        f" && {CODE}.every(c => !c.promptNode?.textContent.includes('*'))",
+        timeout=5 * MINUTE,
+    )
+
+
+def theme(tab, name):
+    tab.evaluate(f"() => jupyterapp.commands.execute('apputils:change-theme', {{theme: '{name}'}})")
+    light = "true" if name.endswith("Light") else "false"
+    tab.wait_for_selector(f"body[data-jp-theme-light='{light}']", state="attached")
+
+
+def seen(tab, name, folder):
+    """Take a picture of each widget of the package, in both themes."""
+    folder = Path(SHOTS) if SHOTS else folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for shade in ("Light", "Dark"):
+        theme(tab, f"JupyterLab {shade}")
+        for kind in (".pk-panel", ".pk-instant", ".pk-view"):
+            for number, shown in enumerate(tab.locator(kind).all()):
+                if shown.is_visible():
+                    shown.screenshot(path=folder / f"{name}_{shade}{kind}_{number}.png")
+    theme(tab, "JupyterLab Light")
+
+
+def text_of(shown):
+    return " ".join(shown.inner_text().split())
+
+
+def changes(tab, shown, act):
+    """Do something, and wait until the words of an element are others."""
+    before = text_of(shown)
+    act()
+    handle = shown.element_handle()
+    tab.wait_for_function(
+        "([e, t]) => e.innerText.split(/\\s+/).filter(Boolean).join(' ') !== t",
+        arg=[handle, before], timeout=MINUTE,
+    )  # fmt: skip
+
+
+def move_every_instant_view(tab):
+    for view in tab.locator(".pk-instant").all():
+        for slider in view.locator("[role=slider]").all():
+            slider.focus()
+            changes(tab, view, lambda: tab.keyboard.press("ArrowRight"))
+
+
+def predict(tab, panel):
+    """Commit a number or a curve, if the panel asks for one."""
+    if (field := panel.locator("input[placeholder='your guess']")).count():
+        field.fill("0.5")
+        panel.get_by_role("button", name="Commit").click()
+        panel.get_by_text("committed").wait_for()
+    elif (drawing := panel.locator(".pk-sketch canvas")).count():
+        drawing.focus()
+        for key in ("ArrowUp", "End", "ArrowDown"):
+            tab.keyboard.press(key)
+        panel.get_by_role("button", name="Commit").click()
+        panel.get_by_text("committed").wait_for()
+
+
+def button(panel, name):
+    return panel.get_by_role("button", name=name, exact=True)
+
+
+def run_and_stop(tab, panel):
+    button(panel, "Run").click()
+    if panel.locator(".pk-sketch, input[placeholder='your guess']").count():
+        panel.get_by_text("First commit your prediction").wait_for()
+        predict(tab, panel)
+        button(panel, "Run").click()
+    panel.locator("table td").first.wait_for(timeout=MINUTE)
+    button(panel, "Stop").click()
+    panel.get_by_text("stopped").wait_for(timeout=MINUTE)
+    button(panel, "Reset").click()
+    panel.locator("table td").first.wait_for(state="detached")
+    button(panel, "Step").click()
+    panel.get_by_text("paused").wait_for(timeout=MINUTE)
+
+
+def replay(tab):
+    for view in tab.locator(".pk-replay").all():
+        words = view.locator(".pk-words")
+        changes(tab, words, view.get_by_role("button", name="one step on").click)
+        changes(tab, words, view.get_by_role("button", name="Play").click)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_run_and_played_with(path, opened, tmp_path):
+    tab, _ = opened
+    title = json.loads(path.read_text(encoding="utf-8"))["metadata"]["prunekit"]["title"]
+    tab.locator(".jp-LauncherCard", has_text=title).click()
+    tab.wait_for_selector(".jp-Notebook .jp-Cell >> visible=true", timeout=MINUTE)
+    tab.wait_for_function("() => jupyterapp.shell.currentWidget.sessionContext?.session?.kernel")
+    run_all(tab)
+    wrong = "[data-mime-type='application/vnd.jupyter.error'], [data-mime-type$='stderr']"
+    assert tab.locator(wrong).all_inner_texts() == []
+    assert tab.locator(".pk-panel").count() > 0
+    move_every_instant_view(tab)
+    for panel in tab.locator(".pk-panel").all():
+        run_and_stop(tab, panel)
+    replay(tab)
+    seen(tab, path.stem, tmp_path)
+    tab.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    for panel in tab.locator(".pk-panel").all():
+        panel.get_by_text("No answer from the kernel").wait_for(timeout=MINUTE)

@@ -1,0 +1,346 @@
+"""Widgets in a real JupyterLab: silent kernels, names for screen readers, a drawn prediction."""
+
+import json
+import os
+import signal
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from prunekit.widgets.connection import Connection
+
+SILENCE = "No answer from the kernel."
+LONG = 120_000  # milliseconds; nothing here waits for a time to pass
+SETUP = f"""import sys, time
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from tiny import tiny_data, tiny_model
+from prunekit import Data, magnitude
+from prunekit.widgets import Guess, Instant, MaskView, Panel, Sketch
+
+def answer(report):
+    return [(step.sparsity, step.metrics["accuracy"]) for step in report.history]
+
+def panel(**more):
+    return Panel(magnitude, tiny_model(), more.pop("data", tiny_data()), rounds=2, epochs=1, **more)
+"""
+PANEL = """guess = Sketch("How does it fall?", answer, ("sparsity", 0, 1), ("accuracy", 0, 1))
+made = panel(guess=guess, show=["sparsity", "rounds", "scope", "biases"])
+made"""
+INSTANT = 'Instant(lambda **at: "fine", "At once", threshold=(0, 1, 0.5), kind=["a", "b"])'
+GUESS = 'Guess("How many stay?", lambda report: 0.5)'
+MASK = "MaskView(tiny_model(), data=tiny_data())"
+ENDLESS = """class Endless(Data):
+    def batches(self, split, size, generator=None):
+        if split == "train":
+            time.sleep(3600)
+        yield from super().batches(split, size, generator)
+
+panel(data=Endless(tiny_data().splits))"""
+
+
+@contextmanager
+def opened(browser, lab, name, *cells):
+    """A notebook of such cells in JupyterLab, with its kernel."""
+    address, folder = lab
+    if cells:
+        made = [
+            dict(id=f"c{i}", cell_type="code", source=text, metadata={}, outputs=[],
+                 execution_count=None) for i, text in enumerate(cells)
+        ]  # fmt: skip
+        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+        about = dict(cells=made, metadata=kernel, nbformat=4, nbformat_minor=5)
+        (folder / f"{name}.ipynb").write_text(json.dumps(about))
+    page = browser.new_page(viewport={"width": 1300, "height": 1500})
+    try:
+        page.goto(f"{address}/lab/tree/{name}.ipynb?reset")
+        page.wait_for_function(
+            "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel", timeout=LONG
+        )
+        yield page
+    finally:
+        if not page.is_closed():
+            page.evaluate("jupyterapp.shell.currentWidget?.sessionContext?.shutdown()")
+            page.close()
+
+
+def run(page, *cells):
+    """Run cells, and wait for their end; all without numbers."""
+    for number in cells:
+        page.evaluate(
+            """async (number) => {
+                jupyterapp.shell.currentWidget.content.activeCellIndex = number;
+                await jupyterapp.commands.execute("notebook:run-cell");
+            }""",
+            number,
+        )
+    if not cells:
+        page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells').then(() => null)")
+
+
+def python(page, expression):
+    """What the kernel makes of an expression, once it has time for it."""
+    return page.evaluate(
+        """async (text) => {
+            const { kernel } = jupyterapp.shell.currentWidget.sessionContext.session;
+            const asked = kernel.requestExecute({
+                code: "", store_history: false, user_expressions: { it: text },
+            });
+            const told = (await asked.done).content.user_expressions.it;
+            return told.data?.["text/plain"] ?? told.evalue;
+        }""",
+        expression,
+    )
+
+
+def words(page, count, spoken):
+    """Wait until so many connections are there and each says that there is no answer, or none."""
+    page.wait_for_function(
+        """([count, spoken, text]) => {
+            const all = [...document.querySelectorAll(".pk-connection")];
+            const says = (e) => spoken ? e.textContent.startsWith(text) : e.textContent === "";
+            return all.length === count && all.every(says);
+        }""",
+        arg=[count, spoken, SILENCE],
+        timeout=LONG,
+    )
+
+
+def press(page):
+    """Press something in the panel, the instant view and the picture of a mask."""
+    page.locator("b:text-is('magnitude')").click()
+    page.locator("b:text-is('At once')").click()
+    page.locator(".pk-maskview button", has_text="Look").click()
+
+
+@pytest.fixture(scope="module")
+def live(browser, lab):
+    with opened(browser, lab, "live", SETUP, PANEL, INSTANT, GUESS, MASK) as page:
+        run(page)
+        page.wait_for_selector(".pk-maskview canvas", timeout=LONG)
+        yield page
+
+
+# ------------------------------------------------------------------------------------ connection
+
+
+FAKE = """async ([script, awaited]) => {
+    document.body.innerHTML = "<div id=box><button>inside</button><div id=el></div></div><button>outside</button>";
+    const url = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
+    const { default: widget } = await import(url);
+    window.sent = 0;
+    window.heard = {};
+    window.traits = { awaited };
+    window.gone = false;
+    const model = {
+        get: (name) => traits[name],
+        send: () => { if (gone) throw new Error("Cannot send"); sent += 1; },
+        on: (name, act) => (heard[name] = act),
+        off: (name) => delete heard[name],
+    };
+    window.end = widget.render({ model, el: document.getElementById("el") });
+    window.reply = () => heard["msg:custom"]({ answer: true });
+}"""
+
+
+def fake(page, awaited=False):
+    """The script of a connection with a kernel that answers when told to, and a clock to turn."""
+    page.clock.install(time=0)
+    page.clock.pause_at(1000)
+    page.evaluate(FAKE, [str(Connection._esm), awaited])
+
+
+def said(page):
+    return page.locator(".pk-connection").inner_text()
+
+
+def sent(page):
+    return page.evaluate("sent")
+
+
+def test_silence_is_told_after_three_seconds_until_an_answer_comes(window):
+    fake(window)
+    assert sent(window) == 1
+    window.clock.fast_forward(2900)
+    assert said(window) == ""
+    window.clock.fast_forward(200)
+    assert said(window).startswith(SILENCE)
+    window.evaluate("reply()")
+    assert said(window) == ""
+
+
+def test_it_asks_when_something_in_its_box_is_pressed_and_never_by_itself(window):
+    fake(window)
+    window.clock.fast_forward(3_600_000)
+    window.locator("button", has_text="outside").click()
+    assert sent(window) == 1
+    window.locator("button", has_text="inside").click()  # pressed and clicked: one question
+    assert sent(window) == 2
+    window.evaluate("reply()")
+    window.locator("button", has_text="inside").focus()
+    window.keyboard.press("a")
+    assert sent(window) == 3
+    window.evaluate("reply(), end()")
+    window.locator("button", has_text="inside").click()
+    assert sent(window) == 3
+
+
+def test_while_a_run_goes_it_asks_on_and_after_a_missing_answer_no_more(window):
+    fake(window, awaited=True)
+    for count in (1, 2, 3):
+        assert sent(window) == count
+        window.evaluate("reply()")
+        window.clock.fast_forward(3100)
+    window.clock.fast_forward(3_600_000)
+    assert sent(window) == 4
+    assert said(window).startswith(SILENCE)
+    window.evaluate("reply(), traits.awaited = false, reply()")
+    window.clock.fast_forward(3_600_000)
+    assert said(window) == ""
+
+
+def test_a_question_that_cannot_be_sent_is_no_answer(window):
+    fake(window)
+    window.evaluate("reply(), gone = true")
+    window.locator("button", has_text="inside").click()
+    assert said(window).startswith(SILENCE)
+
+
+def test_a_busy_kernel_is_told_and_the_words_go_when_it_answers(live, tmp_path):
+    words(live, 3, spoken=False)
+    go = tmp_path / "go"
+    code = f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.05)"
+    ask = "(code) => {jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({code})}"
+    live.evaluate(ask, code)
+    press(live)
+    words(live, 3, spoken=True)
+    go.touch()
+    words(live, 3, spoken=False)
+
+
+def test_a_kernel_that_was_restarted_is_told(browser, lab):
+    with opened(browser, lab, "restarted", SETUP, PANEL, INSTANT, MASK) as page:
+        run(page)
+        words(page, 3, spoken=False)
+        page.evaluate("jupyterapp.shell.currentWidget.sessionContext.restartKernel()")
+        press(page)
+        words(page, 3, spoken=True)
+        run(page, 0, 1, 2, 3)
+        words(page, 3, spoken=False)
+
+
+def test_a_kernel_that_dies_during_a_run_is_told_without_a_press(browser, lab):
+    with opened(browser, lab, "killed", SETUP, ENDLESS) as page:
+        run(page, 0, 1)
+        page.locator(".jupyter-button", has_text="Run").click()
+        page.locator(".widget-label", has_text="running").wait_for(timeout=LONG)
+        words(page, 1, spoken=False)
+        os.kill(int(python(page, "__import__('os').getpid()")), signal.SIGKILL)
+        words(page, 1, spoken=True)
+
+
+def test_a_saved_notebook_with_another_kernel_or_none_is_told(browser, lab):
+    with opened(browser, lab, "saved", SETUP, PANEL, INSTANT, MASK) as page:
+        run(page, 0, 1, 2, 3)
+        words(page, 3, spoken=False)
+        page.evaluate(
+            """async () => {
+                const save = (id) => jupyterapp.commands.execute(id);
+                await save("@jupyter-widgets/jupyterlab-manager:saveWidgetState");
+                await save("docmanager:save");
+            }"""
+        )
+    assert "widget-state+json" in (lab[1] / "saved.ipynb").read_text(encoding="utf-8")
+    with opened(browser, lab, "saved") as page:
+        words(page, 3, spoken=True)
+        run(page, 0, 1, 2, 3)
+        words(page, 3, spoken=False)
+        page.evaluate("jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+        press(page)
+        words(page, 3, spoken=True)
+
+
+# ----------------------------------------------------------------------------------------- names
+
+
+def test_every_control_has_its_name_for_a_screen_reader(live):
+    panel, view, guess = (live.locator(".jp-OutputArea").nth(i) for i in (1, 2, 3))
+    folded = [panel.locator(f"span:text-is('{text}')") for text in ("more", "as code")]
+    for fold in folded:
+        fold.click()
+    settings = json.loads(python(live, "__import__('json').dumps([*made.controls])").strip("'"))
+    for name in ("sparsity", "rounds", "epochs", "lr", "seed"):
+        panel.get_by_role("slider", name=name, exact=True).wait_for(timeout=LONG)
+    found = {
+        handle.get_attribute("aria-label") or ""
+        for handle in panel.get_by_role("slider").all()
+    }  # fmt: skip
+    for role in ("textbox", "combobox", "checkbox"):
+        found |= {n for n in settings if panel.get_by_role(role, name=n, exact=True).count()}
+    assert found == set(settings)
+    view.get_by_role("slider", name="threshold", exact=True).wait_for(timeout=LONG)
+    assert view.get_by_role("combobox", name="kind", exact=True).count() == 1
+    assert guess.get_by_role("textbox", name="How many stay?", exact=True).count() == 1
+    for area in (panel, view, guess):
+        for line in area.aria_snapshot().splitlines():
+            control = line.strip("- ").split(":")[0].split(" [")[0]
+            assert control not in ("slider", "textbox", "combobox", "checkbox", "button"), line
+    for fold in folded:
+        fold.click()
+
+
+# ---------------------------------------------------------------------------------------- sketch
+
+
+def test_a_curve_is_drawn_by_pointer_and_keys_and_compared_with_the_run(live):
+    drawing = live.locator(".pk-sketch")
+    canvas, told = drawing.locator("canvas"), drawing.locator(".pk-words")
+    drawing.locator("button", has_text="Commit").click()
+    drawing.get_by_text("First draw a curve.").wait_for(timeout=LONG)
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    x, y, wide, high = box["x"], box["y"], box["width"], box["height"]
+    live.mouse.move(x + 0.3 * wide, y + 0.5 * high)
+    live.mouse.down()
+    live.mouse.move(x + 0.6 * wide, y + 0.5 * high)  # at one jump: what is between is drawn too
+    live.mouse.move(x + 0.6 * wide, y + 0.3 * high)
+    live.mouse.up()
+    count = int(told.inner_text().split("; ")[1].split()[0])
+    assert 5 <= count <= 9
+    cell = live.evaluate("jupyterapp.shell.currentWidget.content.activeCellIndex")
+    canvas.focus()
+    live.keyboard.press("End")
+    for _ in range(30):
+        live.keyboard.press("Shift+ArrowDown")
+    live.keyboard.press("ArrowUp")
+    assert f"at sparsity 1: accuracy 0.01; {count + 1} of 21" in told.inner_text()
+    live.keyboard.press("ArrowLeft")
+    assert "at sparsity 0.95: nothing drawn" in told.inner_text()
+    assert live.evaluate("jupyterapp.shell.currentWidget.content.activeCellIndex") == cell
+    assert "at sparsity 0.95" in canvas.get_attribute("aria-label")
+    assert python(live, "guess.value") == "None"
+    drawing.locator("button", has_text="Commit").click()
+    drawing.get_by_text("committed").wait_for(timeout=LONG)
+    value = json.loads(python(live, "__import__('json').dumps(guess.value)").strip("'"))
+    heights = [height for _, height in value]
+    assert heights[-1] == pytest.approx(0.01)
+    assert heights[0] == heights[1] == pytest.approx(0.5, abs=0.1)  # level before the first
+    last = max(i for i in range(20) if heights[i] > 0.6)  # where the stroke went up
+    falls = [a - b for a, b in zip(heights[last:], heights[last + 1 :], strict=False)]
+    assert max(falls) == pytest.approx(min(falls))  # from there straight to the end
+    canvas.focus()
+    live.keyboard.press("ArrowUp")
+    assert drawing.locator("button", has_text="Commit").is_disabled()
+    assert python(live, "guess.value[-1][1]").startswith("0.01")
+    live.locator(".jupyter-button", has_text="Run").click()
+    live.get_by_text("On average you are ≈").wait_for(timeout=LONG)
+    assert live.locator("img[alt^='magnitude: ']").count() == 1
+
+
+def test_a_cell_that_is_run_again_leaves_as_many_widgets(live):
+    counts = set()
+    for _ in range(3):
+        run(live, 1, 2, 3, 4)
+        counts.add(python(live, "len(__import__('ipywidgets').widgets.widget._instances)"))
+    assert len(counts) == 1
+    words(live, 3, spoken=False)

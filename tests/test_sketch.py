@@ -1,0 +1,170 @@
+"""A drawn prediction without a browser: what is taken, laid over the figure and said."""
+
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib import pyplot
+from tiny import tiny_data, tiny_model
+
+from prunekit import magnitude
+from prunekit.widgets import Panel, Sketch
+from prunekit.widgets.sketch import PLACES
+
+NAN = math.nan
+heights = st.lists(st.none() | st.floats(0, 1), min_size=PLACES, max_size=PLACES)
+
+
+def sketch(answer=lambda report: [], x=("sparsity", 0, 1), y=("accuracy", 0, 1)):
+    return Sketch("How does it <fall>?", answer, x, y)
+
+
+def send(made, drawn):
+    made._handle_custom_msg({"commit": drawn}, [])
+
+
+def committed(*places, **settings):
+    """A sketch with a level curve, or with these heights at the first places."""
+    made = sketch(**settings)
+    send(made, [*places, *[None] * (PLACES - len(places))] if places else [0.5] * PLACES)
+    return made
+
+
+@given(heights.filter(lambda drawn: any(h is not None for h in drawn)))
+def test_what_was_not_drawn_is_a_straight_line_between_and_level_at_the_ends(drawn):
+    made = sketch()
+    send(made, drawn)
+    xs, ys = zip(*made.value, strict=True)
+    assert xs == pytest.approx([i / 20 for i in range(21)])
+    at = [i for i, height in enumerate(drawn) if height is not None]
+    for i, y in enumerate(ys):
+        left = max((j for j in at if j <= i), default=at[0])
+        right = min((j for j in at if j >= i), default=at[-1])
+        way = (i - left) / (right - left) if left < right else 0
+        assert y == pytest.approx(drawn[left] * (1 - way) + drawn[right] * way, abs=1e-9)
+    assert made.committed == list(ys)
+
+
+@pytest.mark.parametrize(("drawn", "said"), [
+    ([None] * PLACES, "First draw a curve."), ([], "First draw a curve."), (None, "First draw"),
+    ([0.5] * 20, "21 heights from 0 to 1"), ([0.5] * 20 + [1.5], "21 heights from 0 to 1"),
+    ([0.5] * 20 + [NAN], "21 heights from 0 to 1"), ([-0.1] + [None] * 20, "from 0 to 1"),
+])  # fmt: skip
+def test_what_is_no_drawing_is_not_taken(drawn, said):
+    made = sketch()
+    send(made, drawn)
+    assert made.value is None
+    assert said in made.said
+
+
+def test_it_is_committed_once():
+    made = committed()
+    value = made.value
+    send(made, [0.9] * PLACES)
+    assert made.value is value
+    assert made.said == "committed"
+
+
+@pytest.mark.parametrize("axis", [
+    ("x", 1, 0), ("x", 0, 0), ("x", 0, math.inf), ("x", NAN, 1), ("x", 0), ("x", "a", "b"), None,
+])  # fmt: skip
+def test_an_axis_has_a_label_and_a_length(axis):
+    with pytest.raises(ValueError, match=r"Sketch: x must be \(label, low, high\) with low < high"):
+        sketch(x=axis)
+    with pytest.raises(ValueError, match="Sketch: y must be"):
+        sketch(y=axis)
+
+
+def test_the_gap_is_told_on_average_and_where_it_is_largest():
+    made = committed(answer=lambda report: [(0.3, 0.5), (0.9, 0.38), (0.6, 0.47)])
+    said = made.reveal(None)
+    assert said == "On average you are ≈0.05 off; at sparsity 0.9 you said 0.50, it is ≈0.38."
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1))
+def test_the_gap_is_taken_at_the_points_of_the_run(points):
+    made = committed(answer=lambda report: points)
+    gaps = [abs(y - 0.5) for _, y in points]
+    mean = sum(gaps) / len(gaps)
+    said = made.reveal(None)
+    if mean <= 0.01:
+        assert "right on the spot" in said
+    else:
+        told = float(re.search(r"≈([\d.]+) off", said)[1])
+        assert told == pytest.approx(mean, abs=0.0051)
+    worst = float(re.search(r"it is ≈([\d.]+)\.", said)[1])
+    assert abs(worst - 0.5) == pytest.approx(max(gaps), abs=0.0051)
+
+
+def test_between_two_places_it_is_a_straight_line():
+    made = committed(0.0, *[1.0] * 20, answer=lambda report: [(0.025, 0.0)])
+    assert "at sparsity 0.025 you said 0.50, it is ≈0.00." in made.reveal(None)
+
+
+def test_the_drawing_itself_is_right_on_the_spot():
+    made = committed(0.9, 0.3, 0.7)
+    made.answer = lambda report: made.value
+    assert "right on the spot" in made.reveal(None)
+
+
+@pytest.mark.parametrize(
+    "answer", [[], [(0.5, NAN)], [(NAN, 0.5)], [(2.0, 0.5)], [(0.5, math.inf)], iter([])]
+)
+def test_a_run_without_an_answer_is_said(answer):
+    said = committed(answer=lambda report: answer).reveal(None)
+    assert said == "This run gives no point of the curve from sparsity 0 to 1."
+
+
+def test_points_without_a_value_are_counted_and_left_out():
+    made = committed(answer=lambda report: [(0.5, 0.6), (0.6, NAN), (NAN, 0.5), (0.2, 0.6)])
+    assert made.reveal(None).endswith("it is ≈0.60. 2 of its 4 points have no value.")
+    assert "≈0.10 off" in made.reveal(None)
+
+
+def test_axes_need_not_be_shares():
+    made = sketch(lambda report: [(1, 80), (20, 40)], ("epoch", 1, 20), ("error", 0, 100))
+    send(made, [50] * PLACES)
+    assert made.reveal(None) == "On average you are ≈20 off; at epoch 1 you said 50, it is ≈80."
+    assert made.value[0][0] == 1
+    assert made.value[-1][0] == 20
+
+
+def test_it_lies_dashed_over_the_figure():
+    figure, axis = pyplot.subplots()
+    sketch().draw(figure)
+    assert not axis.lines
+    made = committed(0.2, 0.4)
+    made.draw(figure)
+    (line,) = axis.lines
+    assert [*zip(*line.get_data(), strict=True)] == made.value
+    assert line.is_dashed()
+    assert [text.get_text() for text in axis.texts] == ["your guess"]
+    pyplot.close(figure)
+
+
+def test_a_panel_waits_for_it_and_tells_the_gap():
+    def answer(report):
+        return [(step.sparsity, step.metrics["accuracy"]) for step in report.history]
+
+    made = sketch(answer)
+    panel = Panel(magnitude, tiny_model(), tiny_data(), guess=made, rounds=2, epochs=1)
+    panel.buttons["Run"].click()
+    assert panel.report is None
+    assert "commit" in panel.message.value
+    send(made, [1.0] * PLACES)
+    panel.buttons["Run"].click()
+    low = min(answer(panel.report), key=lambda point: point[1])
+    assert f"at sparsity {low[0]:.3g} you said 1.00, it is ≈{low[1]:.2f}." in panel.message.value
+
+
+def test_an_answer_that_is_no_curve_is_said_in_the_panel():
+    made = committed(answer=lambda report: 0.5)
+    panel = Panel(magnitude, tiny_model(), tiny_data(), guess=made, rounds=1, epochs=1)
+    panel.buttons["Run"].click()
+    assert "the answer cannot be told: TypeError" in panel.message.value
+
+
+def test_repr_is_stable():
+    assert repr(sketch()) == "Sketch('How does it <fall>?')"
