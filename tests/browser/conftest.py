@@ -1,19 +1,14 @@
 """A headless Chromium for the tests in this folder, without which they are skipped; a JupyterLab."""
 
 import json
-import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
+from server import jupyterlab
 
-ROOT = Path(__file__).parents[2]
 PLACE = "share/jupyter/labextensions/prunekit-lab/"
 HOW = "needs Chromium and Playwright: apt install chromium, pip install playwright"
 
@@ -57,12 +52,6 @@ def window(browser):
         yield page
 
 
-def free_port():
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        return opened.getsockname()[1]
-
-
 @pytest.fixture(scope="session")
 def packed(wheel, tmp_path_factory):
     """The data folder of the wheel, as an installation has it."""
@@ -88,41 +77,9 @@ def lab(packed, evil, tmp_path_factory):
     (packed / PLACE / "notebooks/evil.ipynb").write_text(
         json.dumps({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
     )
-    folder, port = tmp_path_factory.mktemp("course"), free_port()
-    address = f"http://127.0.0.1:{port}"
-    settings = tmp_path_factory.mktemp("settings")
-    looks = settings / "user/@jupyterlab/notebook-extension/tracker.jupyterlab-settings"
-    looks.parent.mkdir(parents=True)
-    looks.write_text(json.dumps({"windowingMode": "none"}))  # every cell is part of the page
-    environment = os.environ | {
-        "JUPYTER_PATH": str(packed / "share/jupyter"),
-        "JUPYTER_CONFIG_DIR": str(settings),
-        "JUPYTER_DATA_DIR": str(settings / "data"),
-        "JUPYTERLAB_SETTINGS_DIR": str(settings / "user"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(settings / "spaces"),
-        "PYTHONPATH": str(ROOT),
-    }
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
-    command += [
-        "--expose-app-in-browser",
-        f"--port={port}",
-        f"--ServerApp.root_dir={folder}",
-        "--IdentityProvider.token=",
-    ]
-    with (settings / "log.txt").open("w") as log:
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        try:
-            for _ in range(600):
-                try:
-                    urllib.request.urlopen(f"{address}/api", timeout=5)
-                    break
-                except OSError:
-                    assert server.poll() is None, (settings / "log.txt").read_text()
-                    time.sleep(0.1)
-            yield address, folder
-        finally:
-            server.terminate()
-            server.wait(30)
+    folder, settings = tmp_path_factory.mktemp("course"), tmp_path_factory.mktemp("settings")
+    with jupyterlab(folder, settings, JUPYTER_PATH=str(packed / "share/jupyter")) as address:
+        yield address, folder
 
 
 @pytest.fixture

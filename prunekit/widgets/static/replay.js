@@ -1,7 +1,7 @@
 // Replays a recorded run; chart.js and lineage.js come before it. It asks `model` for its traits and
 // nothing else, so that a page without a kernel can give it a plain object instead.
 
-const RATES = [1, 4, 10, 30]; // steps a second
+const RATES = [1, 4, 10, 30, 60]; // steps a second
 
 // For each layer the mask at every step: an index into its distinct masks, and those as bits.
 function masksOf(layers, bytes, count) {

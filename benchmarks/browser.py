@@ -1,0 +1,153 @@
+"""What a click or a move costs in a real JupyterLab: ``python benchmarks/browser.py``.
+
+Needs Chromium and Playwright. Milliseconds are taken in the page, from the key or the click to the
+change that follows: the median of 20 moves. Each line says what was aimed at.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Locator, Page, sync_playwright
+
+from prunekit.widgets.replay import write_page
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests/browser"))
+from server import jupyterlab
+
+MOVES, WAIT = 20, 120_000
+SETUP = """
+import torch
+from prunekit import *
+from prunekit.baselines.gradual import gradual
+from prunekit.methods.differential_evolution import differential_evolution
+from prunekit.methods.roulette import roulette
+from prunekit.widgets import Panel, views
+torch.set_num_threads(1)
+digits, net, large = mnist_small(), pretrained("lenet_300_100"), pretrained("lenet_5")"""
+INSTANT = {  # name -> cell
+    "threshold": "views.of(magnitude, net, digits)",
+    "wheel": "views.of(roulette, net, digits)",
+    "sensitivities": "views.of(differential_evolution, net, digits)",
+}
+PANELS = {
+    "a fit": "Panel(gradual, large, digits, sparsity=0.9, epochs=50)",
+    "a search": "Panel(differential_evolution, large, digits, rounds=1, generations=50)",
+}
+# From the next event of a kind inside an element to the next change of its words.
+WATCH = """([element, kind]) => {
+  let begun = null;
+  window.taken = [];
+  element.addEventListener(kind, () => (begun = performance.now()), true);
+  new MutationObserver(() => {
+    if (begun !== null) window.taken.push(performance.now() - begun);
+    begun = null;
+  }).observe(element, { childList: true, characterData: true, subtree: true });
+}"""
+
+
+def notebook(cells: list[str]) -> str:
+    made = [
+        {"id": f"c{i}", "cell_type": "code", "source": text, "metadata": {}, "outputs": [],
+         "execution_count": None}
+        for i, text in enumerate(cells)
+    ]  # fmt: skip
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    return json.dumps({"cells": made, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5})
+
+
+def show(what: str, value: float, unit: str, aim: float, fewer: bool = True) -> None:
+    met = value <= aim if fewer else value >= aim
+    sign = "≤" if fewer else "≥"
+    verdict = "ok" if met else "MISSED"
+    print(f"{what:<60} {value:6.0f} {unit:<9} aim {sign} {aim:.0f}: {verdict}", flush=True)
+
+
+def moved(tab: Page, view: Locator) -> float:
+    """Milliseconds from a key on the last slider to the new words, the median."""
+    tab.evaluate(WATCH, [view.element_handle(), "keydown"])
+    view.locator("[role=slider]").last.focus()
+    for number in range(MOVES):
+        tab.keyboard.press("ArrowRight")
+        tab.wait_for_function(f"window.taken.length > {number}", timeout=WAIT)
+        tab.wait_for_timeout(100)
+    return statistics.median(tab.evaluate("window.taken"))
+
+
+def stopped(tab: Page, panel: Locator) -> float:
+    """Milliseconds from the click on Stop to the word that says so."""
+    panel.get_by_role("button", name="Run", exact=True).click()
+    panel.get_by_text("left").last.wait_for(timeout=WAIT)
+    script = """(element) => {
+      const words = () => element.innerText.includes("stopped");
+      element.addEventListener("click", () => {
+        const begun = performance.now();
+        new MutationObserver((_, observer) => {
+          if (!words()) return;
+          window.took = performance.now() - begun;
+          observer.disconnect();
+        }).observe(element, { childList: true, characterData: true, subtree: true });
+      }, { capture: true, once: true });
+    }"""
+    tab.evaluate("window.took = null")
+    tab.evaluate(script, panel.element_handle())
+    panel.get_by_role("button", name="Stop", exact=True).click()
+    tab.wait_for_function("window.took !== null", timeout=WAIT)
+    return float(tab.evaluate("window.took"))
+
+
+def frames(tab: Page, page: Path) -> float:
+    """Frames a second of a replay at 60 steps a second, which is what the screen can show."""
+    tab.goto(page.as_uri())
+    tab.locator(".pk-replay canvas.pk-mask").wait_for()
+    tab.get_by_label("speed").select_option("60")
+    script = """() => new Promise((done) => {
+      const view = document.querySelector(".pk-replay");
+      const at = () => Number(view.dataset.frames || 0);
+      document.querySelector(".pk-play").click();
+      const [begun, first] = [performance.now(), at()];
+      setTimeout(() => done((1000 * (at() - first)) / (performance.now() - begun)), 800);
+    })"""
+    return float(tab.evaluate(script))
+
+
+def in_lab(tab: Page, address: str, folder: Path) -> None:
+    cells = [SETUP, *INSTANT.values(), *PANELS.values()]
+    (folder / "bench.ipynb").write_text(notebook(cells), encoding="utf-8")
+    tab.goto(f"{address}/lab/tree/bench.ipynb?reset")
+    tab.wait_for_function(
+        "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel", timeout=WAIT
+    )
+    tab.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells'); }")
+    tab.locator(".pk-panel").last.wait_for(timeout=WAIT)
+    tab.wait_for_timeout(2_000)
+    for number, name in enumerate(INSTANT):
+        took = moved(tab, tab.locator(".pk-instant").nth(number))
+        show(f"{name}: one move, LeNet-300-100, 5,000 images", took, "ms", 100)
+    for number, name in enumerate(PANELS):
+        took = stopped(tab, tab.locator(".pk-panel").nth(number))
+        show(f"Stop in {name}, LeNet-5", took, "ms", 500)
+
+
+def main() -> None:
+    found: Any = shutil.which("chromium") or shutil.which("google-chrome")
+    with tempfile.TemporaryDirectory() as place, sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": 1300, "height": 1000})
+        folder, settings = Path(place) / "work", Path(place) / "settings"
+        folder.mkdir()
+        with jupyterlab(folder, settings) as address:
+            in_lab(tab, address, folder)
+        page = write_page("roulette", Path(place) / "replay.html")
+        show("replay of 59 levels", frames(tab, page), "frames/s", 30, fewer=False)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
