@@ -162,6 +162,8 @@ def test_the_tree_that_grows_by_clicks_is_the_methods_own():
         assert tree.children_[chosen].sparsity == step.sparsity
         assert all((tree.children_[chosen][name] == keep).all() for name, keep in step.mask.items())
     assert "goes on" in tree.shown.value
+    assert "the tree is done" in tree.shown.value
+    assert tree.spin.disabled
     tree.again.click()
     assert tree.parent.sparsity == 0
     assert not tree.spin.disabled

@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -512,6 +513,56 @@ def test_the_gap_is_told_after_the_run(typed, said):
     assert guess.field.disabled
     click(made, "Run")
     assert said in made.message.value
+
+
+def test_a_guess_is_not_held_against_a_run_with_other_settings():
+    guess, drawn = guessing(), []
+    guess.draw = lambda figure: drawn.append(figure)
+    made = panel(guess=guess, **SMALL)
+    guess.field.value = "60"
+    guess.button.click()
+    made.controls["epochs"].set(1)
+    click(made, "Run")
+    assert "settings that Reset brings back" in made.message.value
+    assert drawn == []
+    click(made, "Reset")
+    made.controls["seed"].set(7)  # another draw, the same question
+    click(made, "Run")
+    assert "You said 60 %" in made.message.value
+    assert drawn
+
+
+def test_a_model_that_cannot_be_copied_is_told_and_not_waited_for():
+    model = tiny_model()
+    model.seen = model[0].weight * 2  # what a layer computed, kept with its history
+    made = Panel(magnitude, model, tiny_data(), **SMALL)
+    click(made, "Run")
+    assert "RuntimeError" in made.message.value
+    assert made.running.state == "ended"
+    assert not made.buttons["Run"].disabled
+    del model.seen
+    click(made, "Run")
+    assert made.report is not None
+
+
+def test_the_time_left_does_not_count_a_pause(monkeypatch):
+    now = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr("prunekit.widgets.panel.time", clock)
+
+    async def run():
+        made = Panel(magnitude, tiny_model(), tiny_data(), sparsity=0.5, rounds=9, epochs=9)
+        click(made, "Step")
+        await until(lambda: made.running.state == "paused" and not made.running.busy)
+        now[0] = 5_000.0
+        click(made, "Run")
+        await until(lambda: "s left" in made.left.value or made.running.state == "ended")
+        left = made.left.value
+        click(made, "Stop")
+        await finished(made)
+        return left
+
+    assert asyncio.run(run()) == "about 0 s left"
 
 
 @pytest.mark.parametrize("typed", ["", "a lot", "nan", "inf"])

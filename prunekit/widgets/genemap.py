@@ -185,7 +185,9 @@ class GeneMap(OfCell, anywidget.AnyWidget):
         self.grid = grid = _grid(xs, ys, kept, allowed, over)
         self.population = KNOBS["population"].check("GeneMap", population)
         self.generations = KNOBS["generations"].check("GeneMap", generations)
-        moved = {"strategy": strategy, "scale": scale, "crossover": crossover, "seed": seed}
+        given = {"scale": scale, "crossover": crossover, "strategy": strategy}
+        checked = {name: KNOBS[name].check("GeneMap", value) for name, value in given.items()}
+        moved = {**checked, "seed": seed}
         run = self._evolved(moved)
         shown = {
             "xs": grid.xs.tolist(), "ys": grid.ys.tolist(), "kept": _short(grid.kept),
@@ -197,15 +199,18 @@ class GeneMap(OfCell, anywidget.AnyWidget):
         self.observe(lambda _: in_loop(loop, self._ask), [*MOVED])
         answer(self)
 
+    @traitlets.validate("scale", "crossover", "strategy")
+    def _checked(self, proposal: Any) -> Any:
+        name = proposal["trait"].name
+        return KNOBS[name].check("GeneMap", proposal["value"])
+
     def _ask(self) -> None:
         self.latest({name: getattr(self, name) for name in MOVED})
 
     def _evolved(self, moved: dict[str, Any]) -> dict[str, Any]:
-        checked = {name: KNOBS[name].check("GeneMap", moved[name]) for name in MOVED[:3]}
         found = self.grid.evolve(
-            population=self.population, generations=self.generations + 1, seed=moved["seed"],
-            **checked,
-        )  # fmt: skip
+            population=self.population, generations=self.generations + 1, **moved
+        )
         return {**moved, "generations": _told(self.grid, found)}
 
     def _show(self, result: Any) -> None:

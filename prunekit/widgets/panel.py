@@ -66,7 +66,9 @@ class Panel(OfCell, ipywidgets.VBox):
         )  # fmt: skip
         self.name = self.method.__name__
         self.report: Report | None = None
-        self.running, self.began, self.drawn = Running(self._changed), 0.0, 0.0
+        self.running, self.drawn = Running(self._changed), 0.0
+        self.spent, self.since = 0.0, 0.0  # seconds that the run took; the moment up to which
+        self.going = self.predicted = False  # whether it goes on; whether the guess is about it
         self.presets = {label: dict(values) for label, values in (presets or {}).items()}
         self.knobs = knobs(self.method) | {"seed": SEED}
         given = (settings, *self.presets.values())
@@ -180,7 +182,8 @@ class Panel(OfCell, ipywidgets.VBox):
             self._say(str(error))
             return
         self._say("")
-        self.began = time.monotonic()
+        values = self.values() | {"seed": self.start_values["seed"]}
+        self.spent, self.going, self.predicted = 0.0, False, values == self.start_values
         self.running.start(self.method, self.model, self.data, settings, paused)
 
     def _run(self) -> None:
@@ -217,7 +220,7 @@ class Panel(OfCell, ipywidgets.VBox):
             made.enable(state in (IDLE, ENDED))
         for button in self.preset_buttons:
             button.disabled = state not in (IDLE, ENDED)
-        self.connection.awaited = state == RUNNING
+        self.connection.awaited = state == RUNNING or self.running.busy
         self._show_progress(state, steps)
         self.table.value = self._table(steps)
         if self.running.error is not None:
@@ -235,7 +238,9 @@ class Panel(OfCell, ipywidgets.VBox):
         share = min(share_done(steps), 1.0) if steps else 0.0
         report = self.running.report
         self.bar.value = 1.0 if report is not None and not report.stopped else share
-        took = time.monotonic() - self.began
+        now = time.monotonic()
+        self.spent += (now - self.since) if self.going else 0.0
+        self.since, self.going, took = now, state == RUNNING, self.spent
         words = {IDLE: "", PAUSED: "paused", ENDED: "done" if report else "measuring"}
         if state == RUNNING and 0 < share < 1:
             words[RUNNING] = f"about {took * (1 - share) / share:.0f} s left"
@@ -251,7 +256,7 @@ class Panel(OfCell, ipywidgets.VBox):
         png, figure = io.BytesIO(), None
         try:
             figure = self.draw(steps, pruning.before)
-            if self.guess is not None:
+            if self.guess is not None and self.predicted:
                 self.guess.draw(figure)
             figure.savefig(png, format="png")
         except Exception as error:  # the run goes on without its figure
@@ -283,6 +288,9 @@ class Panel(OfCell, ipywidgets.VBox):
 
     def _reveal(self, report: Report) -> None:
         if self.guess is not None and not report.stopped:
+            if not self.predicted:
+                self._say("Your prediction was about the settings that Reset brings back.")
+                return
             try:
                 self._say(self.guess.reveal(report))
             except Exception as error:

@@ -116,8 +116,13 @@ class Running:
     ) -> None:
         """Begin a new run, after giving up the one before."""
         self.reset()
-        self.once = paused
-        model, stop, threads = copy.deepcopy(model), self.stop, torch.get_num_threads()
+        self.once, stop, threads = paused, self.stop, torch.get_num_threads()
+        try:
+            model = copy.deepcopy(model)  # as it is now, whatever a cell does to it later
+        except Exception as error:
+            self.error = error
+            self._set(ENDED)
+            return
 
         def begin() -> Pruning | None:
             if stop.is_set():
@@ -235,7 +240,7 @@ _cells: dict[str, tuple[int, list[ipywidgets.Widget]]] = {}  # cell -> its execu
 
 
 class OfCell(ipywidgets.Widget):
-    """A widget that is closed with all that stands in it when the cell that made it is run again.
+    """A widget that is closed, with all that stands in it, when its cell makes another.
 
     ipywidgets keeps every widget that is not closed, and with it models and data.
     """
@@ -247,7 +252,7 @@ class OfCell(ipywidgets.Widget):
     def fallback(self) -> str:
         """What a page without a kernel shows instead, as HTML."""
         name = html.escape(type(self).__name__)
-        return f"<p><b>{name}</b> needs a running kernel: run this cell to see it.</p>"
+        return f"<p><b>{name}</b> needs a running kernel: run the notebook from the top.</p>"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         bundle = super()._repr_mimebundle_(**kwargs)

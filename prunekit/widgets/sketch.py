@@ -86,7 +86,7 @@ class Sketch(OfCell, anywidget.AnyWidget):
             )  # fmt: skip
 
     def reveal(self, report: Report) -> str:
-        """The gap on average and where it is largest, in words."""
+        """The gap on average and where it is largest, in words; or that both are small."""
         assert self.value is not None
         (label, low, high), (_, least, most) = self.x, self.y
         points = [(float(x), float(y)) for x, y in self.answer(report)]
@@ -95,13 +95,14 @@ class Sketch(OfCell, anywidget.AnyWidget):
             return f"This run gives no point of the curve from {label} {low:g} to {high:g}."
         gaps = [abs(self._at(x) - y) for x, y in told]
         mean, (x, y) = sum(gaps) / len(gaps), told[gaps.index(max(gaps))]
-        digits = max(0, math.ceil(2 - math.log10(most - least)))  # a hundredth of the axis
-        off = f"On average you are ≈{mean:.{digits}f} off"
-        if mean <= (most - least) / 100:
-            off = "You are right on the spot"
-        said = (
-            f"{off}; at {label} {x:.3g} you said {self._at(x):.{digits}f}, it is ≈{y:.{digits}f}."
-        )
+        hundredth = (most - least) / 100
+        digits = max(0, math.ceil(-math.log10(hundredth)))
+        said = "You are right on the spot."
+        if mean > hundredth or max(gaps) > 3 * hundredth:
+            said = (
+                f"On average you are ≈{mean:.{digits}f} off; most at {label} {x:.3g}: "
+                f"you said {self._at(x):.{digits}f}, it is ≈{y:.{digits}f}."
+            )
         without = sum(not math.isfinite(x + y) for x, y in points)
         return said + (f" {without} of its {len(points)} points have no value." if without else "")
 

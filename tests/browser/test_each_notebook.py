@@ -11,6 +11,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 # Pictures of what was seen, for who wants to look: a folder named here, or the test's own.
 SHOTS = os.environ.get("PRUNEKIT_SCREENSHOTS")
 MINUTE = 60_000
+WRONG = "[data-mime-type='application/vnd.jupyter.error'], [data-mime-type$='stderr']"
 CODE = "jupyterapp.shell.currentWidget.content.widgets.filter(c => c.model.type === 'code')"
 
 
@@ -62,7 +63,11 @@ def move_every_instant_view(tab):
     for view in tab.locator(".pk-instant").all():
         for slider in view.locator("[role=slider]").all():
             slider.focus()
-            changes(tab, view, lambda: tab.keyboard.press("ArrowRight"))
+            answer = view.locator("> .widget-html").last  # not the slider's own number
+            changes(tab, answer, lambda: tab.keyboard.press("ArrowRight"))
+        if (spin := view.get_by_role("button", name="Spin")).count():
+            spin.click()
+            view.get_by_text("goes on").wait_for(timeout=MINUTE)
 
 
 def predict(tab, panel):
@@ -75,6 +80,7 @@ def predict(tab, panel):
         drawing.focus()
         for key in ("ArrowUp", "End", "ArrowDown"):
             tab.keyboard.press(key)
+        panel.get_by_text("2 of 21 places drawn").wait_for()
         panel.get_by_role("button", name="Commit").click()
         panel.get_by_text("committed").wait_for()
 
@@ -96,6 +102,9 @@ def run_and_stop(tab, panel):
     panel.locator("table td").first.wait_for(state="detached")
     button(panel, "Step").click()
     panel.get_by_text("paused").wait_for(timeout=MINUTE)
+    button(panel, "Go on").click()
+    panel.get_by_text("done", exact=True).wait_for(timeout=2 * MINUTE)
+    panel.get_by_text("you said").wait_for()
 
 
 def replay(tab):
@@ -113,13 +122,13 @@ def test_a_notebook_is_run_and_played_with(path, opened, tmp_path):
     tab.wait_for_selector(".jp-Notebook .jp-Cell >> visible=true", timeout=MINUTE)
     tab.wait_for_function("() => jupyterapp.shell.currentWidget.sessionContext?.session?.kernel")
     run_all(tab)
-    wrong = "[data-mime-type='application/vnd.jupyter.error'], [data-mime-type$='stderr']"
-    assert tab.locator(wrong).all_inner_texts() == []
+    assert tab.locator(WRONG).all_inner_texts() == []
     assert tab.locator(".pk-panel").count() > 0
     move_every_instant_view(tab)
     for panel in tab.locator(".pk-panel").all():
         run_and_stop(tab, panel)
     replay(tab)
+    assert tab.locator(WRONG).all_inner_texts() == []
     seen(tab, path.stem, tmp_path)
     tab.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
     for panel in tab.locator(".pk-panel").all():

@@ -123,7 +123,7 @@ def test_every_candidate_is_reached_by_keys_and_told(show):
             n = step.info["results"][who]
             best = "; the best of its generation" if who == step.info["chosen"] else ""
             assert said(tab) == (
-                f"round 1, generation {place + 1}, candidate {who}: keeps "
+                f"round 1, generation {place + 1}, candidate {who + 1}: keeps "
                 f"{step.info['kept'][who]:,} weights, {n} error{'s' * (n != 1)}, "
                 f"sensitivities {genes}{best}; {history(steps, place, who)}"
             )
@@ -138,12 +138,12 @@ def test_pointing_selects_a_dot_and_draws_its_ancestry_and_no_more(show):
     for place, who in ((11, 0), (5, 4), (0, 2), (8, 3)):
         x, y = places[place][who]
         tab.mouse.move(box["x"] + x, box["y"] + y)
-        assert f"generation {place + 1}, candidate {who}:" in said(tab)
+        assert f"generation {place + 1}, candidate {who + 1}:" in said(tab)
         for at in range(12):
             orange = close(pixel(tab, places[at][who]), SELECTED[theme(tab)])
             assert orange == (at <= place)
     tab.mouse.move(box["x"] + places[8][3][0], box["y"] + 2)  # far from all of them
-    assert "generation 9, candidate 3:" in said(tab)
+    assert "generation 9, candidate 4:" in said(tab)
 
 
 def test_the_chosen_way_through_the_tree(show):
@@ -153,12 +153,12 @@ def test_the_chosen_way_through_the_tree(show):
     press(tab, "Home")
     for number, step in enumerate(steps):
         chosen, children = step.info["chosen"], step.info["children"]
-        text = f"level {number + 1}, child {chosen} (seed 0): {children[chosen]} errors; chosen, "
-        text += f"keeps {step.mask.kept:,} weights"
+        text = f"level {number + 1}, child {chosen + 1} (seed 0): {children[chosen]} errors; "
+        text += f"chosen, keeps {step.mask.kept:,} weights"
         if number:
             before = steps[number - 1].info
             parent = before["chosen"]
-            text += f"; came from child {parent} of level {number}, "
+            text += f"; came from child {parent + 1} of level {number}, "
             text += f"with {before['children'][parent]} errors"
         assert said(tab) == text
         press(tab, "ArrowRight")
@@ -172,7 +172,7 @@ def test_the_chosen_way_through_the_tree(show):
         if at != 49:  # the ring of the selected one
             assert close(pixel(tab, places[at][step.info["chosen"]]), wanted[look])
     worst = max(range(10), key=lambda i: (steps[49].info["children"][i], i))
-    assert f"child {worst} (seed 0)" in press(tab, *["ArrowUp"] * 9)
+    assert f"child {worst + 1} (seed 0)" in press(tab, *["ArrowUp"] * 9)
     assert "; not chosen; came from" in said(tab)
 
 
@@ -201,14 +201,14 @@ def test_a_replaced_candidate_is_joined_to_who_took_its_place(show):
             assert line(tab, middle)
 
 
-def test_who_is_over_the_limit_is_hollow_and_it_is_said(show):
+def test_who_is_beyond_the_limit_is_hollow_and_it_is_said(show):
     tab = show(population())
-    assert "over the limit" not in tab.locator(".pk-legend").inner_text()
+    assert "beyond the limit" not in tab.locator(".pk-legend").inner_text()
     steps = population()[:12]
     limit = sorted(step.info["results"][step.info["chosen"]] for step in steps)[6]
     steps = population(allowed=limit)[:12]
     tab = show(steps)
-    assert "hollow: over the limit" in tab.locator(".pk-legend").inner_text()
+    assert "hollow: beyond the limit" in tab.locator(".pk-legend").inner_text()
     places, over = tab.evaluate("places(1)"), []
     press(tab, "Home", *["ArrowUp"] * 6)
     for at, step in enumerate(steps):
@@ -217,10 +217,10 @@ def test_who_is_over_the_limit_is_hollow_and_it_is_said(show):
         assert close(pixel(tab, places[at][who]), CHOSEN[theme(tab)]) == (errors <= limit)
         over.append(errors > limit)
     assert {*over} == {True, False}
-    press(tab, "Home", *["ArrowDown"] * 6)  # candidate 5, which keeps the fewest
+    press(tab, "Home", *["ArrowDown"] * 6)  # the last one keeps the fewest
     for at, broken in enumerate(over):
         assert steps[at].info["chosen"] == 5
-        assert (f"over the limit of {limit} errors" in said(tab)) == broken
+        assert (f"beyond the limit of {limit} errors" in said(tab)) == broken
         press(tab, "ArrowRight")
 
 
@@ -230,7 +230,7 @@ def test_the_menu_chooses_the_round(show):
     menu = tab.locator("select[aria-label=round]")
     for round_, last in ((2, steps[23]), (1, steps[11])):
         menu.select_option(str(round_))
-        best = f"round {round_}, generation 12, candidate {last.info['chosen']}:"
+        best = f"round {round_}, generation 12, candidate {last.info['chosen'] + 1}:"
         assert said(tab).startswith(best)
         assert f"round {round_}: " in tab.locator("canvas").get_attribute("aria-label")
     assert show(steps[:12]).locator("select[aria-label=round]").is_hidden()
@@ -239,11 +239,21 @@ def test_the_menu_chooses_the_round(show):
 def test_it_is_found_by_the_keyboard_and_follows_the_theme(show):
     tab = show(population()[:12])
     tab.keyboard.press("Tab")
-    assert tab.evaluate("document.activeElement.getAttribute('role')") == "img"
+    assert tab.evaluate("document.activeElement.getAttribute('role')") == "application"
     outline = "getComputedStyle(document.activeElement).outlineStyle"
     assert tab.evaluate(outline) == "solid"
     where = tab.evaluate("places(1)")[3][5]
-    assert close(pixel(tab, where), SELECTED[theme(tab)])  # candidate 5 keeps the fewest
+    assert close(pixel(tab, where), SELECTED[theme(tab)])  # the last one keeps the fewest
     tab.emulate_media(color_scheme="light" if theme(tab) == "dark" else "dark")
     tab.wait_for_timeout(100)
     assert close(pixel(tab, where), SELECTED[theme(tab)])
+
+
+def test_a_notebook_around_it_hears_none_of_its_keys_but_those_that_save_and_run(show):
+    tab = show(population())
+    tab.evaluate("() => { window.out = []; document.onkeydown = (e) => out.push(e.key); }")
+    for place in ("canvas", "select"):
+        tab.locator(place).focus()
+        for key in ("ArrowDown", "a", "Control+s", "Shift+Enter"):
+            tab.keyboard.press(key)
+    assert tab.evaluate("out") == ["Control", "s", "Enter"] * 2

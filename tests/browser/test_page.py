@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from prunekit import experiments
+from prunekit import Mask, Step, experiments
 from prunekit.widgets.replay import page, traits, write_page
 
 
@@ -46,7 +46,7 @@ def test_it_shows_the_step_that_the_slider_stands_on(opened):
         step = steps[number]
         assert f"step {number + 1} of {len(steps)}: prune {step.index}/{step.of}" in words(opened)
         assert f"sparsity {step.sparsity:.3f}" in words(opened)
-        assert f"best errors {min(step.info['children'])}" in words(opened)
+        assert f"10 tried, the best has {min(step.info['children'])} errors" in words(opened)
         assert blue(opened) == int(step.mask["fc1.weight"].sum())
     opened.locator("select[aria-label=layer]").select_option("fc3.weight")
     assert blue(opened) == int(steps[-1].mask["fc3.weight"].sum())
@@ -68,6 +68,32 @@ def test_it_plays_to_the_end_and_can_be_stepped_by_keyboard(opened):
             assert each.get_attribute("aria-label")
 
 
+def test_a_notebook_around_it_hears_none_of_its_keys_but_those_that_save_and_run(opened):
+    opened.evaluate("() => { window.out = []; document.onkeydown = (e) => out.push(e.key); }")
+    opened.locator("input[type=range]").focus()
+    for key in ("ArrowRight", "ArrowDown", "PageUp", "x", "Control+s", "Shift+Enter"):
+        opened.keyboard.press(key)
+    assert opened.evaluate("out") == ["Control", "s", "Enter"]
+
+
+def test_a_population_is_told_by_what_its_best_keeps(tab, tmp_path):
+    info = {"vectors": [[1.0], [2.0]], "kept": [4000, 2345], "chosen": 1, "replaced": [0, 1]}
+    steps = [Step("search", 1, 1, Mask({}), {"accuracy": 0.9}, info)]
+    path = tmp_path / "population.html"
+    path.write_text(page(traits(steps)), encoding="utf-8")
+    tab.goto(path.as_uri())
+    assert words(tab).endswith(", 2 tried, the best keeps 2,345 weights")
+
+
+def test_a_level_without_a_figure_is_told_in_words(tab, tmp_path):
+    info = {"children": [float("nan")] * 2, "chosen": 0}
+    steps = [Step("prune", 1, 1, Mask({}), {"accuracy": 0.9}, info)]
+    path = tmp_path / "level.html"
+    path.write_text(page(traits(steps)), encoding="utf-8")
+    tab.goto(path.as_uri())
+    assert words(tab).endswith(", 2 tried, the best has no figure")
+
+
 def test_damaged_masks_are_said_and_the_rest_is_shown(tab, tmp_path):
     shown = traits(experiments.showcase("roulette"), "damaged")
     for name, masks in (("short", shown["masks"][:100]), ("none", gzip.compress(b""))):
@@ -76,3 +102,12 @@ def test_damaged_masks_are_said_and_the_rest_is_shown(tab, tmp_path):
         tab.goto(path.as_uri())
         tab.wait_for_function("/damaged/.test(document.querySelector('.pk-words').textContent)")
         assert re.search(r"cannot be shown", words(tab))
+
+
+def test_when_jupyterlab_takes_another_theme_it_is_drawn_anew(opened):
+    canvas = "document.querySelector('canvas.pk-chart').toDataURL()"
+    before = opened.evaluate(canvas)
+    opened.evaluate("document.body.style.color = 'rgb(200, 0, 0)'")
+    assert opened.evaluate(canvas) == before
+    opened.evaluate("document.body.dataset.jpThemeLight = 'false'")
+    opened.wait_for_function(f"before => {canvas} !== before", arg=before)

@@ -60,7 +60,9 @@ def opened(browser, lab, name, *cells):
         yield page
     finally:
         if not page.is_closed():
-            page.evaluate("jupyterapp.shell.currentWidget?.sessionContext?.shutdown()")
+            page.evaluate(  # a kernel that a test killed may be gone
+                "jupyterapp.shell.currentWidget?.sessionContext?.shutdown()?.catch(() => null)"
+            )
             page.close()
 
 
@@ -185,6 +187,17 @@ def test_it_asks_when_something_in_its_box_is_pressed_and_never_by_itself(window
     assert sent(window) == 3
 
 
+def test_a_notebook_around_it_hears_no_key_of_its_box_but_those_that_save_and_run(window):
+    fake(window)
+    window.evaluate("() => { window.out = []; document.onkeydown = (e) => out.push(e.key); }")
+    for place in ("inside", "outside"):
+        window.locator("button", has_text=place).click()
+        for key in ("ArrowDown", "x", "Control+s", "Shift+Enter"):
+            window.keyboard.press(key)
+    inside = ["Control", "s", "Enter"]
+    assert window.evaluate("out") == [*inside, "ArrowDown", "x", "Control", "s", "Shift", "Enter"]
+
+
 def test_while_a_run_goes_it_asks_on_and_after_a_missing_answer_no_more(window):
     fake(window, awaited=True)
     for count in (1, 2, 3):
@@ -289,6 +302,25 @@ def test_every_control_has_its_name_for_a_screen_reader(live):
         fold.click()
 
 
+# ------------------------------------------------------------------------------------------ keys
+
+
+def test_keys_in_a_view_leave_the_cells_alone(live):
+    cells = """(({ activeCellIndex, widgets }) => [activeCellIndex, widgets.length])(
+        jupyterapp.shell.currentWidget.content)"""
+    for place in (
+        live.get_by_role("slider", name="threshold", exact=True),
+        live.get_by_role("combobox", name="kind", exact=True),
+        live.locator(".pk-maskview select"),
+        live.locator(".pk-maskview canvas"),
+    ):
+        place.focus()
+        before = live.evaluate(cells)
+        for key in ("ArrowUp", "j", "a", "x"):
+            live.keyboard.press(key)
+        assert live.evaluate(cells) == before
+
+
 # ---------------------------------------------------------------------------------------- sketch
 
 
@@ -330,6 +362,7 @@ def test_a_curve_is_drawn_by_pointer_and_keys_and_compared_with_the_run(live):
     assert max(falls) == pytest.approx(min(falls))  # from there straight to the end
     canvas.focus()
     live.keyboard.press("ArrowUp")
+    assert live.evaluate("jupyterapp.shell.currentWidget.content.activeCellIndex") == cell
     assert drawing.locator("button", has_text="Commit").is_disabled()
     assert python(live, "guess.value[-1][1]").startswith("0.01")
     live.locator(".jupyter-button", has_text="Run").click()

@@ -8,6 +8,12 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
+// JupyterLab would go to, cut or change a cell; Ctrl+S and Shift+Enter are still its own.
+function keepKeys(event) {
+  const modified = event.ctrlKey || event.metaKey || event.altKey;
+  if (!modified && !(event.shiftKey && event.key === "Enter")) event.stopPropagation();
+}
+
 // The bytes of a trait: a DataView in a notebook, a Uint8Array in a page of its own.
 const bytesOf = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
 
@@ -96,6 +102,19 @@ function axes(context, width, height, xs, ys, labels, look, least = 1) {
 function chart(canvas, xs, ys, labels, look, least = 1) {
   const [width, height] = [canvas.clientWidth || 420, canvas.clientHeight || 200];
   return axes(sharp(canvas, width, height), width, height, xs, ys, labels, look, least);
+}
+
+// Calls `draw` when JupyterLab or the system takes other colours; gives what ends that.
+function recoloured(draw) {
+  const soon = () => requestAnimationFrame(() => draw());
+  const theme = new MutationObserver(soon);
+  theme.observe(document.body, { attributeFilter: ["data-jp-theme-light"] });
+  const scheme = matchMedia("(prefers-color-scheme: dark)");
+  scheme.addEventListener("change", soon);
+  return () => {
+    theme.disconnect();
+    scheme.removeEventListener("change", soon);
+  };
 }
 
 function stroke(context, points) {

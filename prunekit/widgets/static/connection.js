@@ -4,7 +4,8 @@
 
 const PATIENCE = 3000; // milliseconds
 const SILENCE =
-  "No answer from the kernel. If it is busy, wait; if it was restarted, run this cell again.";
+  "No answer from the kernel. If it is busy, wait; if it was restarted, run the notebook again " +
+  "from the top.";
 const PRESSES = ["pointerdown", "keydown", "click"]; // a screen reader sends the last alone
 
 // Watch what is pressed in `carrier()`, and speak in `el`.
@@ -64,13 +65,17 @@ function nameSliders(box) {
   }
 }
 
-// As a widget of its own it watches the box that it stands in, and names the sliders there.
+// As a widget of its own it watches the box that it stands in, names the sliders there, and keeps
+// its keys from JupyterLab.
 function connection({ model, el }) {
   const box = () => el.parentElement;
   const { missed, end } = watch(model, el, box);
   const changed = new MutationObserver(look);
   const placed = new ResizeObserver(() => {
-    if (box()) changed.observe(box(), { attributeFilter: ["class"], childList: true, subtree: true });
+    if (box()) {
+      changed.observe(box(), { attributeFilter: ["class"], childList: true, subtree: true });
+      box().addEventListener("keydown", keepKeys);
+    }
     look();
   });
   function look() {

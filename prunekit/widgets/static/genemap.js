@@ -122,7 +122,7 @@ function summary(run, generation) {
   const [x, y, share, over] = dots[best];
   const within = dots.filter((dot) => !dot[3]).length;
   const parts = [
-    `generation ${generation} of ${run.generations.length - 1}`,
+    `generation ${generation + 1} of ${run.generations.length}`,
     `the best keeps ${share.toFixed(1)} %${over ? " but breaks the limit" : ""}, at (${x.toFixed(2)}, ${y.toFixed(2)})`,
     `${within} of ${dots.length} within the limit`,
   ];
@@ -341,15 +341,11 @@ function drawMap(canvas, look, { map, run, generation, chosen, told, grown, near
 
 // ------------------------------------------------------------------------------------------- view
 
-// Keys that sliders and dots need; JupyterLab would take them to go from cell to cell.
-const plain = (event) =>
-  /^(Arrow|Page|Home|End|Enter| )/.test(event.key) && !event.ctrlKey && !event.metaKey && !event.shiftKey;
-
 function render({ model, el }) {
   const map = model.get("map");
   const still = window.matchMedia("(prefers-reduced-motion: reduce)");
   let run = model.get("run");
-  let generation = 0;
+  let generation = 0; // in words and on the slider it counts from 1
   let chosen = null;
   let steps = []; // of the chosen dot's trial
   let drawn = 0; // how many of them are shown; the part of the last one that has grown
@@ -367,7 +363,7 @@ function render({ model, el }) {
   };
   const scale = range("F", { min: 0.01, max: 2, step: 0.01 });
   const crossover = range("CR", { min: 0, max: 1, step: 0.01 });
-  const slider = range("generation", { min: 0, max: run.generations.length - 1, class: "pk-generation" });
+  const slider = range("generation", { min: 1, max: run.generations.length, class: "pk-generation" });
   const strategy = element("select", { "aria-label": "strategy" });
   for (const name of map.strategies) strategy.append(element("option", {}, name));
   const again = element("button", { type: "button" }, "New dots");
@@ -391,8 +387,8 @@ function render({ model, el }) {
     element("div", { class: "pk-legend" }, ...legend),
     words,
   );
+  root.addEventListener("keydown", keepKeys);
   el.append(root);
-  root.onkeydown = (event) => plain(event) && event.stopPropagation();
 
   // What stands there already would be read aloud again.
   const say = (line, text) => line.textContent === text || (line.textContent = text);
@@ -409,8 +405,7 @@ function render({ model, el }) {
     canvas.setAttribute("aria-label", `map of ${map.label}; across: ${map.labels[0]}, up: ${map.labels[1]}; ${about.textContent} ${text}`);
     scale.shown.value = Number(scale.input.value).toFixed(2);
     crossover.shown.value = Number(crossover.input.value).toFixed(2);
-    slider.input.value = generation;
-    slider.shown.value = generation;
+    slider.input.value = slider.shown.value = generation + 1;
     next.disabled = chosen === null || drawn >= steps.length;
     play.disabled = chosen === null;
     play.textContent = playing ? "Pause" : "Play";
@@ -496,7 +491,7 @@ function render({ model, el }) {
 
   function renewed() {
     run = model.get("run");
-    slider.input.max = run.generations.length - 1;
+    slider.input.max = run.generations.length;
     go(generation);
   }
 
@@ -504,7 +499,7 @@ function render({ model, el }) {
   crossover.input.oninput = () => ask("crossover", Number(crossover.input.value));
   strategy.onchange = () => ask("strategy", strategy.value);
   again.onclick = () => ask("seed", model.get("seed") + 1);
-  slider.input.oninput = () => go(Number(slider.input.value));
+  slider.input.oninput = () => go(Number(slider.input.value) - 1);
   slider.input.onchange = () => {
     model.set("generation", generation);
     model.save_changes();
@@ -558,9 +553,11 @@ function render({ model, el }) {
   follow();
   go(model.get("generation") || 0);
   resized.observe(canvas);
+  const end = recoloured(() => begun === null && draw());
   return () => {
     ended = true;
     halt();
+    end();
     resized.disconnect();
     for (const [name, act] of listened) model.off(name, act);
   };

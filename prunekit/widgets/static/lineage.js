@@ -98,7 +98,7 @@ function counted(family, value) {
   return `${written(value)} ${value === 1 ? "error" : "errors"}`;
 }
 
-// What the steps tell of a candidate.
+// What the steps tell of a candidate; people count from 1.
 function describe(family, group, place, who) {
   const told = family.kind === "tree" ? describeChild : describeCandidate;
   return told(family, group, place, who);
@@ -108,11 +108,11 @@ function describeChild(family, group, place, who) {
   const [entry, before] = [group[place], group[place - 1]];
   const seed = family.seed === null ? "" : ` (seed ${family.seed})`;
   const result = counted(family, entry.values[who]);
-  const parts = [`level ${entry.number}, child ${who}${seed}: ${result}`];
+  const parts = [`level ${entry.number}, child ${who + 1}${seed}: ${result}`];
   parts.push(entry.chosen === who ? `chosen, keeps ${written(entry.kept)} weights` : "not chosen");
   if (before) {
     const parent = counted(family, before.values[before.chosen]);
-    parts.push(`came from child ${before.chosen} of level ${before.number}, with ${parent}`);
+    parts.push(`came from child ${before.chosen + 1} of level ${before.number}, with ${parent}`);
   }
   return parts.join("; ");
 }
@@ -125,8 +125,10 @@ function describeCandidate(family, group, place, who) {
   if (entry.vectors) {
     facts.push(`sensitivities ${entry.vectors[who].map((v) => v.toFixed(2)).join(", ")}`);
   }
-  const parts = [`${round}generation ${entry.number}, candidate ${who}: ${facts.join(", ")}`];
-  if (breaks(family, entry, who)) parts.push(`over the limit of ${counted(family, entry.allowed)}`);
+  const parts = [`${round}generation ${entry.number}, candidate ${who + 1}: ${facts.join(", ")}`];
+  if (breaks(family, entry, who)) {
+    parts.push(`beyond the limit of ${counted(family, entry.allowed)}`);
+  }
   if (entry.chosen === who) parts.push("the best of its generation");
   const since = entered(group, place, who);
   const here = since === place ? "" : `here since generation ${group[since].number}, `;

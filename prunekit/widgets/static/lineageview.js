@@ -6,13 +6,13 @@ const NEAR = 24; // pixels between the pointer and the dot that it means
 function render({ model, el }) {
   const family = model.get("family");
   const still = document.createElement("canvas");
-  const canvas = element("canvas", { class: "pk-tree", role: "img", tabindex: 0 });
+  const canvas = element("canvas", { class: "pk-tree", role: "application", tabindex: 0 });
   const words = element("div", { class: "pk-words", role: "status" });
   const legend = element("div", { class: "pk-legend" });
   const which = element("select", { "aria-label": "round" });
   const menu = element("label", { class: "pk-controls" }, "round ", which);
   const root = element(
-    "div", { class: "pk-view pk-lineage", "data-lm-suppress-shortcuts": "true" }, // of JupyterLab
+    "div", { class: "pk-view pk-lineage" },
     element("strong", {}, model.get("title")), menu, canvas, legend, words,
   );
   for (const round of rounds(family)) {
@@ -20,6 +20,7 @@ function render({ model, el }) {
     which.append(element("option", { value: round ?? "" }, `${round}${undone}`));
   }
   menu.hidden = which.length < 2;
+  root.addEventListener("keydown", keepKeys);
   el.append(root);
 
   let group, scales, look, place, who;
@@ -67,8 +68,7 @@ function render({ model, el }) {
     select(...to);
   };
   which.onchange = open;
-  const themed = matchMedia("(prefers-color-scheme: dark)");
-  themed.addEventListener("change", paint);
+  const end = recoloured(paint);
   let width = 0;
   const resized = new ResizeObserver(() => {
     if (width === canvas.clientWidth) return; // only the words below have grown
@@ -79,7 +79,7 @@ function render({ model, el }) {
   resized.observe(root);
   return () => {
     resized.disconnect();
-    themed.removeEventListener("change", paint);
+    end();
   };
 }
 
@@ -123,7 +123,7 @@ function legendOf(family, group, look) {
     line("the selected one and those it came from", `rgb(${look.chosen})`),
   ];
   const broken = group.some((entry) => entry.values.some((_, who) => breaks(family, entry, who)));
-  if (broken) lines.push(line("hollow: over the limit", look.soft, true));
+  if (broken) lines.push(line("hollow: beyond the limit", look.soft, true));
   return lines;
 }
 

@@ -27,13 +27,14 @@ function render({ model, el }) {
   const far = element("button", { type: "button", "aria-label": "farther" }, "−");
   const which = element("select", { "aria-label": "layer" });
   const root = element(
-    "div", { class: "pk-view pk-maskview", "data-lm-suppress-shortcuts": "true" }, // of JupyterLab
+    "div", { class: "pk-view pk-maskview" },
     element("div", { class: "pk-controls" }, "layer ", which, modes, "brush ", size, far, near),
     canvas, words, verdict,
   );
+  root.addEventListener("keydown", keepKeys);
   el.append(root);
 
-  let layer, across, rows, columns, values, kept, remaining, limit;
+  let layer, across, rows, columns, values, mask, remaining, limit;
   let zoom = 1, least = 1; // pixels of the canvas per weight, and those that show the whole layer
   let left = 0, top = 0; // the corner of the layer on the canvas
   let cursor = [0, 0];
@@ -55,7 +56,7 @@ function render({ model, el }) {
     const context = bitmap.getContext("2d");
     const one = context.createImageData(1, 1);
     for (const i of indices) {
-      one.data.set(kept[i] ? [...colour(values[i], limit), 255] : [0, 0, 0, 0]);
+      one.data.set(mask[i] ? [...colour(values[i], limit), 255] : [0, 0, 0, 0]);
       context.putImageData(one, i % columns, Math.floor(i / columns));
     }
   }
@@ -66,7 +67,7 @@ function render({ model, el }) {
     const context = bitmap.getContext("2d");
     const image = context.createImageData(columns, rows);
     for (let i = 0; i < values.length; i++) {
-      if (kept[i]) image.data.set([...colour(values[i], limit), 255], 4 * i);
+      if (mask[i]) image.data.set([...colour(values[i], limit), 255], 4 * i);
     }
     context.putImageData(image, 0, 0);
   }
@@ -79,12 +80,8 @@ function render({ model, el }) {
     ({ layer, rows, columns, across } = shown);
     if (other) values = new Float32Array(bytesOf(shown.weights).slice().buffer);
     const bits = bytesOf(model.get("kept").bits);
-    kept = new Uint8Array(values.length);
-    remaining = 0;
-    for (let i = 0; i < kept.length; i++) {
-      kept[i] = (bits[i >> 3] >> (7 - (i & 7))) & 1;
-      remaining += kept[i];
-    }
+    mask = Uint8Array.from(values, (_, i) => kept(bits, i));
+    remaining = mask.reduce((sum, one) => sum + one, 0);
     limit = values.reduce((most, v) => Math.max(most, Math.abs(v)), 0) / 2 || 1;
     which.value = model.get("layer");
     paintAll();
@@ -119,10 +116,10 @@ function render({ model, el }) {
   function tell() {
     const [r, c] = cursor;
     const i = r * columns + c;
-    const state = kept[i] ? "kept" : "removed";
+    const state = mask[i] ? "kept" : "removed";
     words.textContent =
       `output ${r}, ${across} ${c}: ${values[i].toPrecision(3)}, ${state}; ` +
-      `${remaining} of ${kept.length} weights of the layer kept`;
+      `${remaining} of ${mask.length} weights of the layer kept`;
     canvas.setAttribute("aria-label", `weights of ${layer}; ${words.textContent}`);
   }
 
@@ -142,8 +139,8 @@ function render({ model, el }) {
     for (let y = Math.ceil(r - radius); y <= r + radius; y++) {
       for (let x = Math.ceil(c - radius); x <= c + radius; x++) {
         const i = y * columns + x;
-        if (y >= 0 && y < rows && x >= 0 && x < columns && kept[i] !== to) {
-          kept[i] = to;
+        if (y >= 0 && y < rows && x >= 0 && x < columns && mask[i] !== to) {
+          mask[i] = to;
           remaining += to ? 1 : -1;
           changed.push(i);
           stroke.add(i);
@@ -241,7 +238,9 @@ function render({ model, el }) {
   draw();
   judged();
   resized.observe(root);
+  const end = recoloured(draw);
   return () => {
+    end();
     resized.disconnect();
     model.off("change:shown", renewed);
     model.off("change:kept", renewed);

@@ -99,7 +99,9 @@ function drawLineage(canvas, family, frame, look) {
   const [width, height] = [canvas.clientWidth || 420, canvas.clientHeight || 200];
   const scales = familyAxes(sharp(canvas, width, height), width, height, family, group, look);
   drawFamily(scales, family, group.filter((entry) => entry.step <= frame), look);
-  const said = `${values.length} tried, best ${family.labels[1]} ${values[chosen]}`;
+  const [tree, best] = [family.kind === "tree", values[chosen]];
+  const result = tree ? `has ${counted(family, best)}` : `keeps ${written(best)} weights`;
+  const said = `${values.length} tried, the best ${result}`;
   return round === null ? said : `round ${round}: ${said}`;
 }
 
@@ -137,6 +139,7 @@ function render({ model, el }) {
     element("label", {}, "layer ", which),
     element("div", { class: "pk-masks" }, mask, pixels),
   );
+  root.addEventListener("keydown", keepKeys);
   el.append(root);
 
   function draw() {
@@ -213,6 +216,7 @@ function render({ model, el }) {
   model.on("change:frame", moved);
   const resized = new ResizeObserver(draw);
   resized.observe(root);
+  const end = recoloured(draw);
 
   draw();
   unpacked(model.get("masks"))
@@ -227,6 +231,7 @@ function render({ model, el }) {
     });
   return () => {
     ended = true;
+    end();
     resized.disconnect();
     model.off("change:frame", moved);
   };

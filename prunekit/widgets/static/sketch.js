@@ -18,6 +18,7 @@ function render({ model, el }) {
     element("div", {}, model.get("question")), element("small", {}, HOW),
     canvas, words, element("div", { class: "pk-controls" }, commit, again, said),
   );
+  root.addEventListener("keydown", keepKeys);
   el.append(root);
 
   let heights = [...model.get("drawn")]; // null where nothing is drawn yet
@@ -32,9 +33,8 @@ function render({ model, el }) {
 
   function draw() {
     const look = colours(root);
-    scales = chart(canvas, [lowest, highest], [least, most], [across, upward], look);
+    scales = chart(canvas, [lowest, highest], [least, most], [across, upward], look, 0);
     const { context, x, y, box } = scales;
-    betweenWhole(scales, look);
     const shown = locked() ? model.get("committed") : heights;
     const points = [...shown.keys()].filter((i) => shown[i] !== null).map((i) => [x(where(i)), y(shown[i])]);
     if (document.activeElement === canvas && !locked()) {
@@ -51,18 +51,6 @@ function render({ model, el }) {
       for (const point of points) dot(context, ...point, 3);
     }
     tell(shown);
-  }
-
-  // Where the axis is so short that it has few whole numbers, those between.
-  function betweenWhole({ context, x, box }, look) {
-    context.strokeStyle = look.faint;
-    context.fillStyle = look.text;
-    context.textAlign = "center";
-    context.textBaseline = "top";
-    for (const value of ticks(lowest, highest).filter((v) => !Number.isInteger(v))) {
-      stroke(context, [[x(value), box.bottom], [x(value), box.bottom + 4]]);
-      context.fillText(written(value), x(value), box.bottom + 5);
-    }
   }
 
   function tell(shown) {
@@ -150,8 +138,10 @@ function render({ model, el }) {
   model.on("change:said", changed);
   const resized = new ResizeObserver(draw);
   resized.observe(canvas);
+  const end = recoloured(draw);
   draw();
   return () => {
+    end();
     resized.disconnect();
     model.off("change:committed", changed);
     model.off("change:said", changed);

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ipywidgets
@@ -12,14 +12,14 @@ from torch import nn
 
 from prunekit import select
 from prunekit.mask import Mask, prunable
-from prunekit.methods.roulette import WHEELS, _child, _log_wheel, _wheels
+from prunekit.methods.roulette import WHEELS, _child, _log_wheel, _rest, _wheels
 from prunekit.report import shown_metric
 from prunekit.train import evaluate, metric_name, size
 from prunekit.widgets.instant import Instant, bars
 from prunekit.widgets.running import Latest, in_loop, loop_of_the_kernel
 
 BINS, SHARE = 20, 0.2  # of the weights
-CHILDREN = 5
+CHILDREN, MOST = 5, 0.99  # of a level; the sparsity at which the tree ends
 
 
 def roulette(model: nn.Module, data: Any = None, layer: str = "") -> Instant:
@@ -72,7 +72,7 @@ class Tree(ipywidgets.VBox):
         )  # fmt: skip
         self.spin.on_click(lambda _: in_loop(loop, self._spin))
         self.again.on_click(lambda _: in_loop(loop, self._start_over))
-        self.latest = Latest(lambda work, *given: work(*given), self._done)
+        self.latest = Latest(self._tried, self._done)
         self.number = 0  # of the tree: what one that was given up still sends is not for this one
         super().__init__([ipywidgets.HBox([self.spin, self.again]), self.shown])
         self._start_over()
@@ -91,43 +91,56 @@ class Tree(ipywidgets.VBox):
         self.level, self.values, self.spin.disabled = self.level + 1, [], True
         self.latest(self._drawn, self.number, self.level, self.parent, self.view.values())
 
-    def _drawn(self, tree: int, level: int, parent: Mask, chosen: dict[str, Any]) -> Any:
-        """In a thread: the children of a level."""
+    def _tried(self, work: Callable[..., Any], tree: int, *given: Any) -> Any:
+        """In a thread: the result of some work, or its error, and the tree that it is for."""
+        try:
+            return tree, work(tree, *given), None
+        except Exception as error:
+            return tree, None, error
+
+    def _drawn(self, tree: int, level: int, parent: Mask, chosen: dict[str, Any]) -> list[Mask]:
+        """The children of a level."""
         wheels = _wheels(self.model, parent, chosen["wheel"], chosen["strength"], "global")
-        children = [
+        return [
             _child(self.model, (level, child, tree), parent=parent, wheels=wheels,
-                   sparsity=0.99, step=SHARE, draw_step=False)
+                   sparsity=MOST, step=SHARE, draw_step=False)
             for child in range(CHILDREN)
         ]  # fmt: skip
-        return tree, children, None
 
-    def _judged(self, tree: int, child: Mask) -> Any:
-        """In a thread: the accuracy of a child."""
-        return tree, None, evaluate(self.model, self.data, mask=child)
+    def _judged(self, tree: int, child: Mask) -> float:
+        return evaluate(self.model, self.data, mask=child)
 
     def _done(self, result: Any) -> None:
-        if isinstance(result, BaseException):
-            self._start_over()
-            self.shown.value = html.escape(f"{type(result).__name__}: {result}")
-            return
-        tree, children, value = result
+        tree, found, error = result
         if tree != self.number:
             return
-        if children is not None:
-            self.children_ = children
+        if error is not None:
+            self._start_over()
+            self.shown.value = html.escape(f"{type(error).__name__}: {error}")
+            return
+        if isinstance(found, list):
+            self.children_ = found
         else:
-            self.values.append(value)
+            self.values.append(found)
         self._show()
         if len(self.values) < len(self.children_):
             self.latest(self._judged, tree, self.children_[len(self.values)])
         else:
-            self.spin.disabled = self.parent.kept == self.children_[0].kept  # nothing is left to go
+            self.spin.disabled = self._ended()
+
+    def _ended(self) -> bool:
+        return self.children_[0].kept <= _rest(self.parent.total, MOST)
 
     def _show(self) -> None:
         metric, n = metric_name(self.data), size(self.data, "validation")
         best = max(self.values) if len(self.values) == len(self.children_) else None
         says = f"level {self.level}, sparsity {self.children_[0].sparsity:.3f}"
-        rows = [f"<tr><th>child</th><th>squares removed</th><th>validation {metric}</th></tr>"]
+        if self._ended():
+            says += f": only {1 - MOST:.0%} is left, the tree is done"
+        rows = [
+            "<tr><th>child</th><th>of the squared weights removed</th>"
+            f"<th>validation {html.escape(metric)}</th></tr>"
+        ]
         for number, lost in enumerate(_lost(self.model, self.children_)):
             figure = "…"
             if number < len(self.values):
