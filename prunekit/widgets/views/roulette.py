@@ -40,7 +40,7 @@ def roulette(model: nn.Module, data: Any = None, layer: str = "") -> Instant:
         picked = select.spin(logits.float(), n, torch.Generator().manual_seed(0))
         lost = float(squares[picked].sum() / squares.sum())
         says = (
-            f"spun once for {SHARE:.0%} of the weights it removes ≈{lost:.1%} of their squares; "
+            f"spun once for {SHARE:.0%} of the weights it removes ≈{lost:.2%} of their squares; "
             f"blind removal ≈{SHARE:.0%}, the smallest weights {smallest:.2%}"
         )
         picture = bars(
