@@ -40,15 +40,15 @@ PANELS = {
     "a fit": "Panel(gradual, large, digits, sparsity=0.9, epochs=50)",
     "a search": "Panel(differential_evolution, large, digits, rounds=1, generations=50)",
 }
-# From the next event of a kind inside an element to the next change of its words.
-WATCH = """([element, kind]) => {
+# From a key inside a view to the next change of its answer.
+WATCH = """([view, answer]) => {
   let begun = null;
   window.taken = [];
-  element.addEventListener(kind, () => (begun = performance.now()), true);
+  view.addEventListener("keydown", () => (begun = performance.now()), true);
   new MutationObserver(() => {
     if (begun !== null) window.taken.push(performance.now() - begun);
     begun = null;
-  }).observe(element, { childList: true, characterData: true, subtree: true });
+  }).observe(answer, { childList: true, characterData: true, subtree: true });
 }"""
 
 
@@ -71,10 +71,11 @@ def show(what: str, value: float, unit: str, aim: float, fewer: bool = True) -> 
 
 def moved(tab: Page, view: Locator) -> float:
     """Milliseconds from a key on the last slider to the new words, the median."""
-    tab.evaluate(WATCH, [view.element_handle(), "keydown"])
+    answer = view.locator("> .widget-html").last  # not the slider's own number
+    tab.evaluate(WATCH, [view.element_handle(), answer.element_handle()])
     view.locator("[role=slider]").last.focus()
     for number in range(MOVES):
-        tab.keyboard.press("ArrowRight")
+        tab.keyboard.press("End" if number % 2 else "Home")  # one step may change nothing
         tab.wait_for_function(f"window.taken.length > {number}", timeout=WAIT)
         tab.wait_for_timeout(100)
     return statistics.median(tab.evaluate("window.taken"))
@@ -83,7 +84,7 @@ def moved(tab: Page, view: Locator) -> float:
 def stopped(tab: Page, panel: Locator) -> float:
     """Milliseconds from the click on Stop to the word that says so."""
     panel.get_by_role("button", name="Run", exact=True).click()
-    panel.get_by_text("left").last.wait_for(timeout=WAIT)
+    panel.locator("table td").first.wait_for(timeout=WAIT)
     script = """(element) => {
       const words = () => element.innerText.includes("stopped");
       element.addEventListener("click", () => {
