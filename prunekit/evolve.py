@@ -76,25 +76,11 @@ def propose(
     scale: float,
     crossover: float,
     generator: torch.Generator,
-) -> Tensor:
-    """A trial for each vector, `(n, genes)`; at least one gene of each comes from the mutant.
+) -> Proposal:
+    """A trial for each vector, with all that leads to it; at least one gene comes from the mutant.
 
     Mutant genes outside the bounds are drawn anew between them.
     """
-    return proposal(vectors, best, low, high, strategy, scale, crossover, generator).trials
-
-
-def proposal(
-    vectors: Tensor,
-    best: Tensor,
-    low: Tensor,
-    high: Tensor,
-    strategy: str,
-    scale: float,
-    crossover: float,
-    generator: torch.Generator,
-) -> Proposal:
-    """What `propose` gives, with all that leads to it."""
     n, genes = vectors.shape
     order = torch.rand(n, n, generator=generator).fill_diagonal_(2.0)  # a vector itself comes last
     others = order.argsort(1)[:, :3]
@@ -132,7 +118,7 @@ def evolve(
     generation = Generation(0, vectors, tuple(scores), tuple(range(len(vectors))))
     yield generation
     for index in range(1, generations + 1):
-        made = proposal(
+        made = propose(
             vectors, vectors[generation.best], low, high, strategy, scale, crossover, generator
         )
         found = _scores(judge, made.trials, scores)

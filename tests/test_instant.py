@@ -159,8 +159,8 @@ def test_the_tree_that_grows_by_clicks_is_the_methods_own():
         tree.spin.click()
         chosen = tree.values.index(max(tree.values))
         assert chosen == step.info["chosen"]
-        assert tree.children_[chosen].sparsity == step.sparsity
-        assert all((tree.children_[chosen][name] == keep).all() for name, keep in step.mask.items())
+        assert tree.masks[chosen].sparsity == step.sparsity
+        assert all((tree.masks[chosen][name] == keep).all() for name, keep in step.mask.items())
     assert "goes on" in tree.shown.value
     assert "the tree is done" in tree.shown.value
     assert tree.spin.disabled
@@ -175,7 +175,7 @@ def test_what_the_tree_shows_is_right():
     tree.spin.click()
     shown = re.findall(r"<td>(\d)</td><td>≈([\d.]+)%</td><td>(?:<b>)?≈([\d.]+)", tree.shown.value)
     assert [int(child) for child, _, _ in shown] == [1, 2, 3, 4, 5]
-    for mask, (_, lost, value) in zip(tree.children_, shown, strict=True):
+    for mask, (_, lost, value) in zip(tree.masks, shown, strict=True):
         before = sum(float((model.get_parameter(n).detach() ** 2).sum()) for n in mask)
         left = copy.deepcopy(model)
         mask.apply_(left)

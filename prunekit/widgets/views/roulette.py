@@ -80,14 +80,14 @@ class Tree(ipywidgets.VBox):
     def _start_over(self) -> None:
         self.number += 1
         self.parent, self.level = Mask.ones(self.model), 0
-        self.children_, self.values = list[Mask](), list[float]()
+        self.masks, self.values = list[Mask](), list[float]()
         self.spin.disabled, self.shown.value = False, "All weights are there. Spin for a level."
 
     def _spin(self) -> None:
         if self.spin.disabled:  # a click that was on its way
             return
         if self.values:
-            self.parent = self.children_[self.values.index(max(self.values))]
+            self.parent = self.masks[self.values.index(max(self.values))]
         self.level, self.values, self.spin.disabled = self.level + 1, [], True
         self.latest(self._drawn, self.number, self.level, self.parent, self.view.values())
 
@@ -119,29 +119,29 @@ class Tree(ipywidgets.VBox):
             self.shown.value = html.escape(f"{type(error).__name__}: {error}")
             return
         if isinstance(found, list):
-            self.children_ = found
+            self.masks = found
         else:
             self.values.append(found)
         self._show()
-        if len(self.values) < len(self.children_):
-            self.latest(self._judged, tree, self.children_[len(self.values)])
+        if len(self.values) < len(self.masks):
+            self.latest(self._judged, tree, self.masks[len(self.values)])
         else:
             self.spin.disabled = self._ended()
 
     def _ended(self) -> bool:
-        return self.children_[0].kept <= _rest(self.parent.total, MOST)
+        return self.masks[0].kept <= _rest(self.parent.total, MOST)
 
     def _show(self) -> None:
         metric, n = metric_name(self.data), size(self.data, "validation")
-        best = max(self.values) if len(self.values) == len(self.children_) else None
-        says = f"level {self.level}, sparsity {self.children_[0].sparsity:.3f}"
+        best = max(self.values) if len(self.values) == len(self.masks) else None
+        says = f"level {self.level}, sparsity {self.masks[0].sparsity:.3f}"
         if self._ended():
             says += f": only {1 - MOST:.0%} is left, the tree is done"
         rows = [
             "<tr><th>child</th><th>of the squared weights removed</th>"
             f"<th>validation {html.escape(metric)}</th></tr>"
         ]
-        for number, lost in enumerate(_lost(self.model, self.children_)):
+        for number, lost in enumerate(_lost(self.model, self.masks)):
             figure = "…"
             if number < len(self.values):
                 figure = shown_metric(self.values[number], metric, n)
