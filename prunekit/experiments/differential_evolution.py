@@ -80,7 +80,9 @@ def _lenet_300_100() -> dict[str, Arm]:
         "evolution, recovery by magnitude": dict(recovery="magnitude"),
         "evolution, weighted fitness": dict(fitness="weighted", balance=0.9),
         **CONTROLS,
-        "one cut": dict(rounds=1, drop=0.1, recovery="off", epochs=0, last_epochs=epochs),
+        "one cut": dict(
+            rounds=1, drop=0.1, tolerance=1.0, recovery="off", epochs=0, last_epochs=epochs
+        ),
     }
     arms = {
         name: Arm(differential_evolution, LENET_300_100 | changed)

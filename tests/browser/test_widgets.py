@@ -29,7 +29,8 @@ made = panel(guess=guess, show=["sparsity", "rounds", "scope", "biases"])
 made"""
 INSTANT = 'Instant(lambda **at: "fine", "At once", threshold=(0, 1, 0.5), kind=["a", "b"])'
 GUESS = 'Guess("How many stay?", lambda report: 0.5)'
-MASK = "MaskView(tiny_model(), data=tiny_data())"
+MASK = """seen = MaskView(tiny_model(), data=tiny_data())
+seen"""
 ENDLESS = """class Endless(Data):
     def batches(self, split, size, generator=None):
         if split == "train":
@@ -368,6 +369,45 @@ def test_a_curve_is_drawn_by_pointer_and_keys_and_compared_with_the_run(live):
     live.locator(".jupyter-button", has_text="Run").click()
     live.get_by_text("On average you are ≈").wait_for(timeout=LONG)
     assert live.locator("img[alt^='magnitude: ']").count() == 1
+
+
+# ----------------------------------------------------------------------------------------- brush
+
+
+def test_weights_are_pruned_and_put_back_by_the_brush(live):
+    view = live.locator(".pk-maskview")
+    canvas, words, verdict = view.locator("canvas"), *view.locator(".pk-words").all()
+    gone = "seen.mask.total - seen.mask.kept"
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+
+    def stroke(mode):
+        view.get_by_role("button", name=mode, exact=True).click()
+        y = box["y"] + box["height"] / 2
+        live.mouse.move(box["x"] + 0.2 * box["width"], y)
+        live.mouse.down()
+        live.mouse.move(box["x"] + 0.8 * box["width"], y, steps=5)
+        live.mouse.up()
+
+    stroke("Look")
+    assert python(live, gone) == "0"
+    stroke("Prune")
+    verdict.get_by_text("sparsity 0.0").wait_for(state="detached", timeout=LONG)
+    removed = int(python(live, gone))
+    assert removed > 10
+    left, of = (int(n) for n in words.inner_text().split("; ")[1].split() if n.isdigit())
+    assert of - left == removed
+    told = python(live, "f'sparsity {seen.mask.sparsity:.3f}'").strip("'")
+    verdict.get_by_text(told).wait_for(timeout=LONG)
+    stroke("Put back")
+    verdict.get_by_text("sparsity 0.000").wait_for(timeout=LONG)
+    assert python(live, gone) == "0"
+    view.get_by_role("button", name="Prune", exact=True).click()
+    canvas.focus()
+    live.keyboard.press(" ")
+    verdict.get_by_text("sparsity 0.000").wait_for(state="detached", timeout=LONG)
+    assert 0 < int(python(live, gone)) < removed
+    view.get_by_role("button", name="Look", exact=True).click()
 
 
 def test_a_cell_that_is_run_again_leaves_as_many_widgets(live):
