@@ -9,9 +9,27 @@ function element(tag, attributes = {}, ...children) {
 }
 
 // JupyterLab would go to, cut or change a cell; Ctrl+S and Shift+Enter are still its own.
-function keepKeys(event) {
+function isOwn(event) {
   const modified = event.ctrlKey || event.metaKey || event.altKey;
-  if (!modified && !(event.shiftKey && event.key === "Enter")) event.stopPropagation();
+  return !modified && !(event.shiftKey && event.key === "Enter");
+}
+
+function stopOwn(event) {
+  if (isOwn(event)) event.stopPropagation();
+}
+
+// Notebook 7 takes a key before it gets here, but not where what has the focus is marked so.
+function markOwn(event) {
+  const kept = event.target.closest?.(".pk-keys") && isOwn(event);
+  event.target.toggleAttribute?.("data-lm-suppress-shortcuts", Boolean(kept));
+}
+
+// Keep the keys that are pressed in a box from the notebook around it.
+function keepKeys(box) {
+  box.classList.add("pk-keys");
+  box.addEventListener("keydown", stopOwn);
+  if (!window.prunekitMarks) addEventListener("keydown", markOwn, true); // once in a page
+  window.prunekitMarks = true;
 }
 
 // The bytes of a trait: a DataView in a notebook, a Uint8Array in a page of its own.

@@ -74,7 +74,7 @@ function connection({ model, el }) {
   const placed = new ResizeObserver(() => {
     if (box()) {
       changed.observe(box(), { attributeFilter: ["class"], childList: true, subtree: true });
-      box().addEventListener("keydown", keepKeys);
+      keepKeys(box());
     }
     look();
   });

@@ -387,7 +387,7 @@ function render({ model, el }) {
     element("div", { class: "pk-legend" }, ...legend),
     words,
   );
-  root.addEventListener("keydown", keepKeys);
+  keepKeys(root);
   el.append(root);
 
   // What stands there already would be read aloud again.

@@ -20,7 +20,7 @@ function render({ model, el }) {
     which.append(element("option", { value: round ?? "" }, `${round}${undone}`));
   }
   menu.hidden = which.length < 2;
-  root.addEventListener("keydown", keepKeys);
+  keepKeys(root);
   el.append(root);
 
   let group, scales, look, place, who;

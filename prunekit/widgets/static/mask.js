@@ -31,7 +31,7 @@ function render({ model, el }) {
     element("div", { class: "pk-controls" }, "layer ", which, modes, "brush ", size, far, near),
     canvas, words, verdict,
   );
-  root.addEventListener("keydown", keepKeys);
+  keepKeys(root);
   el.append(root);
 
   let layer, across, rows, columns, values, mask, remaining, limit;

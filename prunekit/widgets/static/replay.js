@@ -139,7 +139,7 @@ function render({ model, el }) {
     element("label", {}, "layer ", which),
     element("div", { class: "pk-masks" }, mask, pixels),
   );
-  root.addEventListener("keydown", keepKeys);
+  keepKeys(root);
   el.append(root);
 
   function draw() {

@@ -18,7 +18,7 @@ function render({ model, el }) {
     element("div", {}, model.get("question")), element("small", {}, HOW),
     canvas, words, element("div", { class: "pk-controls" }, commit, again, said),
   );
-  root.addEventListener("keydown", keepKeys);
+  keepKeys(root);
   el.append(root);
 
   let heights = [...model.get("drawn")]; // null where nothing is drawn yet
