@@ -7,13 +7,10 @@ import math
 
 import pytest
 import torch
-from tiny import tiny_data, tiny_model
 
-from prunekit import Mask, evaluate
 from prunekit.evolve import STRATEGIES, evolve, propose, spread
 from prunekit.methods.differential_evolution import FITNESS
 from prunekit.widgets import GeneMap
-from prunekit.widgets.views.differential_evolution import two_genes
 
 XS, YS = [0.2 * i for i in range(1, 13)], [0.3 * i for i in range(1, 11)]
 AXES = dict(x="first", y="second")
@@ -223,30 +220,6 @@ def test_a_value_that_no_control_gives_is_refused_and_the_view_goes_on():
     assert view.run == before
     view.scale = 1.0
     assert view.run["scale"] == 1.0
-
-
-def test_two_layers_are_tried_at_every_place():
-    model, data = tiny_model(), tiny_data()
-    view = two_genes(model, data, (1, 0), places=4, drop=0.05, population=5, generations=3)
-    weights = {n: p.detach() for n, p in model.named_parameters() if p.ndim > 1}
-    assert view.map["labels"] == ["sensitivity of 2.weight", "sensitivity of 0.weight"]
-    assert view.map["xs"] == pytest.approx([0.6, 1.2, 1.8, 2.4])
-    dense = evaluate(model, data)
-    for r, second in enumerate(view.map["ys"]):
-        for c, first in enumerate(view.map["xs"]):
-            chosen = {"2.weight": first, "0.weight": second}
-            mask = Mask({n: w.abs() >= chosen[n] * w.std(correction=0) for n, w in weights.items()})
-            assert view.map["kept"][r][c] == pytest.approx(100 * mask.density, abs=1e-4)
-            lost = 100 * (dense - 0.05 - evaluate(model, data, mask=mask))
-            assert view.map["over"][r][c] == pytest.approx(max(0.0, lost), abs=1e-4)
-    assert 0 < sum(over > 0 for row in view.map["over"] for over in row) < 16
-    assert repr(view) == "GeneMap(4 × 4 places, 5 dots, 3 generations)"
-
-
-@pytest.mark.parametrize("layers", [(0, 0), (0, 2), (-1, 0), (0, 1, 2)])
-def test_two_genes_needs_two_layers(layers):
-    with pytest.raises(ValueError, match="two_genes: layers must be two numbers from 0 to 1, got"):
-        two_genes(tiny_model(), tiny_data(), layers)
 
 
 def test_the_view_leaves_the_random_state_alone():

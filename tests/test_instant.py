@@ -133,11 +133,17 @@ def test_names_make_a_menu():
 
 
 def test_bars_are_drawn_to_scale_and_their_words_escaped():
-    text = bars([1, 2, 4], [True, False, True], x="<x>", y="&", ends=("0", "1"), says='"quoted"')
+    words = dict(x="<x>", y="&", says='"quoted"')
+    text = bars([1, 2, 4], [True, False, True], names=("0", "1"), **words)
     tree = ElementTree.fromstring(text)
     assert [float(r.get("height")) for r in tree.iter("rect")] == [37.5, 75, 150]
     assert tree.get("aria-label") == '"quoted"'
     assert [t.text for t in tree.iter("text")] == ["0", "1", "<x>", "&"]
+    named = ElementTree.fromstring(bars([1, 2], [True, True], names=("<a>", "b"), **words))
+    ends = [2 * float(r.get("x")) + float(r.get("width")) for r in named.iter("rect")]
+    assert [2 * float(t.get("x")) for t in [*named.iter("text")][:2]] == pytest.approx(
+        ends, abs=0.2
+    )
 
 
 def test_views_leave_the_random_state_and_the_model_alone():

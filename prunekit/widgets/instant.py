@@ -77,12 +77,13 @@ def bars(
     *,
     x: str,
     y: str,
-    ends: tuple[str, str],
+    names: Sequence[str],
     says: str,
 ) -> str:
     """A bar chart as SVG in the colours of the page: marked bars are full, the others pale.
 
-    `ends` stand below the first and the last bar; `says` is the text for who cannot see it.
+    `names` stand below the bars, one each, or two below the first and the last; `says` is the text
+    for who cannot see it.
     """
     wide, high, left, top = 480, 150, 46, 6
     step, tallest = wide / len(heights), max(*heights, 1e-12)
@@ -97,9 +98,12 @@ def bars(
         )
     parts.append(f'<path d="M{left} {bottom}H{right}" stroke="currentColor"/>')
     turned = f'transform="translate(14 {top + high / 2}) rotate(-90)"'
+    if len(names) == len(heights):
+        below = [(left + (i + 0.43) * step, "middle", name) for i, name in enumerate(names)]
+    else:
+        below = [(left, "start", names[0]), (right, "end", names[-1])]
     for place, anchor, words in (
-        (f'x="{left}" y="{bottom + 16}"', "start", ends[0]),
-        (f'x="{right}" y="{bottom + 16}"', "end", ends[1]),
+        *((f'x="{at:.1f}" y="{bottom + 16}"', anchor, name) for at, anchor, name in below),
         (f'x="{(left + right) / 2}" y="{bottom + 30}"', "middle", x),
         (turned, "middle", y),
     ):

@@ -45,7 +45,7 @@ def roulette(model: nn.Module, data: Any = None, layer: str = "") -> Instant:
         )
         picture = bars(
             chances, [True] * len(chances), x="weights in order of size, a bar a twentieth",
-            y="chance of a pick", ends=("smallest", "largest"), says=says,
+            y="chance of a pick", names=("smallest", "largest"), says=says,
         )  # fmt: skip
         return f"<p>{says}</p>{picture}"
 
