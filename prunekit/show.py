@@ -136,11 +136,11 @@ def lab(folder: Path, arguments: list[str]) -> int:
 
 
 def _not_yet_run(notebook: Path) -> str:
-    """The notebook's text; its outputs stay, but no cell counts as run."""
+    """The notebook's text without what its cells answer: that is for the reader to find out."""
     content = json.loads(notebook.read_text(encoding="utf-8"))
     for cell in content["cells"]:
         if cell["cell_type"] == "code":
-            cell["execution_count"] = None
+            cell |= {"execution_count": None, "outputs": []}
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 

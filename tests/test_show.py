@@ -16,7 +16,8 @@ def small_notebook(tmp_path, monkeypatch):
     """A notebook of one cell in the place of the course."""
     path = tmp_path / "original" / "00_small.ipynb"
     path.parent.mkdir()
-    cell = nbformat.v4.new_code_cell("print(6 * 7)")
+    said = nbformat.v4.new_output("stream", text="42\n")
+    cell = nbformat.v4.new_code_cell("print(6 * 7)", execution_count=1, outputs=[said])
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
     monkeypatch.setattr(show, "notebooks", lambda: [path])
     return path
@@ -70,7 +71,7 @@ def test_lab_copies_what_is_missing_and_never_writes_over_a_copy(
     copied, original = (json.loads(p.read_text()) for p in (copy, small_notebook))
     for cell in original["cells"]:
         if cell["cell_type"] == "code":
-            cell["execution_count"] = None  # no cell of a copy counts as run
+            cell |= {"execution_count": None, "outputs": []}  # the answers are not told
     assert copied == original
     copy.write_text("mine")
     assert main(["lab", "--folder", str(folder)]) == 0

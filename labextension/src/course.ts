@@ -45,11 +45,12 @@ export class Course {
     }
   }
 
-  /** Put the original in the place of the working copy; none of its cells counts as run. */
+  /** Put the original in the place of the working copy; what its cells answer is not told. */
   async reset(file: string): Promise<void> {
     const original = await fetched(file);
     for (const cell of original.cells.filter((each: any) => each.cell_type === 'code')) {
       cell.execution_count = null;
+      cell.outputs = [];
     }
     await this.save(file, original);
   }

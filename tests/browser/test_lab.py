@@ -29,7 +29,7 @@ def test_every_notebook_has_a_card_and_a_click_opens_a_copy(opened):
     texts = [["".join(c["source"]) for c in nb["cells"]] for nb in (copied, original)]
     assert texts[0] == texts[1]
     code = [c for c in copied["cells"] if c["cell_type"] == "code"]
-    assert all(c["execution_count"] is None for c in code)
+    assert all(c["execution_count"] is None and c["outputs"] == [] for c in code)
 
 
 def test_an_existing_copy_is_opened_as_it_is_and_reset_only_when_confirmed(opened):
