@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from ipywidgets import HTML
 from tiny import tiny_data, tiny_model
 
 from prunekit import Data, Mask, Step, fit, gradual, magnitude, prune, show
@@ -16,6 +17,7 @@ from prunekit.report import share_done
 from prunekit.steps import Run, method
 from prunekit.widgets import Guess, Panel
 from prunekit.widgets.controls import helps
+from prunekit.widgets.running import parts
 
 METHODS = [*show.functions("methods").values(), *show.functions("baselines").values()]
 SMALL = dict(sparsity=0.5, rounds=3, epochs=2)
@@ -572,6 +574,21 @@ def test_a_guess_is_a_number(typed):
     guess.button.click()
     assert guess.value is None
     assert "a number is needed" in guess.said.value
+
+
+def test_a_guess_that_cannot_be_is_refused_and_another_is_taken():
+    guess = Guess("How many stay?", lambda report: 1.0, least=0)
+    for typed, said in (("-5", "it cannot be below 0, got -5"), ("0", "committed")):
+        guess.field.value = typed
+        guess.button.click()
+        assert guess.said.value == said
+    assert guess.value == 0
+
+
+def test_code_in_words_of_help_is_shown_as_code():
+    words = [part.value for part in parts(panel()) if isinstance(part, HTML)]
+    assert any("<code>sparsity</code>" in text for text in words)
+    assert not any("`" in text for text in words)
 
 
 def test_the_guess_lies_dashed_over_the_figure():

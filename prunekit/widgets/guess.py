@@ -17,8 +17,9 @@ from prunekit.widgets.running import OfCell, in_loop, loop_of_the_kernel
 class Guess(OfCell, ipywidgets.VBox):
     """A question whose answer is a number; `value` is None until it is committed.
 
-    `answer(report)` gives the true number after the run. With `across`, it is drawn as a dashed
-    line over the figure, at ``across(value)`` on its vertical axis.
+    A guess below `least` is refused. `answer(report)` gives the true number after the run. With
+    `across`, it is drawn as a dashed line over the figure, at ``across(value)`` on its vertical
+    axis.
     """
 
     def __init__(
@@ -27,9 +28,11 @@ class Guess(OfCell, ipywidgets.VBox):
         answer: Callable[[Report], float],
         *,
         unit: str = "",
+        least: float = -math.inf,
         across: Callable[[float], float] | None = None,
     ):
         self.question, self.answer, self.unit, self.across = question, answer, unit, across
+        self.least = least
         self.value: float | None = None
         self.field = ipywidgets.Text(
             placeholder="your guess", layout={"width": "8em"}, **named(question, question, "0")
@@ -51,6 +54,9 @@ class Guess(OfCell, ipywidgets.VBox):
             value = math.nan
         if not math.isfinite(value):
             self.said.value = html.escape(f"a number is needed, got {self.field.value!r}")
+            return
+        if value < self.least:
+            self.said.value = f"it cannot be below {self.least:g}, got {value:g}"
             return
         self.value = value
         self.field.disabled = self.button.disabled = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -35,6 +36,12 @@ Draw = Callable[[Sequence[Step], float], Figure]
 
 def _history(steps: Sequence[Step], dense: float) -> Figure:
     return plot.history(steps, dense=dense)
+
+
+def _row(cells: Sequence[str], tag: str) -> str:
+    style = "padding: 0 0.6em; text-align: left"
+    shown = (f'<{tag} style="{style}">{html.escape(cell)}</{tag}>' for cell in cells)
+    return f"<tr>{''.join(shown)}</tr>"
 
 
 class Panel(OfCell, ipywidgets.VBox):
@@ -92,7 +99,7 @@ class Panel(OfCell, ipywidgets.VBox):
 
     def _layout(self, shown: Sequence[str], texts: Mapping[str, str]) -> list[Any]:
         def described(name: str) -> Any:
-            text = html.escape(texts.get(name, ""))
+            text = re.sub("`(.+?)`", r"<code>\1</code>", html.escape(texts.get(name, "")))
             words = ipywidgets.HTML(f'<div style="line-height: 1.3; font-size: 85%">{text}</div>')
             return ipywidgets.HBox([self.controls[name], words], layout={"align_items": "center"})
 
@@ -124,6 +131,7 @@ class Panel(OfCell, ipywidgets.VBox):
         self._tell_code()
         return [
             ipywidgets.HTML(f"<b>{html.escape(self.name)}</b>"),
+            self.connection,
             *([self.guess] if self.guess is not None else []),
             *(described(name) for name in shown),
             *([ipywidgets.HBox(self.preset_buttons)] if self.presets else []),
@@ -131,7 +139,6 @@ class Panel(OfCell, ipywidgets.VBox):
             ipywidgets.HBox(
                 [*self.buttons.values(), self.bar, self.left], layout={"flex_flow": "row wrap"}
             ),
-            self.connection,
             self.message,
             ipywidgets.HBox(
                 [self.image, self.table], layout=ipywidgets.Layout(flex_flow="row wrap")
@@ -278,13 +285,12 @@ class Panel(OfCell, ipywidgets.VBox):
             return ""
         assert self.running.pruning is not None
         metric, n = metric_name(self.data), self.running.pruning.examples
-        lines = [f"<tr><th>step</th><th></th><th>sparsity</th><th>validation {metric}</th></tr>"]
+        rows = [("step", "", "sparsity", f"validation {metric}")]
         for step in steps[-ROWS:]:
             figure = shown_metric(step.metrics[metric], metric, n) if metric in step.metrics else ""
             phase = step.phase.replace("finetune", "fine-tune")
-            cells = (phase, f"{step.index}/{step.of}", f"{step.sparsity:.3f}", figure)
-            lines.append("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in cells) + "</tr>")
-        return "<table>" + "".join(lines) + "</table>"
+            rows.append((phase, f"{step.index}/{step.of}", f"{step.sparsity:.3f}", figure))
+        return "<table>" + "".join(map(_row, rows, ["th", *["td"] * ROWS])) + "</table>"
 
     def _reveal(self, report: Report) -> None:
         if self.guess is not None and not report.stopped:
