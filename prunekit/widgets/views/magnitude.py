@@ -34,7 +34,7 @@ def magnitude(model: nn.Module, data: Any) -> Instant:
         kept = [(i + 0.5) * most / BINS >= threshold for i in range(BINS)]
         picture = bars(
             [count**0.5 for count in counts], kept, x="size of the weight, |w|",
-            y="weights (root)", names=("0", f"{most:.3g} and more"), says=says,
+            y="weights (square root)", names=("0", f"{most:.3g} and more"), says=says,
         )  # fmt: skip
         return f"<p>{says}</p>{picture}"
 
