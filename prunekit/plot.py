@@ -295,6 +295,7 @@ def landscape(
     for start, end, caption in arrows:
         look = {"arrowstyle": "-|>", "color": "white", "linewidth": 1.8, "path_effects": outline}
         axis.annotate("", end, start, arrowprops=look)
+    for start, end, caption in arrows:  # above all arrows
         if caption:
             _caption(axis, caption, (np.asarray(start) + np.asarray(end)) / 2)
     for point in dots:

@@ -84,7 +84,9 @@ def test_the_recorded_run_is_told_as_it_was():
     told = [entry["values"] for entry in view.family["entries"]]
     assert told == [step.info["children"] for step in steps]
     assert view.family["seed"] == experiments.load("roulette").seeds[0]
-    assert view.title.startswith(experiments.load("roulette").title)
+    experiment = experiments.load("roulette")
+    run = f"the recorded run “{experiment.showcase}”, seed {experiment.seeds[0]}"
+    assert view.title == f"{experiment.title}: {run}"
     assert repr(view) == f"LineageView({len(steps)} levels × {len(steps[0].info['children'])})"
 
 

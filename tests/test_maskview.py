@@ -79,6 +79,42 @@ def test_a_stroke_on_a_layer_that_is_no_longer_shown_changes_that_layer_alone():
     assert bits(view).all()
 
 
+def undo(view):
+    view._handle_custom_msg({"undo": True}, [])
+
+
+def test_undo_takes_back_stroke_after_stroke_exactly():
+    view, draw, seen = MaskView(tiny_model()), torch.Generator().manual_seed(0), []
+    for number in range(20):
+        view.layer = layer = NAMES[number % 3 % 2]
+        over = torch.randint(view.mask[layer].numel(), (30,), generator=draw).tolist()
+        before = {name: keep.clone() for name, keep in view.mask.items()}
+        brush(view, over, keep=number % 4 == 3, layer=layer)
+        if any((before[name] != view.mask[name]).any() for name in NAMES):
+            seen.append((layer, before))
+    assert len(seen) > 15
+    view.layer = NAMES[0]  # what was done on another layer is taken back too
+    while seen:
+        layer, before = seen.pop()
+        assert view.brushed == layer
+        undo(view)
+        assert all((view.mask[name] == before[name]).all() for name in NAMES)
+        assert np.array_equal(bits(view), before[NAMES[0]].numpy().reshape(-1))
+    assert view.brushed == ""
+    undo(view)  # nothing is left to take back
+    assert view.mask.sparsity == 0
+
+
+def test_a_stroke_that_changes_nothing_is_not_taken_back():
+    view = MaskView(tiny_model())
+    brush(view, [1, 2])
+    brush(view, [1, 2])
+    brush(view, [3], keep=True)
+    undo(view)
+    assert view.mask.sparsity == 0
+    assert view.brushed == ""
+
+
 def test_a_verdict_is_told_again_even_if_its_words_are_the_same():
     view, told = MaskView(tiny_model(), data=tiny_data()), []
     view.observe(lambda change: told.append(change["new"]), "verdict")

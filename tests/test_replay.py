@@ -85,6 +85,13 @@ def test_the_recorded_run_is_replayed_as_it_was():
     assert shown.run["lineage"]["entries"][0]["values"] == steps[0].info["children"]
 
 
+def test_a_recorded_run_has_a_title_that_names_its_experiment_and_what_of_it_is_shown():
+    title = Replay("de-lenet300").run["title"]
+    assert title.startswith("Evolved thresholds on LeNet-300-100")
+    assert title.endswith("the recorded run “evolution”, seed 0")
+    assert "de-lenet300" not in title
+
+
 def test_a_page_needs_nothing_else_and_no_text_gets_out_of_it():
     keep = torch.tensor([[True, False]])
     name = "</script><img onerror=alert(1)>"

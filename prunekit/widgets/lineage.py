@@ -37,8 +37,9 @@ def opened(source: Report | Sequence[Step] | str, title: str = "") -> Source:
         experiment = experiments.load(source)
         steps = experiments.showcase(source)
         method = experiment.arms[experiment.showcase].method.__name__
-        title = title or f"{experiment.title}: {experiment.showcase}"
-        return Source(steps, title, method, seed=experiment.seeds[0])
+        arm, seed = experiment.showcase, experiment.seeds[0]
+        title = title or f"{experiment.title}: the recorded run “{arm}”, seed {seed}"
+        return Source(steps, title, method, seed=seed)
     if isinstance(source, Report):
         title, dense = title or source.method, source.before[source.metric]
         return Source(source.history, title, source.method, dense, source.knobs.get("seed"))

@@ -8,7 +8,7 @@ import anywidget
 import numpy
 import torch
 import traitlets
-from torch import nn
+from torch import Tensor, nn
 
 from prunekit.mask import Mask
 from prunekit.report import shown_metric
@@ -22,8 +22,9 @@ class MaskView(OfCell, anywidget.AnyWidget):
     """The weights of `model` under a mask, a layer at a time: a row an output, a column an input.
 
     Colour is the sign and size of a weight, an empty place a removed one. Zoom, point at a weight
-    to read it, and remove or put back weights with a brush; `mask` is what is kept, and with `data`
-    the validation figure that it leaves is shown. The model stays as it is.
+    to read it, and remove or put back weights with a brush, or take back its last stroke; `mask` is
+    what is kept, and with `data` the validation figure that it leaves is shown. The model stays as
+    it is.
     """
 
     _esm = connected(script("chart", "mask"))
@@ -32,6 +33,7 @@ class MaskView(OfCell, anywidget.AnyWidget):
     layer = traitlets.Unicode().tag(sync=True)  # what is asked for
     shown = traitlets.Dict().tag(sync=True)  # layer, shape, weights
     kept = traitlets.Dict().tag(sync=True)  # layer, bits
+    brushed = traitlets.Unicode().tag(sync=True)  # the layer of the last stroke, if there is one
     verdict = traitlets.Unicode().tag(sync=True)
 
     def __init__(self, model: nn.Module, mask: Mask | None = None, data: Any = None):
@@ -41,6 +43,7 @@ class MaskView(OfCell, anywidget.AnyWidget):
         names = [name for name in self.mask if self.mask[name].ndim > 1]
         if not names:
             raise ValueError("MaskView: the mask covers no layer with rows and columns")
+        self.strokes: list[tuple[str, Tensor]] = []  # a layer, and which weights were changed there
         self.judge, loop = Latest(self._judged, self._told), loop_of_the_kernel()
         super().__init__(layers=names, layer=names[0])
         self._show()
@@ -64,15 +67,27 @@ class MaskView(OfCell, anywidget.AnyWidget):
         self.kept = {"layer": name, "bits": bits}
 
     def _brushed(self, content: Any) -> None:
-        """Remove or put back what the brush went over."""
+        """Remove or put back what the brush went over, or take back its last stroke."""
+        if content.get("undo"):
+            if self.strokes:
+                self._exchange(*self.strokes.pop())
+            return
         name, keep = content.get("layer"), bool(content.get("keep"))
         flat = torch.as_tensor(content.get("weights", []), dtype=torch.int64)
         if name not in self.mask or not (flat.ge(0) & flat.lt(self.mask[name].numel())).all():
             self.verdict = f"there are no such weights in {name}"
             return
-        changed = self.mask[name].flatten().clone()
-        changed[flat] = keep
-        self.mask = Mask({**self.mask, name: changed.reshape(self.mask[name].shape)})
+        changed = flat[self.mask[name].flatten()[flat] != keep]
+        if len(changed):
+            self.strokes.append((name, changed))
+        self._exchange(name, changed)
+
+    def _exchange(self, name: str, weights: Tensor) -> None:
+        """Remove those of these weights that are kept, and put back the others."""
+        flat = self.mask[name].flatten()
+        flat = flat.index_copy(0, weights, ~flat[weights])
+        self.mask = Mask({**self.mask, name: flat.reshape(self.mask[name].shape)})
+        self.brushed = self.strokes[-1][0] if self.strokes else ""
         if name == self.shown["layer"]:
             self._send_kept(name)
         self._ask()

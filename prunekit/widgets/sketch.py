@@ -80,8 +80,8 @@ class Sketch(OfCell, anywidget.AnyWidget):
             xs, ys = zip(*self.value, strict=True)
             axis.plot(xs, ys, color="0.2", linestyle=(0, (6, 4)), linewidth=1.5)
             axis.annotate(
-                "your guess", self.value[-1], textcoords="offset points", xytext=(0, 6),
-                fontsize=10, ha="right",
+                "your guess", self.value[len(self.value) // 2], textcoords="offset points",
+                xytext=(0, 6), fontsize=10, ha="center",
                 bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
             )  # fmt: skip
 

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 
+from prunekit.evolve import STRATEGIES
 from prunekit.widgets import GeneMap
 
 PAGE = """<!doctype html>
@@ -147,7 +148,7 @@ def test_a_click_on_a_dot_plays_its_trial(opened):
     tab.locator(".pk-map").click(position={"x": x, "y": y})
     assert drawn(tab) == 1
     assert tab.locator(".pk-play").inner_text() == "Pause"
-    tab.wait_for_selector(".pk-play:text-is('Play')")
+    tab.wait_for_selector(".pk-play:text-is('Play the arrows')")
     i = int(re.search(r"Candidate (\d+)", words(tab))[1]) - 1
     for part in ending(view.run["generations"][0], i):
         assert part in words(tab)
@@ -225,21 +226,77 @@ def test_every_part_has_a_name(opened):
     assert words(tab).split(";")[0] in label
 
 
-@pytest.mark.parametrize("strategy", ["best1bin", "current-to-best1bin", "random"])
-def test_other_strategies_are_told_in_their_own_words(tab, tmp_path, strategy):
+def beginning(strategy, is_best):
+    """What must be said until the mutant is there, of a dot that is the best, or is not."""
+    if strategy == "random":
+        return ["A mutant is drawn anywhere on the map."]
+    drawn = "Two others are drawn: b and c."
+    ways, difference, start = "that way", "b − c", "the best, which is x," if is_best else "the best"
+    way_to_best = []
+    if strategy == "rand1bin":
+        drawn, start = "Three others are drawn: a, b and c.", "a"
+    elif strategy == "current-to-best1bin":
+        ways, difference, start = "both ways together", "best − x + b − c", "x"
+        way_to_best = ["The way from x to the best is best − x."]
+        if is_best:
+            way_to_best = ["x is itself the best, so the way from x to the best, best − x, is none."]
+    return [
+        f"{drawn} The way from c to b is b − c.", *way_to_best,
+        f"F times {ways}: 0.50 × ({difference}), from {start} on. There is the mutant.",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_each_strategy_is_told_in_its_own_words(tab, tmp_path, strategy):
     tab.emulate_media(reduced_motion="reduce")
     view = gene_map(measured=False, strategy=strategy)
     tab.goto(write(view, tmp_path / "page.html"))
     told = view.run["generations"][0]
-    said = []
-    for _ in range(12):
+    whole = ""
+    for i in range(12):
         press(tab, "ArrowRight")
+        said = []
         while tab.locator("text=Next arrow").is_enabled():
             press(tab, "Enter")
             said.append(words(tab).splitlines()[1])
-    whole = "\n".join(said)
-    assert ("And the way from x to the best." in whole) == (strategy == "current-to-best1bin")
-    assert ("from best on" in whole) == (strategy == "best1bin")
-    assert ("drawn anywhere on the map" in whole) == (strategy == "random")
+        first = beginning(strategy, i == told["best"])
+        assert said[: len(first)] == first
+        whole += "\n".join(said)
     assert "points" not in whole
     assert whole.count("the trial takes its place.") == len(told["won"])
+
+
+def test_the_chosen_strategy_is_explained_before_an_answer_comes(opened):
+    tab, _ = opened
+    menu, seen = tab.locator("select"), {}
+    for name in STRATEGIES:
+        menu.select_option(name)
+        seen[name] = menu.get_attribute("title")
+        assert tab.locator(f".pk-genemap > div:text-is('{seen[name]}')").is_visible()
+        assert seen[name].startswith("A mutant ")
+    assert len({*seen.values()}) == len(STRATEGIES)
+    assert "starts at another dot, drawn at random" in seen["rand1bin"]
+    assert "starts at the best dot" in seen["best1bin"]
+    assert "starts at the dot itself" in seen["current-to-best1bin"]
+    assert "drawn anywhere" in seen["random"]
+    tab.evaluate("receive('strategy', 'best1bin')")
+    assert menu.get_attribute("title") == seen["best1bin"]
+
+
+def test_what_cannot_be_pressed_looks_so(opened):
+    tab, _ = opened
+    buttons = [tab.locator("text=Next arrow"), tab.locator("text=Play the arrows")]
+
+    def looks():
+        style = "(e) => [Number(getComputedStyle(e).opacity), getComputedStyle(e).cursor]"
+        return [each.evaluate(style) for each in buttons]
+
+    assert looks() == [[0.45, "default"]] * 2
+    press(tab, "ArrowRight")
+    assert [opacity for opacity, _ in looks()] == [1, 1]
+
+
+def test_it_is_said_what_a_dot_counts_as(opened):
+    tab, _ = opened
+    press(tab, "ArrowRight")
+    assert words(tab).endswith(": it counts as the square does that it lies on.")

@@ -204,6 +204,7 @@ def test_a_replaced_candidate_is_joined_to_who_took_its_place(show):
 def test_who_is_beyond_the_limit_is_hollow_and_it_is_said(show):
     tab = show(population())
     assert "beyond the limit" not in tab.locator(".pk-legend").inner_text()
+    assert "the selected one and those it came from" in tab.locator(".pk-legend").inner_text()
     steps = population()[:12]
     limit = sorted(step.info["results"][step.info["chosen"]] for step in steps)[6]
     steps = population(allowed=limit)[:12]

@@ -44,9 +44,11 @@ def test_it_shows_the_step_that_the_slider_stands_on(opened):
         slider = opened.locator("input[type=range]")
         slider.fill(str(number))
         step = steps[number]
-        assert f"step {number + 1} of {len(steps)}: prune {step.index}/{step.of}" in words(opened)
-        assert f"sparsity {step.sparsity:.3f}" in words(opened)
-        assert f"10 tried, the best has {min(step.info['children'])} errors" in words(opened)
+        assert words(opened) == (
+            f"step {number + 1} of {len(steps)}: cut {step.index} of {step.of}: 10 children tried, "
+            f"the chosen one has {min(step.info['children'])} errors; "
+            f"sparsity {step.sparsity:.3f}, validation accuracy {step.metrics['accuracy']:.3f}"
+        )
         assert blue(opened) == int(step.mask["fc1.weight"].sum())
     opened.locator("select[aria-label=layer]").select_option("fc3.weight")
     assert blue(opened) == int(steps[-1].mask["fc3.weight"].sum())
@@ -76,22 +78,83 @@ def test_a_notebook_around_it_hears_none_of_its_keys_but_those_that_save_and_run
     assert opened.evaluate("out") == ["Control", "s", "Enter"]
 
 
-def test_a_population_is_told_by_what_its_best_keeps(tab, tmp_path):
-    info = {"vectors": [[1.0], [2.0]], "kept": [4000, 2345], "chosen": 1, "replaced": [0, 1]}
-    steps = [Step("search", 1, 1, Mask({}), {"accuracy": 0.9}, info)]
-    path = tmp_path / "population.html"
-    path.write_text(page(traits(steps)), encoding="utf-8")
+def put(tab, tmp_path, steps, dense=None):
+    """The page of these steps."""
+    path = tmp_path / "steps.html"
+    path.write_text(page(traits(steps, "steps", dense)), encoding="utf-8")
     tab.goto(path.as_uri())
-    assert words(tab).endswith(", 2 tried, the best keeps 2,345 weights")
+    tab.wait_for_function("document.querySelector('.pk-words').textContent")
+
+
+def told(step):
+    """What must be said of a step of an evolution in several rounds."""
+    accuracy, nth = f"validation accuracy {step.metrics['accuracy']:.3f}", f"{step.index} of {step.of}"
+    sparsity = f"sparsity {step.sparsity:.3f}"
+    if step.phase == "search":
+        kept, total = step.info["kept"][step.info["chosen"]], step.mask.total
+        return (
+            f"round {step.info['round']}, search, generation {nth}: {len(step.info['kept'])} tried, "
+            f"the best would keep {kept:,} of {total:,} weights ({kept / total:.1%}), {accuracy}; "
+            f"the network itself still has {sparsity}"
+        ).replace("%)", " %)")
+    what = {
+        "prune": f"cut {nth}",
+        "finetune": f"fine-tuning, epoch {nth}",
+        "rewind": f"round {step.index} taken back: the network is as before the cut",
+    }[step.phase]
+    return f"{what}; {sparsity}, {accuracy}"
+
+
+def test_a_search_tells_what_it_would_do_and_no_other_step_repeats_it(tab, tmp_path):
+    steps = experiments.showcase("de-lenet300")
+    put(tab, tmp_path, steps)
+    seen = set()
+    for number, step in enumerate(steps):
+        if step.phase in seen and number % 25 != 24:
+            continue
+        seen.add(step.phase)
+        tab.locator("input[type=range]").fill(str(number))
+        assert words(tab) == f"step {number + 1} of 245: {told(step)}"
+    assert seen == {"search", "prune", "finetune", "rewind"}
+
+
+def test_a_population_is_told_by_what_its_best_would_keep(tab, tmp_path):
+    info = {"vectors": [[1.0], [2.0]], "kept": [4000, 2345], "chosen": 1, "replaced": [0, 1]}
+    put(tab, tmp_path, [Step("search", 1, 1, Mask({}), {"accuracy": 0.9}, info)])
+    assert words(tab) == (
+        "step 1 of 1: search, generation 1 of 1: 2 tried, the best would keep 2,345 weights, "
+        "validation accuracy 0.900; the network itself still has sparsity 0.000"
+    )
 
 
 def test_a_level_without_a_figure_is_told_in_words(tab, tmp_path):
     info = {"children": [float("nan")] * 2, "chosen": 0}
-    steps = [Step("prune", 1, 1, Mask({}), {"accuracy": 0.9}, info)]
-    path = tmp_path / "level.html"
-    path.write_text(page(traits(steps)), encoding="utf-8")
-    tab.goto(path.as_uri())
-    assert words(tab).endswith(", 2 tried, the best has no figure")
+    put(tab, tmp_path, [Step("prune", 1, 1, Mask({}), {"accuracy": 0.9}, info)])
+    assert ": 2 children tried, the chosen one has no figure; sparsity" in words(tab)
+
+
+def test_every_picture_has_its_legend_or_caption(tab, tmp_path):
+    def legends():
+        return [each.inner_text() for each in tab.locator(".pk-legend").all()]
+
+    steps = experiments.showcase("de-lenet300")
+    put(tab, tmp_path, steps, dense=0.98)
+    assert legends()[0] == "dashed: before pruning"
+    for meaning in ("joined to the one whose place it took", "the best", "hollow: beyond the limit"):
+        assert meaning in legends()[1]
+    marks = tab.locator(".pk-charts .pk-mark").all()
+    assert len(marks) == 3
+    tab.wait_for_selector("select[aria-label=layer] option", state="attached")
+    large, small = (each.inner_text() for each in tab.locator("figcaption").all())
+    assert large.startswith("the mask of the layer: a row an output")
+    assert small.startswith("connections left of each pixel")
+    tab.locator("select[aria-label=layer]").select_option("fc2.weight")
+    assert tab.locator("figcaption").nth(1).is_hidden()  # its caption goes with the picture
+    put(tab, tmp_path, experiments.showcase("roulette"))
+    assert legends()[0] == ""
+    assert "the chosen one, joined to its children" in legends()[1]
+    put(tab, tmp_path, [step for step in steps if step.phase == "finetune"])
+    assert tab.locator(".pk-legend").nth(1).is_hidden()  # with nobody there is nothing to tell
 
 
 def test_damaged_masks_are_said_and_the_rest_is_shown(tab, tmp_path):

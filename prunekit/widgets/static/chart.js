@@ -8,6 +8,15 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
+// A line of a legend: what a mark of this colour means.
+function legendLine(text, colour, hollow = false) {
+  const mark = element("span", {
+    class: "pk-mark", "aria-hidden": "true",
+    style: `border-color: ${colour}; background: ${hollow ? "none" : colour}`,
+  });
+  return element("span", {}, mark, text);
+}
+
 // JupyterLab would go to, cut or change a cell; Ctrl+S and Shift+Enter are still its own.
 function isOwn(event) {
   const modified = event.ctrlKey || event.metaKey || event.altKey;

@@ -5,16 +5,31 @@ const NEAR = 12; // pixels from a dot within which a click chooses it
 const GROW = 500; // milliseconds that an arrow takes
 const REST = 600; // and until the next one
 const BAR = 78; // pixels for the colour bar
+const PLAY = "Play the arrows";
 const FRESH = "#f5a623"; // what has just taken its place, orange
 const LEGEND = [
   ["○", "a candidate"], ["●", "new in this generation"], ["★", "the best"],
   ["▨", "beyond the limit"], ["┄", "one value for both"],
 ];
-// Where the way to the mutant starts, and what is multiplied with F.
+// Of each strategy what it does, where the way to the mutant starts, and what is multiplied with F.
 const WAYS = {
-  rand1bin: ["a", "b − c"],
-  best1bin: ["best", "b − c"],
-  "current-to-best1bin": ["x", "best − x + b − c"],
+  rand1bin: {
+    about: "A mutant starts at another dot, drawn at random, and goes F times the way between two more.",
+    base: "a", difference: "b − c",
+  },
+  best1bin: {
+    about: "A mutant starts at the best dot and goes F times the way between two others.",
+    base: "best", difference: "b − c",
+  },
+  "current-to-best1bin": {
+    about: "A mutant starts at the dot itself and goes F times two ways: the one to the best dot, " +
+      "and the one between two others.",
+    base: "x", difference: "best − x + b − c",
+  },
+  random: {
+    about: "A mutant is drawn anywhere on the map: F and the other dots do not matter. With CR at 1 " +
+      "this is random search.",
+  },
 };
 const VIRIDIS = [
   [68, 1, 84], [72, 40, 120], [62, 74, 137], [49, 104, 142], [38, 130, 142],
@@ -68,25 +83,31 @@ function story({ run, generation, i, measured }) {
   "abc".split("").forEach((name, k) => (named[name] = now.dots[now.others[i][k]]));
   const out = now.outside[i], crossed = now.crossed[i];
   const steps = [];
-  if (run.strategy === "random") {
+  const { base, difference } = WAYS[run.strategy];
+  if (!base) {
     steps.push({ words: "A mutant is drawn anywhere on the map.", points: { mutant }, arrows: [] });
   } else {
-    const [base, difference] = WAYS[run.strategy];
     const pair = { b: named.b, c: named.c };
+    const drawn = base === "a" ? "Three others are drawn: a, b and c." : "Two others are drawn: b and c.";
     steps.push({
-      words: "Three others are drawn: a, b and c. The way from c to b is b − c.",
+      words: `${drawn} The way from c to b is b − c.`,
       points: base === "a" ? { a: named.a, ...pair } : pair,
       arrows: [[named.c, named.b, "b − c"]],
     });
+    const itself = i === now.best;
     if (base === "x") {
       steps.push({
-        words: "And the way from x to the best.",
+        words: itself
+          ? "x is itself the best, so the way from x to the best, best − x, is none."
+          : "The way from x to the best is best − x.",
         points: { best: named.best },
-        arrows: [[x, named.best, "best − x"]],
+        arrows: itself ? [] : [[x, named.best, "best − x"]],
       });
     }
+    const ways = base === "x" ? "both ways together" : "that way";
+    const start = base === "best" ? `the best${itself ? ", which is x," : ""}` : base;
     steps.push({
-      words: `F times that way: ${run.scale.toFixed(2)} × (${difference}), from ${base} on. There is the mutant.`,
+      words: `F times ${ways}: ${run.scale.toFixed(2)} × (${difference}), from ${start} on. There is the mutant.`,
       points: base === "best" ? { best: named.best, mutant } : { mutant },
       arrows: [[named[base], mutant, `F (${difference})`]],
     });
@@ -366,9 +387,10 @@ function render({ model, el }) {
   const slider = range("generation", { min: 1, max: run.generations.length, class: "pk-generation" });
   const strategy = element("select", { "aria-label": "strategy" });
   for (const name of map.strategies) strategy.append(element("option", {}, name));
+  const strategyAbout = element("div");
   const again = element("button", { type: "button" }, "New dots");
   const next = element("button", { type: "button" }, "Next arrow");
-  const play = element("button", { type: "button", class: "pk-play" }, "Play");
+  const play = element("button", { type: "button", class: "pk-play" }, PLAY);
   const closer = element("button", { type: "button", "aria-pressed": false }, "Closer");
   const canvas = element("canvas", { class: "pk-map", role: "img" });
   const dots = element("div", {
@@ -382,6 +404,7 @@ function render({ model, el }) {
     "div", { class: "pk-view pk-genemap" },
     element("strong", {}, map.title),
     element("div", { class: "pk-controls" }, scale.row, crossover.row, strategy, again),
+    strategyAbout,
     element("div", { class: "pk-controls" }, slider.row, next, play, closer),
     dots,
     element("div", { class: "pk-legend" }, ...legend),
@@ -397,18 +420,20 @@ function render({ model, el }) {
     let text = "Choose a dot to see its trial.";
     if (chosen !== null) {
       const [, , share, over] = run.generations[generation].dots[chosen];
-      const now = `Candidate ${chosen + 1} keeps ${share.toFixed(1)} %${over ? " and breaks the limit" : ""}.`;
+      const keeps = `keeps ${share.toFixed(1)} %${over ? " and breaks the limit" : ""}`;
+      const now = `Candidate ${chosen + 1} ${keeps}: it counts as the square does that it lies on.`;
       text = drawn ? steps[drawn - 1].words : now;
     }
     say(about, `${summary(run, generation)}.`);
     say(said, text);
     canvas.setAttribute("aria-label", `map of ${map.label}; across: ${map.labels[0]}, up: ${map.labels[1]}; ${about.textContent} ${text}`);
+    strategyAbout.textContent = strategy.title = WAYS[strategy.value].about;
     scale.shown.value = Number(scale.input.value).toFixed(2);
     crossover.shown.value = Number(crossover.input.value).toFixed(2);
     slider.input.value = slider.shown.value = generation + 1;
     next.disabled = chosen === null || drawn >= steps.length;
     play.disabled = chosen === null;
-    play.textContent = playing ? "Pause" : "Play";
+    play.textContent = playing ? "Pause" : PLAY;
   }
 
   function draw(grown = 1) {

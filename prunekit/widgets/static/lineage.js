@@ -139,6 +139,18 @@ function describeCandidate(family, group, place, who) {
   return parts.join("; ");
 }
 
+// What the dots of a group mean.
+function legendOf(family, group, look) {
+  const tree = family.kind === "tree";
+  const lines = [
+    legendLine(tree ? "a child" : "a candidate, joined to the one whose place it took", look.soft),
+    legendLine(tree ? "the chosen one, joined to its children" : "the best", `rgb(${look.kept})`),
+  ];
+  const broken = group.some((entry) => entry.values.some((_, who) => breaks(family, entry, who)));
+  if (broken) lines.push(legendLine("hollow: beyond the limit", look.soft, true));
+  return lines;
+}
+
 // A group in a sentence, for who cannot see it.
 function summary(family, group) {
   const [first, last] = [group[0], group[group.length - 1]];

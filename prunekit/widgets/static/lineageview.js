@@ -38,7 +38,8 @@ function render({ model, el }) {
     scales = familyAxes(sharp(still, width, height), width, height, family, group, look);
     drawFamily(scales, family, group, look);
     scales = { ...scales, context: sharp(canvas, width, height) };
-    legend.replaceChildren(...legendOf(family, group, look));
+    const selected = legendLine("the selected one and those it came from", `rgb(${look.chosen})`);
+    legend.replaceChildren(...legendOf(family, group, look), selected);
     select(place, who);
   }
 
@@ -108,23 +109,6 @@ function moved(family, group, place, who, key) {
   order.sort((a, b) => values[a] - values[b] || a - b);
   const at = order.indexOf(who) + (key === "ArrowUp" ? 1 : -1);
   return [place, order[Math.max(0, Math.min(order.length - 1, at))]];
-}
-
-function legendOf(family, group, look) {
-  const mark = (colour, hollow) => element("span", {
-    class: "pk-mark", "aria-hidden": "true",
-    style: `border-color: ${colour}; background: ${hollow ? "none" : colour}`,
-  });
-  const line = (text, ...marked) => element("span", {}, mark(...marked), text);
-  const tree = family.kind === "tree";
-  const lines = [
-    line(tree ? "a child" : "a candidate, joined to the one whose place it took", look.soft),
-    line(tree ? "the chosen one, joined to its children" : "the best", `rgb(${look.kept})`),
-    line("the selected one and those it came from", `rgb(${look.chosen})`),
-  ];
-  const broken = group.some((entry) => entry.values.some((_, who) => breaks(family, entry, who)));
-  if (broken) lines.push(line("hollow: beyond the limit", look.soft, true));
-  return lines;
 }
 
 export default { render };

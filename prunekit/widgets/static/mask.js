@@ -4,6 +4,8 @@
 
 const HIGH = 420; // pixels
 const BRUSHES = { look: "Look", prune: "Prune", restore: "Put back" };
+const LARGE = 4; // pixels of the canvas, from which on a weight can be met without a wide brush
+const WIDE = 5;
 
 // Orange for negative, blue for positive, the stronger the larger; alike for colour-blind eyes.
 function colour(value, limit) {
@@ -11,6 +13,22 @@ function colour(value, limit) {
   const [r, g, b] = value < 0 ? [222, 143, 5] : [1, 115, 178];
   const mixed = (channel) => Math.round(235 + (channel - 235) * (0.15 + 0.85 * strength));
   return [mixed(r), mixed(g), mixed(b)];
+}
+
+function legendOf() {
+  const full = (sign) => `rgb(${colour(sign, 1)})`;
+  return [
+    legendLine("positive", full(1)), legendLine("negative", full(-1)),
+    element("span", {}, "the stronger the colour, the larger |w|"),
+    legendLine("empty: removed", "currentColor", true),
+  ];
+}
+
+// The places [row, column] on the straight way between two, with the last and without the first.
+function between([r, c], [toR, toC]) {
+  const many = Math.max(Math.abs(toR - r), Math.abs(toC - c));
+  const part = (from, to, k) => Math.round(from + ((to - from) * k) / many);
+  return Array.from({ length: many }, (_, k) => [part(r, toR, k + 1), part(c, toC, k + 1)]);
 }
 
 // A corner of the picture such that it cannot be dragged out of sight.
@@ -22,14 +40,18 @@ function render({ model, el }) {
   const words = element("div", { class: "pk-words", role: "status" });
   const verdict = element("div", { class: "pk-words", role: "status" });
   const modes = element("span", { role: "group", "aria-label": "what the pointer does" });
-  const size = element("input", { type: "range", min: 1, max: 25, value: 5, "aria-label": "width of the brush" });
-  const near = element("button", { type: "button", "aria-label": "nearer" }, "+");
-  const far = element("button", { type: "button", "aria-label": "farther" }, "−");
+  const size = element("input", { type: "range", min: 1, max: 25, value: WIDE, "aria-label": "width of the brush" });
+  const undo = element("button", { type: "button" }, "Undo");
+  const zooms = (name, sign) => {
+    const how = `${name}; or Ctrl and the wheel`;
+    return element("button", { type: "button", "aria-label": how, title: how }, sign);
+  };
+  const [near, far] = [zooms("nearer", "+"), zooms("farther", "−")];
   const which = element("select", { "aria-label": "layer" });
   const root = element(
     "div", { class: "pk-view pk-maskview" },
-    element("div", { class: "pk-controls" }, "layer ", which, modes, "brush ", size, far, near),
-    canvas, words, verdict,
+    element("div", { class: "pk-controls" }, "layer ", which, modes, undo, "brush ", size, far, near),
+    canvas, element("div", { class: "pk-legend" }, ...legendOf()), words, verdict,
   );
   keepKeys(root);
   el.append(root);
@@ -40,7 +62,8 @@ function render({ model, el }) {
   let cursor = [0, 0];
   let mode = "look";
   let held = null; // where the pointer was, while it is down
-  let stroke = new Set();
+  let stroke = new Set(); // the weights that it has changed, each once
+  const widths = {}; // of the brush, where the user has set it
 
   for (const [name, label] of Object.entries(BRUSHES)) {
     const button = element("button", { type: "button", "aria-pressed": name === mode }, label);
@@ -77,10 +100,12 @@ function render({ model, el }) {
     const shown = model.get("shown");
     if (model.get("kept").layer !== shown.layer) return null;
     const other = layer !== shown.layer;
+    if (other) send(); // what was begun on the layer before
     ({ layer, rows, columns, across } = shown);
     if (other) values = new Float32Array(bytesOf(shown.weights).slice().buffer);
     const bits = bytesOf(model.get("kept").bits);
     mask = Uint8Array.from(values, (_, i) => kept(bits, i));
+    for (const i of stroke) mask[i] = painted(); // the kernel does not know of it yet
     remaining = mask.reduce((sum, one) => sum + one, 0);
     limit = values.reduce((most, v) => Math.max(most, Math.abs(v)), 0) / 2 || 1;
     which.value = model.get("layer");
@@ -96,6 +121,7 @@ function render({ model, el }) {
     canvas.style.height = `${canvas.height}px`;
     left = top = 0;
     cursor = [0, 0];
+    size.value = widths[layer] ?? (zoom >= LARGE ? 1 : WIDE);
   }
 
   function draw() {
@@ -131,10 +157,12 @@ function render({ model, el }) {
     return [Math.max(0, Math.min(rows - 1, r)), Math.max(0, Math.min(columns - 1, c))];
   }
 
+  const painted = () => (mode === "restore" ? 1 : 0);
+
   function brush([r, c]) {
     if (model.get("layer") !== layer) return; // another one is on its way
     const radius = (Number(size.value) - 1) / 2;
-    const to = mode === "restore" ? 1 : 0;
+    const to = painted();
     const changed = [];
     for (let y = Math.ceil(r - radius); y <= r + radius; y++) {
       for (let x = Math.ceil(c - radius); x <= c + radius; x++) {
@@ -173,12 +201,13 @@ function render({ model, el }) {
     draw();
   };
   canvas.onpointermove = (event) => {
+    const before = cursor;
     cursor = at(event);
     if (held && mode === "look") {
       left = within(left + event.clientX - held[0], canvas.width - columns * zoom);
       top = within(top + event.clientY - held[1], canvas.height - rows * zoom);
       held = [event.clientX, event.clientY];
-    } else if (held) brush(cursor);
+    } else if (held) between(before, cursor).forEach(brush);
     draw();
   };
   canvas.onpointerup = canvas.onpointercancel = () => {
@@ -186,7 +215,7 @@ function render({ model, el }) {
     send();
   };
   canvas.onwheel = (event) => {
-    if (!event.ctrlKey && document.activeElement !== canvas) return; // the page scrolls
+    if (!event.ctrlKey && !event.metaKey) return; // the page scrolls
     event.preventDefault();
     const box = canvas.getBoundingClientRect();
     closer(event.deltaY < 0 ? 1.25 : 0.8, event.clientX - box.left, event.clientY - box.top);
@@ -210,6 +239,8 @@ function render({ model, el }) {
     draw();
   };
   canvas.onfocus = canvas.onblur = draw;
+  size.oninput = () => (widths[layer] = size.value);
+  undo.onclick = () => model.send({ undo: true });
   near.onclick = () => closer(1.6);
   far.onclick = () => closer(1 / 1.6);
   which.onchange = () => {
@@ -223,6 +254,13 @@ function render({ model, el }) {
     if (other !== null) draw();
   };
   const judged = () => (verdict.textContent = model.get("verdict"));
+  const brushed = () => {
+    const last = model.get("brushed");
+    if (!last && document.activeElement === undo) canvas.focus(); // a disabled button hears no key
+    undo.disabled = !last;
+    undo.title = last ? `take back the last stroke, in ${last}` : "there is no stroke to take back";
+  };
+  model.on("change:brushed", brushed);
   model.on("change:shown", renewed);
   model.on("change:kept", renewed);
   model.on("change:verdict", judged);
@@ -237,11 +275,13 @@ function render({ model, el }) {
   fit();
   draw();
   judged();
+  brushed();
   resized.observe(root);
   const end = recoloured(draw);
   return () => {
     end();
     resized.disconnect();
+    model.off("change:brushed", brushed);
     model.off("change:shown", renewed);
     model.off("change:kept", renewed);
     model.off("change:verdict", judged);

@@ -2,6 +2,7 @@
 // nothing else, so that a page without a kernel can give it a plain object instead.
 
 const RATES = [1, 4, 10, 30, 60]; // steps a second
+const PHASES = { train: "training, epoch", "fine-tune": "fine-tuning, epoch", prune: "cut" };
 
 // For each layer the mask at every step: an index into its distinct masks, and those as bits.
 function masksOf(layers, bytes, count) {
@@ -49,8 +50,9 @@ function drawMask(canvas, layer, frame, look) {
 // How many connections of each pixel of a square picture are left, where the first layer sees one.
 function drawPixels(canvas, layer, first, frame, look) {
   const side = Math.sqrt(layer.columns);
-  canvas.hidden = layer !== first || !Number.isInteger(side) || side < 8;
-  if (canvas.hidden) return;
+  const none = layer !== first || !Number.isInteger(side) || side < 8;
+  canvas.parentElement.hidden = none;
+  if (none) return;
   canvas.width = canvas.height = side;
   const context = canvas.getContext("2d");
   const image = context.createImageData(side, side);
@@ -88,21 +90,47 @@ function drawCurve(canvas, run, frame, look) {
   if (run.value[frame] !== null) dot(context, x(frame + 1), y(run.value[frame]), 4);
 }
 
-// Who was tried, and who went on, up to the last step before the frame that tells it.
+// Who was tried, and who went on, up to the last step before the frame that tells it, if there is
+// one; gives the legend of that, and says in a sentence what there is to see.
 function drawLineage(canvas, family, frame, look) {
   let from = frame;
   while (from >= 0 && family.entries[from] === null) from--;
-  canvas.hidden = from < 0;
-  if (from < 0) return "";
-  const { round, values, chosen } = family.entries[from];
-  const group = generations(family, round);
+  canvas.parentElement.hidden = from < 0;
+  if (from < 0) return { legend: [], seen: "" };
+  const group = generations(family, family.entries[from].round);
   const [width, height] = [canvas.clientWidth || 420, canvas.clientHeight || 200];
   const scales = familyAxes(sharp(canvas, width, height), width, height, family, group, look);
-  drawFamily(scales, family, group.filter((entry) => entry.step <= frame), look);
-  const [tree, best] = [family.kind === "tree", values[chosen]];
-  const result = tree ? `has ${counted(family, best)}` : `keeps ${written(best)} weights`;
-  const said = `${values.length} tried, the best ${result}`;
-  return round === null ? said : `round ${round}: ${said}`;
+  const past = group.filter((entry) => entry.step <= frame);
+  drawFamily(scales, family, past, look);
+  return { legend: legendOf(family, group, look), seen: summary(family, past) };
+}
+
+// What a step did, and what it left. A step of a search leaves the network as it was: its figures
+// are those of the best candidate.
+function stepInWords(run, frame) {
+  const { kind, entries } = run.lineage;
+  const [entry, phase, index] = [entries[frame], run.phase[frame], run.index[frame]];
+  const sparsity = `sparsity ${run.sparsity[frame].toFixed(3)}`;
+  const value = run.value[frame] === null ? "" : `, ${run.metric} ${run.value[frame].toFixed(3)}`;
+  const nth = `${index} of ${run.of[frame]}`;
+  if (entry && kind === "population") {
+    const round = entry.round === null ? "" : `round ${entry.round}, `;
+    const total = run.layers.reduce((sum, layer) => sum + layer.rows * layer.columns, 0);
+    const best = entry.values[entry.chosen];
+    const share = total ? ` of ${written(total)} weights (${((100 * best) / total).toFixed(1)} %)` : " weights";
+    return (
+      `${round}search, generation ${nth}: ${entry.values.length} tried, the best would keep ` +
+      `${written(best)}${share}${value}; the network itself still has ${sparsity}`
+    );
+  }
+  let what = `${PHASES[phase] ?? phase} ${nth}`;
+  if (kind === "population" && phase === "rewind") {
+    what = `round ${index} taken back: the network is as before the cut`;
+  } else if (entry) {
+    const result = counted(run.lineage, entry.values[entry.chosen]);
+    what += `: ${entry.values.length} children tried, the chosen one has ${result}`;
+  }
+  return `${what}; ${sparsity}${value}`;
 }
 
 function render({ model, el }) {
@@ -130,14 +158,24 @@ function render({ model, el }) {
   const pixels = element("canvas", { class: "pk-pixels", role: "img" });
   const curve = element("canvas", { class: "pk-chart", role: "img" });
   const lineage = element("canvas", { class: "pk-chart", role: "img" });
+  const before = element("div", { class: "pk-legend" }, run.dense === null ? "" : "dashed: before pruning");
+  const legend = element("div", { class: "pk-legend" });
+  const caption = (text) => element("figcaption", {}, text);
   const root = element(
     "div", { class: "pk-view pk-replay" },
     element("strong", {}, run.title),
     element("div", { class: "pk-controls" }, play, back, on, slider, speed),
     words,
-    element("div", { class: "pk-charts" }, curve, lineage),
+    element(
+      "div", { class: "pk-charts" },
+      element("figure", {}, curve, before), element("figure", {}, lineage, legend),
+    ),
     element("label", {}, "layer ", which),
-    element("div", { class: "pk-masks" }, mask, pixels),
+    element(
+      "div", { class: "pk-masks" },
+      element("figure", {}, mask, caption("the mask of the layer: a row an output; blue is kept")),
+      element("figure", {}, pixels, caption("connections left of each pixel: the bluer, the more")),
+    ),
   );
   keepKeys(root);
   el.append(root);
@@ -146,17 +184,12 @@ function render({ model, el }) {
     if (ended || !count) return;
     const look = colours(root);
     slider.value = frame;
-    const parts = [
-      `step ${frame + 1} of ${count}: ${run.phase[frame]} ${run.index[frame]}/${run.of[frame]}`,
-      `sparsity ${run.sparsity[frame].toFixed(3)}`,
-    ];
-    if (run.value[frame] !== null) parts.push(`${run.metric} ${run.value[frame].toFixed(3)}`);
     drawCurve(curve, run, frame, look);
-    const said = drawLineage(lineage, run.lineage, frame, look);
-    if (said) parts.push(said);
-    words.textContent = parts.join(", ") + damaged;
+    const family = drawLineage(lineage, run.lineage, frame, look);
+    legend.replaceChildren(...family.legend);
+    words.textContent = `step ${frame + 1} of ${count}: ${stepInWords(run, frame)}${damaged}`;
     curve.setAttribute("aria-label", `${run.metric} after each step; ${words.textContent}`);
-    lineage.setAttribute("aria-label", said);
+    lineage.setAttribute("aria-label", family.seen);
     const layer = layers[which.selectedIndex];
     if (layer) {
       const n = drawMask(mask, layer, frame, look);
@@ -166,7 +199,6 @@ function render({ model, el }) {
       mask.title = text;
       drawPixels(pixels, layer, layers[0], frame, look);
       pixels.setAttribute("aria-label", "connections left of each pixel of the image");
-      pixels.title = pixels.getAttribute("aria-label");
     }
     root.dataset.frames = Number(root.dataset.frames || 0) + 1;
   }
@@ -226,7 +258,7 @@ function render({ model, el }) {
       draw();
     })
     .catch(() => {
-      damaged = " The masks of this run are damaged and cannot be shown.";
+      damaged = ". The masks of this run are damaged and cannot be shown.";
       draw();
     });
   return () => {
