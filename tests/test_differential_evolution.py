@@ -827,8 +827,8 @@ def test_all_images_decide_whether_a_round_is_taken_back(normed):
 
 def test_two_in_a_row_end_the_run_with_the_model_as_it_was(normed):
     pruned = copy.deepcopy(normed)
-    # no fine-tuning, all accuracy may go, none of it is accepted
-    knobs = dict(rounds=9, drop=1.0, tolerance=0.0, epochs=0, recovery="off", scan=1.0)
+    # next to no fine-tuning, all accuracy may go, none of it is accepted
+    knobs = dict(rounds=9, drop=1.0, tolerance=0.0, epochs=1, lr=1e-12, recovery="off", scan=1.0)
     steps = [*stream(pruned, **knobs)]
     assert outcomes(steps) == [True, True]
     assert [s.info["drop"] for s in steps if s.phase == "rewind"] == [0.5, 0.25]
@@ -989,6 +989,14 @@ def test_all_images_are_the_same_as_no_choice(model):
         return [(phase, index, mask, metrics) for phase, index, _, mask, metrics, _ in told(steps)]
 
     assert without(grown(model, images=N)) == without(grown(model))
+
+
+def test_a_drop_that_no_training_can_repair_is_refused(model):
+    for fitness in ("weighted", "budget"):
+        stream(model, drop=0.1, tolerance=0.05, epochs=0, fitness=fitness, density=0.5)
+    stream(model, drop=0.1, tolerance=0.1, epochs=0)
+    with pytest.raises(ValueError, match=r"tolerance must be at least drop, 0\.1, .* got 0\.05"):
+        stream(model, drop=0.1, tolerance=0.05, epochs=0)
 
 
 def test_too_many_images_are_refused_by_name_before_any_work(model):

@@ -71,8 +71,8 @@ def test_the_first_candidate_keeps_everything_and_the_last_best_is_pruned():
 def test_a_round_that_was_taken_back_is_told():
     model, data = tiny_model(), tiny_data()
     list(fit(model, data, epochs=4, batch=20, lr=0.1))
-    harsh = dict(rounds=2, drop=1.0, tolerance=0.0, epochs=0, recovery="off", scan=1.0)
-    harsh |= dict(generations=3, population=5, bound=4.0)
+    harsh = dict(rounds=2, drop=1.0, tolerance=0.0, epochs=1, recovery="off", scan=1.0)
+    harsh |= dict(generations=3, population=5, bound=4.0, lr=1e-12)
     taken = prune(differential_evolution, model, data, bar=False, **harsh)
     undone = [step.index for step in taken.history if step.phase == "rewind"]
     assert undone == [1, 2]

@@ -253,12 +253,17 @@ def _scan(judge: _Judge, allowed: float, bound: float) -> list[float]:
 
 def _check(
     model: nn.Module, data: Any, *, images: int, fitness: str, density: float, biases: bool,
-    ignore: Names, **_: Any,
+    ignore: Names, drop: float, tolerance: float, epochs: int, **_: Any,
 ) -> None:  # fmt: skip
     total = sum(p.numel() for p in prunable(model, biases, ignore).values())
     if fitness == "budget" and not _budget(density, total):
         raise ValueError(
             f"differential_evolution: density must leave one of {total} weights, got {density}"
+        )
+    if fitness == "constrained" and not epochs and tolerance < drop:
+        raise ValueError(
+            f"differential_evolution: tolerance must be at least drop, {drop:g}, where no epochs "
+            f"follow a cut, got {tolerance:g}. Else a cut that uses its drop is taken back."
         )
     if images and not isinstance(data, Data):
         raise ValueError(f"differential_evolution: images must be 0 for own data, got {images}")

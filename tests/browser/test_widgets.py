@@ -1,13 +1,17 @@
 """Widgets in a real JupyterLab: silent kernels, names for screen readers, a drawn prediction."""
 
+import base64
 import json
 import os
 import signal
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from torch import nn
 
+from prunekit.widgets import MaskView
 from prunekit.widgets.connection import Connection
 
 SILENCE = "No answer from the kernel."
@@ -396,6 +400,7 @@ def test_weights_are_pruned_and_put_back_by_the_brush(live):
         live.mouse.move(box["x"] + 0.8 * box["width"], y, steps=5)
         live.mouse.up()
 
+    view.get_by_label("width of the brush").fill("5")
     stroke("Look")
     assert python(live, gone) == "0"
     stroke("Prune")
@@ -414,7 +419,231 @@ def test_weights_are_pruned_and_put_back_by_the_brush(live):
     live.keyboard.press(" ")
     verdict.get_by_text("sparsity 0.000").wait_for(state="detached", timeout=LONG)
     assert 0 < int(python(live, gone)) < removed
+    undo = view.get_by_role("button", name="Undo", exact=True)
+    for count in (0, removed, 0):
+        undo.click()
+        verdict.get_by_text(f"sparsity {count / 132:.3f}").wait_for(timeout=LONG)
+        assert python(live, gone) == str(count)
+    assert undo.is_disabled()
     view.get_by_role("button", name="Look", exact=True).click()
+
+
+MASKED = """async ([script, style]) => {
+    document.body.innerHTML = `<style>${style}</style><div id=el style="width: 900px"></div>`;
+    const url = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
+    const { default: widget } = await import(url);
+    const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+    const heard = {};
+    window.sent = [];
+    window.traits = {};
+    window.take = (given) => {
+        given.shown.weights = bytes(given.shown.weights);
+        given.kept.bits = bytes(given.kept.bits);
+        Object.assign(traits, given);
+        for (const name in given) heard[`change:${name}`]?.();
+    };
+    window.open_ = () => widget.render({ model: {
+        get: (name) => traits[name],
+        set: (name, value) => (traits[name] = value),
+        save_changes: () => {},
+        send: (content) => content.ask || sent.push(content),
+        on: (name, act) => (heard[name] = act),
+        off: () => {},
+    }, el: document.getElementById("el") });
+}"""
+
+
+class ByHand:
+    """A layer of 12 × 8 weights and one of 200 × 12, to be brushed in a page. The Python side
+    hears of it, and answers, when `sync` is called."""
+
+    def __init__(self, page):
+        self.page = page
+        self.view = MaskView(nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 200)))
+        page.evaluate(MASKED, [self.view._esm, self.view._css])
+        self.sync()
+        page.evaluate("open_()")
+        self.canvas, self.size = page.locator("canvas"), page.locator("input[type=range]")
+        self.undo = self.button("Undo")
+
+    def sync(self):
+        for content in self.page.evaluate("sent.splice(0)"):
+            self.view._brushed(content)
+        self.view.layer = self.page.evaluate("traits.layer") or self.view.layer
+        self.view._show()
+        self.page.evaluate("(given) => take(given)", self.traits())
+
+    def traits(self):
+        def packed(trait):
+            return {
+                name: base64.b64encode(value).decode() if isinstance(value, bytes) else value
+                for name, value in trait.items()
+            }
+
+        view = self.view
+        return dict(layers=view.layers, layer=view.layer, brushed=view.brushed, verdict="",
+                    shown=packed(view.shown), kept=packed(view.kept))  # fmt: skip
+
+    def button(self, name):
+        return self.page.get_by_role("button", name=name, exact=True)
+
+    def show(self, layer):
+        self.page.locator("select").select_option(layer)
+        self.sync()
+
+    def place(self, row, column):
+        box = self.canvas.bounding_box()
+        rows, columns = self.view.mask[self.view.layer].shape
+        zoom = min(box["width"] / columns, 420 / rows)
+        return box["x"] + (column + 0.5) * zoom, box["y"] + (row + 0.5) * zoom
+
+    def stroke(self, *places):
+        self.page.mouse.move(*self.place(*places[0]))
+        self.page.mouse.down()
+        for place in places[1:]:
+            self.page.mouse.move(*self.place(*place))  # at one jump
+        self.page.mouse.up()
+
+    def removed(self):
+        return [tuple(place) for place in (~self.view.mask[self.view.layer]).nonzero().tolist()]
+
+    def words(self):
+        return self.page.locator(".pk-words").first.inner_text()
+
+
+@pytest.fixture
+def by_hand(window):
+    return ByHand(window)
+
+
+def test_the_brush_starts_narrow_where_weights_are_large_and_stays_as_it_was_set(by_hand):
+    assert by_hand.size.input_value() == "1"
+    by_hand.button("Prune").click()
+    by_hand.stroke((3, 0), (3, 7))
+    by_hand.sync()
+    assert by_hand.removed() == [(3, column) for column in range(8)]  # a row, and no more
+    by_hand.show("2.weight")
+    assert by_hand.size.input_value() == "5"
+    by_hand.size.fill("9")
+    by_hand.show("0.weight")
+    assert by_hand.size.input_value() == "1"
+    by_hand.show("2.weight")
+    assert by_hand.size.input_value() == "9"
+
+
+def test_a_fast_stroke_leaves_no_holes_and_tells_each_weight_once(by_hand):
+    by_hand.button("Prune").click()
+    by_hand.stroke((0, 1), (11, 5), (11, 0))
+    (told,) = by_hand.page.evaluate("sent")
+    path = [divmod(weight, 8) for weight in told["weights"]]
+    assert (path[0], path[-1]) == ((0, 1), (11, 0))
+    assert (11, 5) in path
+    assert len({*path}) == len(path) == 12 + 5
+    for before, now in pairwise(path):
+        assert max(abs(a - b) for a, b in zip(before, now, strict=True)) == 1
+    by_hand.sync()
+    by_hand.button("Put back").click()
+    by_hand.size.fill("3")
+    by_hand.stroke((1, 0), (11, 0), (11, 7), (1, 7), (1, 0), (6, 1), (6, 6), (6, 4), (3, 4), (9, 4))
+    by_hand.sync()
+    assert by_hand.removed() == []
+
+
+def test_undo_takes_back_stroke_after_stroke(by_hand):
+    assert by_hand.undo.is_disabled()
+    assert by_hand.undo.evaluate("(e) => getComputedStyle(e).opacity") == "0.45"
+    before = []
+    for layer, mode, places in (
+        ("0.weight", "Prune", [(2, 0), (2, 7)]),
+        ("0.weight", "Prune", [(0, 3), (11, 3)]),  # across the first
+        ("2.weight", "Prune", [(100, 5), (120, 5)]),
+        ("0.weight", "Put back", [(0, 0), (7, 7)]),
+    ):
+        by_hand.show(layer)
+        by_hand.button(mode).click()
+        before.append((layer, by_hand.view.mask))
+        by_hand.stroke(*places)
+        by_hand.sync()
+    for layer, mask in reversed(before):
+        assert by_hand.undo.get_attribute("title") == f"take back the last stroke, in {layer}"
+        by_hand.undo.press("Enter")
+        by_hand.sync()
+        assert all((by_hand.view.mask[name] == mask[name]).all() for name in mask)
+        shown = int(by_hand.view.mask["0.weight"].sum())
+        assert f"{shown} of 96 weights of the layer kept" in by_hand.words()
+    assert by_hand.undo.is_disabled()
+    assert by_hand.page.evaluate("document.activeElement.tagName") == "CANVAS"  # not the notebook
+
+
+def test_an_answer_does_not_wipe_out_the_stroke_under_way(by_hand):
+    by_hand.button("Prune").click()
+    by_hand.stroke((0, 0), (0, 7))
+    by_hand.page.mouse.move(*by_hand.place(5, 0))
+    by_hand.page.mouse.down()
+    by_hand.page.mouse.move(*by_hand.place(5, 7))
+    by_hand.sync()  # of the first stroke
+    assert by_hand.words().endswith("80 of 96 weights of the layer kept")
+    by_hand.page.mouse.up()
+    by_hand.sync()
+    assert {row for row, _ in by_hand.removed()} == {0, 5}
+
+
+def test_a_stroke_belongs_to_the_layer_that_it_began_on(by_hand):
+    by_hand.button("Prune").click()
+    by_hand.page.mouse.move(*by_hand.place(5, 0))
+    by_hand.page.mouse.down()
+    by_hand.page.evaluate("traits.layer = '2.weight'")
+    by_hand.sync()
+    by_hand.page.mouse.up()
+    by_hand.sync()
+    assert by_hand.removed() == []
+    assert by_hand.view.mask.total - by_hand.view.mask.kept == 1
+
+
+def test_only_with_ctrl_the_wheel_zooms_else_the_page_scrolls(by_hand):
+    page, picture = by_hand.page, "document.querySelector('canvas').toDataURL()"
+    page.evaluate("document.body.style.height = '5000px'")
+    by_hand.show("2.weight")  # which can be enlarged more than once
+    by_hand.canvas.focus()
+    page.mouse.move(*by_hand.place(5, 5))
+    before = page.evaluate(picture)
+    page.mouse.wheel(0, 40)
+    page.wait_for_function("scrollY > 0")
+    assert page.evaluate(picture) == before
+    for key in ("Control", "Meta"):
+        at = page.evaluate("scrollY")
+        page.keyboard.down(key)
+        page.mouse.wheel(0, -40)
+        page.wait_for_function(f"(before) => {picture} !== before", arg=before)
+        page.keyboard.up(key)
+        assert page.evaluate("scrollY") == at
+        before = page.evaluate(picture)
+    for name in ("nearer", "farther"):
+        button = by_hand.button(f"{name}; or Ctrl and the wheel")
+        assert button.get_attribute("title") == button.get_attribute("aria-label")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_legend_has_the_colours_of_the_picture(by_hand, scheme):
+    by_hand.page.emulate_media(color_scheme=scheme)
+    by_hand.page.evaluate("document.documentElement.style.colorScheme = 'light dark'")
+    w = by_hand.view.model[0].weight
+    legend = by_hand.page.locator(".pk-legend")
+    colour = "(e) => getComputedStyle(e).backgroundColor"
+    pixel = """([x, y]) => {
+        const canvas = document.querySelector("canvas"), box = canvas.getBoundingClientRect();
+        const at = [Math.round(x - box.left), Math.round(y - box.top), 1, 1];
+        return `rgb(${[...canvas.getContext("2d").getImageData(...at).data.slice(0, 3)].join(", ")})`;
+    }"""
+    for meaning, extreme in (("positive", w.argmax()), ("negative", w.argmin())):
+        mark = legend.locator(f"span:text-is('{meaning}') > .pk-mark")
+        drawn = by_hand.page.evaluate(pixel, [*by_hand.place(*divmod(int(extreme), 8))])
+        assert mark.evaluate(colour) == drawn
+    assert "stronger the colour, the larger |w|" in legend.inner_text()
+    hollow = legend.locator("span:text-is('empty: removed') > .pk-mark")
+    assert hollow.evaluate(colour) == "rgba(0, 0, 0, 0)"
+    text = "(e) => getComputedStyle(e)"
+    assert hollow.evaluate(f"{text}.borderTopColor") == legend.evaluate(f"{text}.color")
 
 
 def test_a_cell_that_is_run_again_leaves_as_many_widgets(live):
