@@ -292,7 +292,7 @@ def landscape(
         )
     figure.colorbar(colored, label=label)
     outline = [Stroke(linewidth=4, foreground="black"), Normal()]
-    for start, end, caption in arrows:
+    for start, end, _ in arrows:
         look = {"arrowstyle": "-|>", "color": "white", "linewidth": 1.8, "path_effects": outline}
         axis.annotate("", end, start, arrowprops=look)
     for start, end, caption in arrows:  # above all arrows

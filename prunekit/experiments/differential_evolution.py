@@ -187,18 +187,19 @@ def _beyond() -> dict[str, Arm]:
 
 
 def _without(name: str, arm: Arm) -> dict[str, Arm]:
-    """The arm without one of its parts, and what needs no search, all with as many epochs."""
-    arms = {f"{name} with one sensitivity": replace(arm, knobs={**arm.knobs, "uniform": True})}
-    arms[f"{name} gradual"] = Arm(
-        gradual,
-        dict(sparsity=1 - arm.knobs["density"], epochs=_epochs(BEYOND[arm.model]), scope="global",
-             biases=True, lr=arm.knobs["lr"], precision=arm.knobs.get("precision", "fp32")),
-        arm.model, data=taught,
+    """What needs no search, and on the small network the arm without one of its parts; all with as
+    many epochs."""
+    knobs = arm.knobs
+    told = dict(
+        sparsity=1 - knobs["density"], epochs=_epochs(BEYOND[arm.model]), scope="global",
+        biases=True, lr=knobs["lr"], precision=knobs.get("precision", "fp32"),
     )  # fmt: skip
+    arms = {"gradual": Arm(gradual, told, arm.model, data=taught)}
     if arm.model == "lenet_300_100":
-        arms[f"{name} without returning weights"] = replace(arm, knobs={**arm.knobs, "splice": 0.0})
-        arms[f"{name} without teachers"] = replace(arm, data=None)
-    return {label: replace(made, variant="") for label, made in arms.items()}
+        arms["with one sensitivity"] = replace(arm, knobs={**knobs, "uniform": True})
+        arms["without returning weights"] = replace(arm, knobs={**knobs, "splice": 0.0})
+        arms["without teachers"] = replace(arm, data=None)
+    return {f"{name} {label}": replace(made, variant="") for label, made in arms.items()}
 
 
 # ---------------------------------------------------------------------------- networks for CIFAR-10
