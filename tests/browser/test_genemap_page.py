@@ -231,7 +231,11 @@ def beginning(strategy, is_best):
     if strategy == "random":
         return ["A mutant is drawn anywhere on the map."]
     drawn = "Two others are drawn: b and c."
-    ways, difference, start = "that way", "b − c", "the best, which is x," if is_best else "the best"
+    ways, difference, start = (
+        "that way",
+        "b − c",
+        "the best, which is x," if is_best else "the best",
+    )
     way_to_best = []
     if strategy == "rand1bin":
         drawn, start = "Three others are drawn: a, b and c.", "a"
@@ -239,7 +243,9 @@ def beginning(strategy, is_best):
         ways, difference, start = "both ways together", "best − x + b − c", "x"
         way_to_best = ["The way from x to the best is best − x."]
         if is_best:
-            way_to_best = ["x is itself the best, so the way from x to the best, best − x, is none."]
+            way_to_best = [
+                "x is itself the best, so the way from x to the best, best − x, is none."
+            ]
     return [
         f"{drawn} The way from c to b is b − c.", *way_to_best,
         f"F times {ways}: 0.50 × ({difference}), from {start} on. There is the mutant.",

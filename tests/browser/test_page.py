@@ -88,13 +88,16 @@ def put(tab, tmp_path, steps, dense=None):
 
 def told(step):
     """What must be said of a step of an evolution in several rounds."""
-    accuracy, nth = f"validation accuracy {step.metrics['accuracy']:.3f}", f"{step.index} of {step.of}"
+    accuracy, nth = (
+        f"validation accuracy {step.metrics['accuracy']:.3f}",
+        f"{step.index} of {step.of}",
+    )
     sparsity = f"sparsity {step.sparsity:.3f}"
     if step.phase == "search":
         kept, total = step.info["kept"][step.info["chosen"]], step.mask.total
         return (
             f"round {step.info['round']}, search, generation {nth}: {len(step.info['kept'])} tried, "
-            f"the best would keep {kept:,} of {total:,} weights ({kept / total:.1%}), {accuracy}; "
+            f"the best would keep {kept:,} of {total:,} weights ({kept / total:.1%}) with {accuracy}; "
             f"the network itself still has {sparsity}"
         ).replace("%)", " %)")
     what = {
@@ -122,8 +125,8 @@ def test_a_population_is_told_by_what_its_best_would_keep(tab, tmp_path):
     info = {"vectors": [[1.0], [2.0]], "kept": [4000, 2345], "chosen": 1, "replaced": [0, 1]}
     put(tab, tmp_path, [Step("search", 1, 1, Mask({}), {"accuracy": 0.9}, info)])
     assert words(tab) == (
-        "step 1 of 1: search, generation 1 of 1: 2 tried, the best would keep 2,345 weights, "
-        "validation accuracy 0.900; the network itself still has sparsity 0.000"
+        "step 1 of 1: search, generation 1 of 1: 2 tried, the best would keep 2,345 weights "
+        "with validation accuracy 0.900; the network itself still has sparsity 0.000"
     )
 
 
@@ -140,7 +143,11 @@ def test_every_picture_has_its_legend_or_caption(tab, tmp_path):
     steps = experiments.showcase("de-lenet300")
     put(tab, tmp_path, steps, dense=0.98)
     assert legends()[0] == "dashed: before pruning"
-    for meaning in ("joined to the one whose place it took", "the best", "hollow: beyond the limit"):
+    for meaning in (
+        "joined to the one whose place it took",
+        "the best",
+        "hollow: beyond the limit",
+    ):
         assert meaning in legends()[1]
     marks = tab.locator(".pk-charts .pk-mark").all()
     assert len(marks) == 3

@@ -14,7 +14,8 @@ const LEGEND = [
 // Of each strategy what it does, where the way to the mutant starts, and what is multiplied with F.
 const WAYS = {
   rand1bin: {
-    about: "A mutant starts at another dot, drawn at random, and goes F times the way between two more.",
+    about: "A mutant starts at another dot, drawn at random, and goes F times the way between " +
+      "two more.",
     base: "a", difference: "b − c",
   },
   best1bin: {
@@ -22,13 +23,13 @@ const WAYS = {
     base: "best", difference: "b − c",
   },
   "current-to-best1bin": {
-    about: "A mutant starts at the dot itself and goes F times two ways: the one to the best dot, " +
-      "and the one between two others.",
+    about: "A mutant starts at the dot itself and goes F times two ways: the one to the best " +
+      "dot, and the one between two others.",
     base: "x", difference: "best − x + b − c",
   },
   random: {
-    about: "A mutant is drawn anywhere on the map: F and the other dots do not matter. With CR at 1 " +
-      "this is random search.",
+    about: "A mutant is drawn anywhere on the map: F and the other dots do not matter. With CR " +
+      "at 1 this is random search.",
   },
 };
 const VIRIDIS = [
@@ -88,9 +89,9 @@ function story({ run, generation, i, measured }) {
     steps.push({ words: "A mutant is drawn anywhere on the map.", points: { mutant }, arrows: [] });
   } else {
     const pair = { b: named.b, c: named.c };
-    const drawn = base === "a" ? "Three others are drawn: a, b and c." : "Two others are drawn: b and c.";
+    const drawn = base === "a" ? "Three others are drawn: a, b" : "Two others are drawn: b";
     steps.push({
-      words: `${drawn} The way from c to b is b − c.`,
+      words: `${drawn} and c. The way from c to b is b − c.`,
       points: base === "a" ? { a: named.a, ...pair } : pair,
       arrows: [[named.c, named.b, "b − c"]],
     });
@@ -107,7 +108,8 @@ function story({ run, generation, i, measured }) {
     const ways = base === "x" ? "both ways together" : "that way";
     const start = base === "best" ? `the best${itself ? ", which is x," : ""}` : base;
     steps.push({
-      words: `F times ${ways}: ${run.scale.toFixed(2)} × (${difference}), from ${start} on. There is the mutant.`,
+      words: `F times ${ways}: ${run.scale.toFixed(2)} × (${difference}), from ${start} on. ` +
+        "There is the mutant.",
       points: base === "best" ? { best: named.best, mutant } : { mutant },
       arrows: [[named[base], mutant, `F (${difference})`]],
     });

@@ -40,7 +40,9 @@ function render({ model, el }) {
   const words = element("div", { class: "pk-words", role: "status" });
   const verdict = element("div", { class: "pk-words", role: "status" });
   const modes = element("span", { role: "group", "aria-label": "what the pointer does" });
-  const size = element("input", { type: "range", min: 1, max: 25, value: WIDE, "aria-label": "width of the brush" });
+  const size = element("input", {
+    type: "range", min: 1, max: 25, value: WIDE, "aria-label": "width of the brush",
+  });
   const undo = element("button", { type: "button" }, "Undo");
   const zooms = (name, sign) => {
     const how = `${name}; or Ctrl and the wheel`;
@@ -50,7 +52,9 @@ function render({ model, el }) {
   const which = element("select", { "aria-label": "layer" });
   const root = element(
     "div", { class: "pk-view pk-maskview" },
-    element("div", { class: "pk-controls" }, "layer ", which, modes, undo, "brush ", size, far, near),
+    element(
+      "div", { class: "pk-controls" }, "layer ", which, modes, undo, "brush ", size, far, near,
+    ),
     canvas, element("div", { class: "pk-legend" }, ...legendOf()), words, verdict,
   );
   keepKeys(root);

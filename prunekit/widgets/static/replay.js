@@ -111,16 +111,17 @@ function stepInWords(run, frame) {
   const { kind, entries } = run.lineage;
   const [entry, phase, index] = [entries[frame], run.phase[frame], run.index[frame]];
   const sparsity = `sparsity ${run.sparsity[frame].toFixed(3)}`;
-  const value = run.value[frame] === null ? "" : `, ${run.metric} ${run.value[frame].toFixed(3)}`;
+  const value = run.value[frame] === null ? [] : [`${run.metric} ${run.value[frame].toFixed(3)}`];
   const nth = `${index} of ${run.of[frame]}`;
   if (entry && kind === "population") {
     const round = entry.round === null ? "" : `round ${entry.round}, `;
     const total = run.layers.reduce((sum, layer) => sum + layer.rows * layer.columns, 0);
     const best = entry.values[entry.chosen];
-    const share = total ? ` of ${written(total)} weights (${((100 * best) / total).toFixed(1)} %)` : " weights";
+    const share = total ? ` (${((100 * best) / total).toFixed(1)} %)` : "";
+    const keeps = `${written(best)}${total ? ` of ${written(total)}` : ""} weights${share}`;
     return (
       `${round}search, generation ${nth}: ${entry.values.length} tried, the best would keep ` +
-      `${written(best)}${share}${value}; the network itself still has ${sparsity}`
+      `${[keeps, ...value].join(" with ")}; the network itself still has ${sparsity}`
     );
   }
   let what = `${PHASES[phase] ?? phase} ${nth}`;
@@ -130,7 +131,7 @@ function stepInWords(run, frame) {
     const result = counted(run.lineage, entry.values[entry.chosen]);
     what += `: ${entry.values.length} children tried, the chosen one has ${result}`;
   }
-  return `${what}; ${sparsity}${value}`;
+  return `${what}; ${[sparsity, ...value].join(", ")}`;
 }
 
 function render({ model, el }) {
@@ -158,7 +159,7 @@ function render({ model, el }) {
   const pixels = element("canvas", { class: "pk-pixels", role: "img" });
   const curve = element("canvas", { class: "pk-chart", role: "img" });
   const lineage = element("canvas", { class: "pk-chart", role: "img" });
-  const before = element("div", { class: "pk-legend" }, run.dense === null ? "" : "dashed: before pruning");
+  const dashed = run.dense === null ? "" : "dashed: before pruning";
   const legend = element("div", { class: "pk-legend" });
   const caption = (text) => element("figcaption", {}, text);
   const root = element(
@@ -168,7 +169,8 @@ function render({ model, el }) {
     words,
     element(
       "div", { class: "pk-charts" },
-      element("figure", {}, curve, before), element("figure", {}, lineage, legend),
+      element("figure", {}, curve, element("div", { class: "pk-legend" }, dashed)),
+      element("figure", {}, lineage, legend),
     ),
     element("label", {}, "layer ", which),
     element(
