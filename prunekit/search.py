@@ -6,6 +6,7 @@ hash of their contents; only candidates travel. What a worker lacks is sent alon
 
 from __future__ import annotations
 
+import copy
 import math
 import threading
 import uuid
@@ -128,6 +129,8 @@ class _Job:
 
     def __reduce__(self) -> Any:
         sent = {name: self.parts[name] for name in self.sent}
+        if "model" in sent:  # torch would let the worker share its memory, and see what befalls it
+            sent["model"] = copy.deepcopy(sent["model"])
         if isinstance(data := sent.get("data"), Data):
             sent["data"] = data.only("validation")
         return _arrived, (self.keys, sent)

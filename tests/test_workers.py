@@ -1,5 +1,6 @@
 """Candidates judged by threads, processes and Dask: the same results, little sent, clear errors."""
 
+import copy
 import functools
 import math
 import multiprocessing
@@ -82,6 +83,18 @@ def test_all_workers_give_what_one_thread_gives(workers):
             assert [search.evaluate(m, data, CANDIDATES, thin, run) for m in models] == alone
         assert search.evaluate(models[0], data, CANDIDATES, thin, run, limits) == limited
     assert len(set(alone[0])) > 3
+
+
+@pytest.mark.parametrize("workers", [threads, processes, cluster])
+def test_what_is_done_to_a_model_after_it_was_sent_is_nothing_to_the_workers(workers):
+    model, data = tiny_model(), tiny_data()
+    alone = search.evaluate(model, data, CANDIDATES, thin)
+    with workers() as found:
+        run = Run(workers=found)
+        for seed in range(3):
+            used = copy.deepcopy(model)  # known to the workers by what it holds
+            assert search.evaluate(used, data, CANDIDATES, thin, run) == alone
+            thin(used, (0.2, seed)).apply_(used)
 
 
 def test_candidates_over_their_limit_are_infinite_and_the_others_as_without():
