@@ -11,7 +11,7 @@ import math
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -121,16 +121,17 @@ class _Job:
             "decode": digest(self.parts["decode"]),
         }
 
-    def sending(self, names: Iterable[str]) -> _Job:
+    def sending(self, names: Collection[str]) -> _Job:
         """The same job, with these parts in what is pickled."""
-        job = _Job(self.parts, self.run, [*names])
+        parts = dict(self.parts)
+        if "model" in names:  # with whose memory torch lets workers share: nobody changes the copy
+            parts["model"] = copy.deepcopy(parts["model"])
+        job = _Job(parts, self.run, [*names])
         job.keys = self.keys
         return job
 
     def __reduce__(self) -> Any:
         sent = {name: self.parts[name] for name in self.sent}
-        if "model" in sent:  # torch would let the worker share its memory, and see what befalls it
-            sent["model"] = copy.deepcopy(sent["model"])
         if isinstance(data := sent.get("data"), Data):
             sent["data"] = data.only("validation")
         return _arrived, (self.keys, sent)

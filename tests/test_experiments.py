@@ -534,3 +534,16 @@ def test_the_recorded_cells_were_made_with_the_knobs_weights_and_data_of_today(n
     recorded = experiments.cells(experiments.load(name), False, folder)
     recorded = [c for c in recorded if c.path.exists()]
     assert [c.arm for c in recorded if not experiments.is_done(c)] == []
+
+
+@pytest.mark.parametrize("name", experiments.names())
+def test_the_knobs_of_every_arm_go_together_in_short_too(name):
+    for arm in experiments.load(name).arms.values():
+        if arm.start is not None:  # its model is for other data than these
+            continue
+        model = models.build(arm.model)
+        shape = (3, 32, 32) if arm.model in ("alexnet", "vgg_16") else (1, 28, 28)
+        part = (torch.zeros(5_000, *shape, dtype=torch.uint8), torch.arange(5_000) % 10)
+        data = Data({"train": part, "validation": part})
+        for settings in (arm.knobs, {**arm.knobs, **(arm.short or {})}):
+            arm.method(model, data, **settings, seed=0)  # checks at once, and begins when asked to

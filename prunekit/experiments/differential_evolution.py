@@ -218,7 +218,9 @@ def _cifar(model: str, ratio: int) -> dict[str, Arm]:
         rounds=4, drop=0.05, tolerance=0.005, epochs=5, last_epochs=10, lr=0.01, images=1_000,
         population=many, generations=many, precision="auto",
     )  # fmt: skip
-    quick = dict(rounds=1, generations=2, population=4, epochs=0, last_epochs=1, images=200)
+    quick: dict[str, Any] = dict(
+        rounds=1, generations=2, population=4, tolerance=1.0, epochs=0, last_epochs=1, images=200
+    )
     arms = {
         "dense": Arm(fit, CIFAR[model], model, short=dict(epochs=1), publish=True),
         "evolution": Arm(differential_evolution, knobs, model, short=quick),

@@ -43,7 +43,7 @@ class MaskView(OfCell, anywidget.AnyWidget):
         names = [name for name in self.mask if self.mask[name].ndim > 1]
         if not names:
             raise ValueError("MaskView: the mask covers no layer with rows and columns")
-        self.strokes: list[tuple[str, Tensor]] = []  # a layer, and which weights were changed there
+        self.strokes: list[tuple[str, Tensor, bool]] = []  # layer, changed weights, what they were
         self.judge, loop = Latest(self._judged, self._told), loop_of_the_kernel()
         super().__init__(layers=names, layer=names[0])
         self._show()
@@ -70,7 +70,7 @@ class MaskView(OfCell, anywidget.AnyWidget):
         """Remove or put back what the brush went over, or take back its last stroke."""
         if content.get("undo"):
             if self.strokes:
-                self._exchange(*self.strokes.pop())
+                self._put(*self.strokes.pop())
             return
         name, keep = content.get("layer"), bool(content.get("keep"))
         flat = torch.as_tensor(content.get("weights", []), dtype=torch.int64)
@@ -79,13 +79,12 @@ class MaskView(OfCell, anywidget.AnyWidget):
             return
         changed = flat[self.mask[name].flatten()[flat] != keep]
         if len(changed):
-            self.strokes.append((name, changed))
-        self._exchange(name, changed)
+            self.strokes.append((name, changed, not keep))
+        self._put(name, changed, keep)
 
-    def _exchange(self, name: str, weights: Tensor) -> None:
-        """Remove those of these weights that are kept, and put back the others."""
-        flat = self.mask[name].flatten()
-        flat = flat.index_copy(0, weights, ~flat[weights])
+    def _put(self, name: str, weights: Tensor, keep: bool) -> None:
+        """Keep these weights, or remove them."""
+        flat = self.mask[name].flatten().index_fill(0, weights, keep)
         self.mask = Mask({**self.mask, name: flat.reshape(self.mask[name].shape)})
         self.brushed = self.strokes[-1][0] if self.strokes else ""
         if name == self.shown["layer"]:

@@ -305,4 +305,4 @@ def test_what_cannot_be_pressed_looks_so(opened):
 def test_it_is_said_what_a_dot_counts_as(opened):
     tab, _ = opened
     press(tab, "ArrowRight")
-    assert words(tab).endswith(": it counts as the square does that it lies on.")
+    assert words(tab).endswith(": it has the values of its square.")

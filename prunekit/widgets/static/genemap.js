@@ -23,8 +23,8 @@ const WAYS = {
     base: "best", difference: "b − c",
   },
   "current-to-best1bin": {
-    about: "A mutant starts at the dot itself and goes F times two ways: the one to the best " +
-      "dot, and the one between two others.",
+    about: "A mutant starts at the dot itself and adds F times the way to the best dot and F times " +
+      "the way between two others.",
     base: "x", difference: "best − x + b − c",
   },
   random: {
@@ -423,7 +423,7 @@ function render({ model, el }) {
     if (chosen !== null) {
       const [, , share, over] = run.generations[generation].dots[chosen];
       const keeps = `keeps ${share.toFixed(1)} %${over ? " and breaks the limit" : ""}`;
-      const now = `Candidate ${chosen + 1} ${keeps}: it counts as the square does that it lies on.`;
+      const now = `Candidate ${chosen + 1} ${keeps}: it has the values of its square.`;
       text = drawn ? steps[drawn - 1].words : now;
     }
     say(about, `${summary(run, generation)}.`);

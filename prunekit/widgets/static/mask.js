@@ -66,6 +66,7 @@ function render({ model, el }) {
   let cursor = [0, 0];
   let mode = "look";
   let held = null; // where the pointer was, while it is down
+  let painted = null; // where the brush was last, while it is down
   let stroke = new Set(); // the weights that it has changed, each once
   const widths = {}; // of the brush, where the user has set it
 
@@ -109,7 +110,7 @@ function render({ model, el }) {
     if (other) values = new Float32Array(bytesOf(shown.weights).slice().buffer);
     const bits = bytesOf(model.get("kept").bits);
     mask = Uint8Array.from(values, (_, i) => kept(bits, i));
-    for (const i of stroke) mask[i] = painted(); // the kernel does not know of it yet
+    for (const i of stroke) mask[i] = value(); // the kernel does not know of it yet
     remaining = mask.reduce((sum, one) => sum + one, 0);
     limit = values.reduce((most, v) => Math.max(most, Math.abs(v)), 0) / 2 || 1;
     which.value = model.get("layer");
@@ -125,6 +126,7 @@ function render({ model, el }) {
     canvas.style.height = `${canvas.height}px`;
     left = top = 0;
     cursor = [0, 0];
+    painted = null; // no line leads from one picture to another
     size.value = widths[layer] ?? (zoom >= LARGE ? 1 : WIDE);
   }
 
@@ -161,12 +163,12 @@ function render({ model, el }) {
     return [Math.max(0, Math.min(rows - 1, r)), Math.max(0, Math.min(columns - 1, c))];
   }
 
-  const painted = () => (mode === "restore" ? 1 : 0);
+  const value = () => (mode === "restore" ? 1 : 0); // that the brush gives a weight
 
   function brush([r, c]) {
     if (model.get("layer") !== layer) return; // another one is on its way
     const radius = (Number(size.value) - 1) / 2;
-    const to = painted();
+    const to = value();
     const changed = [];
     for (let y = Math.ceil(r - radius); y <= r + radius; y++) {
       for (let x = Math.ceil(c - radius); x <= c + radius; x++) {
@@ -202,16 +204,19 @@ function render({ model, el }) {
     held = [event.clientX, event.clientY];
     cursor = at(event);
     if (mode !== "look") brush(cursor);
+    painted = cursor;
     draw();
   };
   canvas.onpointermove = (event) => {
-    const before = cursor;
     cursor = at(event);
     if (held && mode === "look") {
       left = within(left + event.clientX - held[0], canvas.width - columns * zoom);
       top = within(top + event.clientY - held[1], canvas.height - rows * zoom);
       held = [event.clientX, event.clientY];
-    } else if (held) between(before, cursor).forEach(brush);
+    } else if (held) {
+      (painted ? between(painted, cursor) : [cursor]).forEach(brush);
+      painted = cursor;
+    }
     draw();
   };
   canvas.onpointerup = canvas.onpointercancel = () => {
