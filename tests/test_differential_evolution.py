@@ -542,6 +542,7 @@ def test_skipping_changes_nothing_but_the_work(model, fitness, strategy, uniform
     population=st.integers(4, 9),
     recovery=st.sampled_from(["random", "magnitude", "off"]),
     images=st.sampled_from([0, 10, 33]),
+    judged_by=st.sampled_from(["metric", "loss"]),
     biases=st.booleans(),
     seed=st.integers(0, 10**6),
 )
@@ -683,6 +684,25 @@ def test_the_budget_falls_by_an_equal_share_and_is_kept(model, density):
     cuts = [step.mask.kept for step in steps if step.phase == "prune"]
     assert cuts[-1] <= budget
     assert cuts == sorted(cuts, reverse=True)
+
+
+@every_fitness
+def test_judged_by_the_loss_a_candidate_has_minus_its_mean_loss(model, fitness):
+    data = tiny_data()
+    x, y = data.splits["validation"]
+    knobs = dict(fitness=fitness, judged_by="loss", rounds=1, density=0.5, scan=1.0, tolerance=1.0)
+    steps = grown(model, data, skip=False, **knobs)
+    layers = [name for name, p in model.named_parameters() if p.ndim > 1]
+    for step in searched(steps)[0]:
+        for vector, result in zip(step.info["vectors"], step.info["results"], strict=True):
+            pruned = copy.deepcopy(model).eval()
+            with torch.no_grad():
+                for name, s in zip(layers, vector, strict=True):
+                    w = pruned.get_parameter(name)
+                    w *= w.abs() >= s * w.std(correction=0)
+                loss = nn.functional.cross_entropy(pruned(x), y)
+            assert result == pytest.approx(-loss.item(), rel=1e-5)
+        assert step.metrics == {"loss": -step.info["results"][step.info["chosen"]]}
 
 
 def test_nothing_comes_back_beyond_a_budget(model):
@@ -1017,6 +1037,8 @@ def test_too_many_images_are_refused_by_name_before_any_work(model):
 
     with pytest.raises(ValueError, match=r"^differential_evolution: images must be .*got 10$"):
         stream(model, Stream(), run=Run(workers=no_work), images=10)
+    with pytest.raises(ValueError, match="judged_by must be 'metric' for own data, got 'loss'"):
+        stream(model, Stream(), run=Run(workers=no_work), judged_by="loss")
     assert told(grown(model, Stream())) == told(grown(model))
 
 

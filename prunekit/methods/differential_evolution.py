@@ -174,6 +174,18 @@ def _last_mask(steps: Iterator[Step], mask: Mask) -> Generator[Step, None, Mask]
     return mask
 
 
+def _minus(loss: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, targets: Tensor) -> float:
+    return -float(loss(outputs, targets))
+
+
+def _judged_by_loss(data: Data) -> Data:
+    """The same validation examples, with minus their mean loss as the metric."""
+    part = data.only("validation")
+    part.__dict__.pop("key", None)
+    part.metric = functools.partial(_minus, data.loss)
+    return part
+
+
 class _Judge:
     """Scores the vectors of a round; skips what cannot win and stops what has lost."""
 
@@ -252,21 +264,25 @@ def _scan(judge: _Judge, allowed: float, bound: float) -> list[float]:
 
 
 def _check(
-    model: nn.Module, data: Any, *, images: int, fitness: str, density: float, biases: bool,
-    ignore: Names, drop: float, tolerance: float, epochs: int, **_: Any,
+    model: nn.Module, data: Any, *, images: int, judged_by: str, fitness: str, density: float,
+    biases: bool, ignore: Names, drop: float, tolerance: float, epochs: int, **_: Any,
 ) -> None:  # fmt: skip
     total = sum(p.numel() for p in prunable(model, biases, ignore).values())
     if fitness == "budget" and not _budget(density, total):
         raise ValueError(
             f"differential_evolution: density must leave one of {total} weights, got {density}"
         )
-    if fitness == "constrained" and not epochs and tolerance < drop:
+    if fitness == "constrained" and judged_by == "metric" and not epochs and tolerance < drop:
         raise ValueError(
             f"differential_evolution: tolerance must be at least drop, {drop:g}, where no epochs "
             f"follow a cut, got {tolerance:g}. Else a cut that uses its drop is taken back."
         )
     if images and not isinstance(data, Data):
         raise ValueError(f"differential_evolution: images must be 0 for own data, got {images}")
+    if judged_by == "loss" and not isinstance(data, Data):
+        raise ValueError(
+            "differential_evolution: judged_by must be 'metric' for own data, got 'loss'"
+        )
     if images and images > (n := data.size("validation")):
         raise ValueError(f"differential_evolution: images must be at most {n}, got {images}")
 
@@ -294,6 +310,7 @@ def differential_evolution(
     recovery: Annotated[str, Choice("random", "magnitude", "off")] = "random",
     recovered: Fraction = 0.02,
     images: Natural = 0,
+    judged_by: Annotated[str, Choice("metric", "loss")] = "metric",
     skip: bool = True,
     splice: Fraction = 0.0,
     epochs: Natural = 4,
@@ -328,6 +345,8 @@ def differential_evolution(
     recovery: which removed weights come back after a search; none where there is a budget.
     recovered: the share of a round's removed weights that come back.
     images: validation examples that candidates are judged by, 0 for all.
+    judged_by: the errors or the "metric" on them, or their mean "loss", which sees harm that costs
+        no image yet; `drop` and `scan` are then in its unit.
     skip: leave out evaluations that cannot change the outcome.
     splice: share of each parameter's kept weights that are exchanged for removed ones after an
         epoch of fine-tuning, at first; it falls to 0.
@@ -341,6 +360,8 @@ def differential_evolution(
     mask, failures = Mask.ones(model, biases, ignore), 0
     start, name = evaluate(model, data, run=run), metric_name(data)
     few = data.only("validation").fewer(validation=images) if images else data
+    if judged_by == "loss":
+        few = _judged_by_loss(few)
     n = targets(few, "validation") if few.metric is accuracy else 1  # a loss: errors, or -metric
     (dense,) = search.evaluate(model, few, [mask], search.itself, run)
     dense = dense if few.metric is accuracy else -dense
@@ -370,6 +391,8 @@ def differential_evolution(
             if fitness == "constrained":
                 info["allowed"] = int(allowed) if few.metric is accuracy else -allowed
             found = {name: as_metric(info["results"][generation.best], few)}
+            if judged_by == "loss":
+                found = {"loss": -info["results"][generation.best]}
             yield Step("search", generation.index + 1, generations + 1, mask, found, info)
         chosen = generation.vectors[generation.best].tolist()
         how = "off" if fitness == "budget" else recovery  # what came back would be too many
