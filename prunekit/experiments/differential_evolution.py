@@ -156,7 +156,7 @@ BEYOND: dict[str, dict[str, Any]] = {
         rounds=10, epochs=4, last_epochs=100, lr=0.05, generations=15, population=16, images=2_500
     ),
     "lenet_5": dict(
-        rounds=8, epochs=3, last_epochs=30, lr=0.02, generations=12, population=12, images=1_000,
+        rounds=8, epochs=3, last_epochs=40, lr=0.02, generations=12, population=12, images=1_000,
         precision="auto",
     ),
 }  # fmt: skip
