@@ -314,13 +314,16 @@ def test_recorded_cells_come_in_the_order_of_arms_and_seeds(toy, tmp_path):
 
 def test_the_table_is_mean_and_spread_over_the_seeds(toy, tmp_path):
     made = [run_cell(cell(tmp_path, seed=s)) for s in (0, 1, 2)]
-    rows = table([*recorded("toy", tmp_path), {**made[0], "arm": "single"}])
+    others = [{**made[0], "arm": "single"}]
+    others += [{**made[0], "arm": "free", "kept": kept, "seed": kept} for kept in (49, 21)]
+    rows = table([*recorded("toy", tmp_path), *others])
     accuracy = [1 - c["after"]["test"] / 60 for c in made]
     expected = f"{np.mean(accuracy):.4f} ± {np.std(accuracy, ddof=1):.4f}"
     assert np.std(accuracy) > 0
     assert rows.loc["once 0.5", "test after"] == expected
     assert rows.loc["once 0.5", "seeds"] == "3"
     assert rows.loc["once 0.5", "compression"] == f"{147 / 81:.1f}×"
+    assert rows.loc["free", "compression"] == "5.0 ± 2.8×"  # 3 and 7
     assert rows.loc["single", "test after"] == f"{accuracy[0]:.4f}"
 
 

@@ -517,8 +517,9 @@ def table(found: list[dict[str, Any]]) -> pandas.DataFrame:
     for arm in dict.fromkeys(cell["arm"] for cell in found):
         group = [cell for cell in found if cell["arm"] == arm]
         row = {"seeds": str(len(group))}
-        ratio, _ = mean_and_spread([cell["parameters"] / cell["kept"] for cell in group])
-        row["compression"] = f"{ratio:.1f}×"
+        ratios = [cell["parameters"] / cell["kept"] for cell in group]
+        same = len({round(ratio, 1) for ratio in ratios}) == 1  # told the size, not finding it
+        row["compression"] = mean_spread(ratios[:1] if same else ratios, 1) + "×"
         for split in ("validation", "test"):
             for when in ("before", "after"):
                 row[f"{split} {when}"] = mean_spread([figure(cell, when, split) for cell in group])

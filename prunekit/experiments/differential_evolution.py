@@ -190,8 +190,8 @@ def _beyond() -> dict[str, Arm]:
 
 
 def _without(name: str, arm: Arm) -> dict[str, Arm]:
-    """What needs no search, and on the small network the arm without one of its parts; all with as
-    many epochs."""
+    """What needs no search, the arm judged by errors, and on the small network it without one of
+    its parts; all with as many epochs."""
     knobs = arm.knobs
     told = dict(
         sparsity=1 - knobs["density"], epochs=_epochs(BEYOND[arm.model]), scope="global",
