@@ -40,6 +40,7 @@ from prunekit.methods.differential_evolution import (
     _splice,
     differential_evolution,
 )
+from prunekit.widgets.lineage import family
 
 N = 60  # validation examples of the tiny data
 SMALL = dict(rounds=2, generations=4, population=6, epochs=1, drop=0.05, tolerance=0.05)
@@ -703,6 +704,7 @@ def test_judged_by_the_loss_a_candidate_has_minus_its_mean_loss(model, fitness):
                 loss = nn.functional.cross_entropy(pruned(x), y)
             assert result == pytest.approx(-loss.item(), rel=1e-5)
         assert step.metrics == {"loss": -step.info["results"][step.info["chosen"]]}
+    assert family(steps)["counted"] == "minus the loss"
 
 
 def test_nothing_comes_back_beyond_a_budget(model):

@@ -393,6 +393,7 @@ def differential_evolution(
             found = {name: as_metric(info["results"][generation.best], few)}
             if judged_by == "loss":
                 found = {"loss": -info["results"][generation.best]}
+                info["counted"] = "minus the loss"
             yield Step("search", generation.index + 1, generations + 1, mask, found, info)
         chosen = generation.vectors[generation.best].tolist()
         how = "off" if fitness == "budget" else recovery  # what came back would be too many
