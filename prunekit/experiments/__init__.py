@@ -194,7 +194,7 @@ class Cell:
         return model.eval()
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)  # the experiment's, and what an arm makes of them at some cost
 def _read(source: Callable[..., Data], **download: bool) -> Data:
     return source(**download)
 
