@@ -161,9 +161,8 @@ BEYOND: dict[str, dict[str, Any]] = {
     ),
 }  # fmt: skip
 # All of the net is prunable; the bounds and the tolerance stand back behind the asked number. Each
-# round also takes from small layers what costs nothing on the images that judge. By errors that is
-# much: after eight rounds LeNet-5's first convolution had 18 of its 500 weights, by the loss 98.
-# After twenty rounds by the loss it had 12, so there are few.
+# round also takes from small layers what costs nothing on the images that judge, so that they wear
+# away: hence the loss, which sees more harm than the errors do, and few rounds for LeNet-5.
 TO_A_BUDGET: dict[str, Any] = dict(
     fitness="budget", judged_by="loss", recovery="off", splice=0.3, biases=True, scan=1.0,
     later=2.5, tolerance=1.0,

@@ -345,8 +345,9 @@ def differential_evolution(
     recovery: which removed weights come back after a search; none where there is a budget.
     recovered: the share of a round's removed weights that come back.
     images: validation examples that candidates are judged by, 0 for all.
-    judged_by: the errors or the "metric" on them, or their mean "loss", which sees harm that costs
-        no image yet; `drop` and `scan` are then in its unit.
+    judged_by: what decides on them: the "metric", for the accuracy the number of errors, or the
+        mean "loss", which sees harm before it costs an image. Then `drop` and `scan` are the loss
+        that may be added, not accuracy.
     skip: leave out evaluations that cannot change the outcome.
     splice: share of each parameter's kept weights that are exchanged for removed ones after an
         epoch of fine-tuning, at first; it falls to 0.
@@ -390,10 +391,10 @@ def differential_evolution(
             info = {"round": index, **judge.about(generation)}
             if fitness == "constrained":
                 info["allowed"] = int(allowed) if few.metric is accuracy else -allowed
-            found = {name: as_metric(info["results"][generation.best], few)}
+            best = info["results"][generation.best]
+            found = {name: as_metric(best, few)}
             if judged_by == "loss":
-                found = {"loss": -info["results"][generation.best]}
-                info["counted"] = "minus the loss"
+                found, info["counted"] = {"loss": -best}, "minus the loss"
             yield Step("search", generation.index + 1, generations + 1, mask, found, info)
         chosen = generation.vectors[generation.best].tolist()
         how = "off" if fitness == "budget" else recovery  # what came back would be too many
