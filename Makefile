@@ -11,7 +11,7 @@ lab: .venv/complete  ## open the notebooks in JupyterLab
 	$(BIN)/python -m prunekit lab
 
 test: lint  ## all tests, the notebooks' outputs among them
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q
 
 lint: .venv/complete-test
 	$(BIN)/ruff check .
