@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import math
+import os
+import platform
 import threading
 import uuid
 from collections import OrderedDict
@@ -26,7 +28,7 @@ from prunekit.steps import Run, Step, Stopped
 
 Decode = Callable[[nn.Module, Any], Mask]
 
-ATTEMPTS = 10  # how often the workers of one call may turn out to be new ones
+ATTEMPTS = 16  # how often the candidates of one call may be handed out
 NOTE = "search: while evaluating the candidate"  # tells its errors from the workers' own
 KEPT = 12  # parts that a worker keeps: those of four jobs
 
@@ -67,16 +69,19 @@ def evaluate(
 
 def _through_workers(job: _Job, tasks: Sequence[Any], run: Run) -> Iterator[tuple[int, float]]:
     """Place and result of each task; those whose worker lacked something come later."""
-    places = [*range(len(tasks))]
-    for _ in range(ATTEMPTS):
-        again: list[int] = []
-        lacking: set[str] = set()
+    rest = [*range(len(tasks))]
+    sent, asked = job, len(rest)
+    lacking: set[str] = set()
+    for attempt in range(ATTEMPTS):
+        places, rest = rest[:asked], rest[asked:]
+        workers: set[Any] = set()
         try:
-            results = run.workers(job, [tasks[place] for place in places])
+            results = run.workers(sent, [tasks[place] for place in places])
             for place, result in zip(places, results, strict=True):
                 if isinstance(result, Lacking):
-                    again.append(place)
+                    rest.append(place)
                     lacking |= set(result.parts)
+                    workers.add(result.worker)
                 else:
                     yield place, result
         except Stopped:
@@ -88,17 +93,29 @@ def _through_workers(job: _Job, tasks: Sequence[Any], run: Run) -> Iterator[tupl
                 f"search: the workers failed ({type(error).__name__}: {error}). What they had "
                 "evaluated is in the journal if there is one; run again to go on from there."
             ) from error
-        if not again:
+        if not rest:
             return
-        places, job = again, job.sending(lacking)
+        # What was lacking travels with as many tasks as workers lacked it; the others come after.
+        # But nobody says which worker takes a task: where that fails, it travels with all.
+        economical = workers and attempt < ATTEMPTS // 2
+        sent = job.sending(lacking) if workers else job
+        asked = len(workers) if economical else len(rest)
     raise RuntimeError(f"search: workers lost what they were sent {ATTEMPTS} times")
 
 
 class Lacking:
-    """What a worker answers that does not have these parts of its job."""
+    """What a worker answers that does not have these parts of its job.
+
+    An answer, not an error: an error would end the call, and the other results would be lost.
+    """
 
     def __init__(self, parts: Iterable[str]):
         self.parts = tuple(parts)
+        self.worker = _process()
+
+
+def _process() -> tuple[str, int]:
+    return platform.node(), os.getpid()
 
 
 class _Job:
@@ -169,7 +186,7 @@ class _Job:
         return train.judge(self.local.model, data, self.run, limit=limit)
 
 
-# What this process was sent, if it is a worker: parts of jobs by their keys, the oldest first.
+# What this process was sent, if it is a worker: parts of jobs by their keys, the last used last.
 _kept: OrderedDict[str, Any] = OrderedDict()
 _keeping = threading.Lock()
 
@@ -179,6 +196,9 @@ def _arrived(keys: dict[str, str], sent: dict[str, Any]) -> _Job:
     with _keeping:
         for name, part in sent.items():
             _kept[keys[name]] = part
+        for key in keys.values():  # what is used last goes last
+            if key in _kept:
+                _kept.move_to_end(key)
         while len(_kept) > KEPT:
             _kept.popitem(last=False)
         # Who only passes it on, as Dask's scheduler does, sends what it was sent.

@@ -2,12 +2,14 @@
 
 import copy
 import functools
+import itertools
 import math
 import multiprocessing
 import os
 import pickle
 import signal
 import time
+from collections import OrderedDict
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +18,9 @@ import pytest
 import torch
 from tiny import tiny_data, tiny_model
 
-from prunekit import Data, Journal, Mask, Run, search
+from prunekit import Data, Journal, Mask, Run, fit, search
+from prunekit._files import state_key
+from prunekit.methods.differential_evolution import differential_evolution
 from prunekit.steps import Step, method
 
 CANDIDATES = [(share / 10, seed) for share in (2, 5, 8) for seed in range(4)]
@@ -70,6 +74,18 @@ def cluster():
         yield client.get_executor(pure=False).map
 
 
+def history(run, **knobs):
+    """What a small search tells, and the network that it leaves."""
+    model, data = tiny_model(), tiny_data()
+    list(fit(model, data, epochs=2, batch=20, lr=0.1))
+    steps = differential_evolution(
+        model, data, rounds=2, generations=3, population=5, epochs=1, drop=0.2, tolerance=0.2,
+        seed=3, run=run, **knobs,
+    )  # fmt: skip
+    told = [(s.phase, s.index, s.mask.key, str(s.metrics), str(s.info)) for s in steps]
+    return told, state_key(model)
+
+
 @pytest.mark.parametrize("workers", [threads, processes, cluster])
 def test_all_workers_give_what_one_thread_gives(workers):
     data = tiny_data()
@@ -82,6 +98,8 @@ def test_all_workers_give_what_one_thread_gives(workers):
         for _ in range(2):
             assert [search.evaluate(m, data, CANDIDATES, thin, run) for m in models] == alone
         assert search.evaluate(models[0], data, CANDIDATES, thin, run, limits) == limited
+        for knobs in ({}, {"judged_by": "loss"}):  # and a whole search
+            assert history(run, **knobs) == history(Run(), **knobs)
     assert len(set(alone[0])) > 3
 
 
@@ -164,6 +182,51 @@ def test_what_a_worker_was_sent_is_kept_and_the_oldest_forgotten(monkeypatch):
     assert sizes[-1] == sizes[-2] + 1 <= search.KEPT
 
 
+@pytest.mark.parametrize("crew", [1, 2, 5])
+def test_model_and_data_are_sent_once_to_each_worker(monkeypatch, crew):
+    """Workers that take turns, each with a memory of its own."""
+    memories, sent = [OrderedDict() for _ in range(crew)], []
+
+    def workers(job, tasks):
+        for who, task in zip(itertools.cycle(range(crew)), tasks):
+            monkeypatch.setattr(search, "_kept", memories[who])
+            monkeypatch.setattr(search, "_process", lambda who=who: who)
+            sent.extend([who] * bool(job.sent))
+            yield pickle.loads(pickle.dumps(job))(task)
+
+    model, data = tiny_model(), tiny_data()
+    alone = search.evaluate(model, data, CANDIDATES, thin)
+    for _ in range(2):
+        assert search.evaluate(model, data, CANDIDATES, thin, Run(workers=workers)) == alone
+    assert sorted(sent) == [*range(crew)]
+
+
+def test_what_always_comes_to_the_wrong_worker_is_sent_with_all(monkeypatch):
+    """Whoever is free takes the next tasks, here all of a call, and each lacks something else."""
+    model, data = tiny_model(), tiny_data()
+    keys = search._Job({"model": model, "data": data, "decode": thin}).keys
+    memories = itertools.cycle(
+        [OrderedDict({keys["model"]: model}), OrderedDict({keys["data"]: data})]
+    )
+
+    def workers(job, tasks):
+        monkeypatch.setattr(search, "_kept", next(memories).copy())  # and learns nothing
+        return [pickle.loads(pickle.dumps(job))(task) for task in tasks]
+
+    found = search.evaluate(model, data, CANDIDATES, thin, Run(workers=workers))
+    assert found == search.evaluate(model, data, CANDIDATES, thin)
+
+
+def test_what_was_just_sent_is_not_what_is_forgotten(monkeypatch):
+    """Who passes jobs on, as a scheduler does, is sent again what it already has."""
+    monkeypatch.setattr(search, "_kept", type(search._kept)())
+    data, task = tiny_data(), (CANDIDATES[0], math.inf)
+    for seed in range(2 * search.KEPT):
+        job = search._Job({"model": tiny_model(seed=seed), "data": data, "decode": thin})
+        passed = pickle.loads(pickle.dumps(job.sending(["model", "data", "decode"])))
+        assert pickle.loads(pickle.dumps(passed))(task) == job(task)
+
+
 def test_every_candidate_is_judged_once_by_processes(tmp_path):
     decode = functools.partial(leaving_a_trace, folder=str(tmp_path))
     with processes() as workers:
@@ -182,9 +245,9 @@ def test_a_worker_of_a_cluster_that_dies_costs_nothing_but_time(tmp_path):
 
 
 @method
-def in_two_parts(model, data, *, folder: str, seed: int = 0, run: Run = Run()):
+def in_two_parts(model, data, *, folder: str, die: bool = True, seed: int = 0, run: Run = Run()):
     safe = functools.partial(leaving_a_trace, folder=folder)
-    fatal = functools.partial(leaving_a_trace, folder=folder, die=True)
+    fatal = functools.partial(leaving_a_trace, folder=folder, die=die)
     for index, decode in enumerate((safe, fatal), 1):
         results = search.evaluate(model, data, CANDIDATES, decode, run)
         yield Step("search", index, 2, Mask({}), {}, {"results": results})
@@ -207,19 +270,26 @@ def test_a_pool_that_breaks_is_a_clear_error_and_the_journal_is_kept(tmp_path):
     assert len([*folder.iterdir()]) - before <= len(CANDIDATES)
 
 
-def test_a_cluster_that_goes_away_is_a_clear_error():
+def test_a_cluster_that_goes_away_is_a_clear_error_and_the_journal_is_kept(tmp_path):
     distributed = pytest.importorskip("distributed")
     local = distributed.LocalCluster(
         n_workers=1, threads_per_worker=1, dashboard_address=None, silence_logs=50
     )
     client = distributed.Client(local)
-    workers = client.get_executor(pure=False).map
-    run = Run(workers=workers)
-    search.evaluate(tiny_model(), tiny_data(), CANDIDATES, thin, run)
+    folder, journal = tmp_path / "traces", tmp_path / "journal"
+    folder.mkdir()
+    run = Run(workers=client.get_executor(pure=False).map, journal=Journal(journal))
+    stream = in_two_parts(tiny_model(), tiny_data(), folder=str(folder), die=False, run=run)
+    first = next(stream).info["results"]
     local.close()
-    with pytest.raises(RuntimeError, match="search: the workers failed"):
-        search.evaluate(tiny_model(), tiny_data(), CANDIDATES, thin, run)
+    with pytest.raises(RuntimeError, match="search: the workers failed .*run again"):
+        next(stream)
     client.close(0)
+    before = len([*folder.iterdir()])
+    run = Run(journal=Journal(journal))
+    steps = [*in_two_parts(tiny_model(), tiny_data(), folder=str(folder), die=False, run=run)]
+    assert [s.info["results"] for s in steps] == [first, first]
+    assert len([*folder.iterdir()]) - before == len(CANDIDATES)  # those of the second part
 
 
 @pytest.mark.parametrize("workers", [threads, processes, cluster])
