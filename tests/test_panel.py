@@ -284,7 +284,9 @@ def test_controls_are_locked_while_it_runs():
 def broken(model, data, *, epochs=1, seed=0, run=Run()):
     """Fails after a step. arXiv 0000.00000."""
     yield from fit(model, data, epochs=1, seed=seed, run=run)
-    raise RuntimeError("the <b>disk</b> is full")
+    error = RuntimeError("the <b>disk</b> is full")
+    error.add_note("while evaluating the candidate 7")
+    raise error
 
 
 def test_an_error_inside_a_method_is_said_in_the_panel():
@@ -295,7 +297,9 @@ def test_an_error_inside_a_method_is_said_in_the_panel():
         return made
 
     made = asyncio.run(run())
-    assert made.message.value == "RuntimeError: the &lt;b&gt;disk&lt;/b&gt; is full"
+    assert made.message.value == (
+        "RuntimeError: the &lt;b&gt;disk&lt;/b&gt; is full; while evaluating the candidate 7"
+    )
     assert made.left.value == "failed"
     assert not made.buttons["Run"].disabled
 

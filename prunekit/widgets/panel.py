@@ -231,7 +231,9 @@ class Panel(OfCell, ipywidgets.VBox):
         self._show_progress(state, steps)
         self.table.value = self._table(steps)
         if self.running.error is not None:
-            self._say(f"{type(self.running.error).__name__}: {self.running.error}")
+            error = self.running.error  # its notes say which candidate
+            notes = getattr(error, "__notes__", ())
+            self._say("; ".join([f"{type(error).__name__}: {error}", *notes]))
         if self.running.report is not None and self.report is not self.running.report:
             self.report = self.running.report
             self._reveal(self.report)
