@@ -397,7 +397,9 @@ def differential_evolution(
                 found, info["counted"] = {"loss": -best}, "minus the loss"
             yield Step("search", generation.index + 1, generations + 1, mask, found, info)
         chosen = generation.vectors[generation.best].tolist()
-        how = "off" if fitness == "budget" else recovery  # what came back would be too many
+        # paper: a few connections come back, when is not public; here: in each round, as any may
+        # turn out to be the last; none where there is a budget, which they would exceed.
+        how = "off" if fitness == "budget" else recovery
         cut = _recover(model, mask, judge.decode(model, chosen), how, recovered, generator)
         before = {key: tensor.detach().clone() for key, tensor in named_tensors(model).items()}
         yield search.cut(model, data, cut, index, rounds, run, sensitivities=chosen)
