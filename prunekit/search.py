@@ -1,20 +1,22 @@
 """Evaluate candidates through `Run.workers`, asking the journal first.
 
 Workers in other processes, or on other machines, keep the model, the data and the decoder by the
-hash of their contents; only candidates travel. What a worker lacks is sent along once it says so.
+hash of their contents, classes and functions; only candidates travel. What a worker lacks is sent
+along once it says so.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import os
 import platform
 import threading
 import uuid
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -28,7 +30,7 @@ from prunekit.steps import Run, Step, Stopped
 
 Decode = Callable[[nn.Module, Any], Mask]
 
-ATTEMPTS = 16  # how often the candidates of one call may be handed out
+ATTEMPTS = 10  # how often the candidates of one call may be handed out
 NOTE = "search: while evaluating the candidate"  # tells its errors from the workers' own
 KEPT = 12  # parts that a worker keeps: those of four jobs
 
@@ -72,7 +74,8 @@ def _through_workers(job: _Job, tasks: Sequence[Any], run: Run) -> Iterator[tupl
     rest = [*range(len(tasks))]
     sent, asked = job, len(rest)
     lacking: set[str] = set()
-    for attempt in range(ATTEMPTS):
+    seen: set[Any] = set()
+    for _ in range(ATTEMPTS):
         places, rest = rest[:asked], rest[asked:]
         workers: set[Any] = set()
         try:
@@ -84,6 +87,7 @@ def _through_workers(job: _Job, tasks: Sequence[Any], run: Run) -> Iterator[tupl
                     workers.add(result.worker)
                 else:
                     yield place, result
+                run.poll()
         except Stopped:
             raise
         except Exception as error:
@@ -96,10 +100,10 @@ def _through_workers(job: _Job, tasks: Sequence[Any], run: Run) -> Iterator[tupl
         if not rest:
             return
         # What was lacking travels with as many tasks as workers lacked it; the others come after.
-        # But nobody says which worker takes a task: where that fails, it travels with all.
-        economical = workers and attempt < ATTEMPTS // 2
+        # Nobody says which worker takes a task: once one lacks it again, it travels with all.
         sent = job.sending(lacking) if workers else job
-        asked = len(workers) if economical else len(rest)
+        asked = len(workers) if workers and not workers & seen else len(rest)
+        seen |= workers
     raise RuntimeError(f"search: workers lost what they were sent {ATTEMPTS} times")
 
 
@@ -118,6 +122,27 @@ def _process() -> tuple[str, int]:
     return platform.node(), os.getpid()
 
 
+_known: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+
+
+def _names(thing: Any) -> list[str]:
+    """Names of this very class or function, and of those in a partial function, while they live.
+
+    What stands at the same place need not be the same: in a notebook it is defined again.
+    """
+    if isinstance(thing, functools.partial):
+        return [
+            n for part in (thing.func, *thing.args, *thing.keywords.values()) for n in _names(part)
+        ]
+    if not callable(thing):
+        return []
+    new = uuid.uuid4().hex
+    try:
+        return [_known.setdefault(thing, new)]
+    except TypeError:  # an object that has no hash, or that cannot be held weakly
+        return [new]
+
+
 class _Job:
     """Evaluates one candidate, in whatever thread it is called, on that thread's own model.
 
@@ -129,13 +154,23 @@ class _Job:
         self.remote = False
         self.local = threading.local()
 
-    @cached_property
+    @functools.cached_property
     def keys(self) -> dict[str, str]:
-        model = self.parts["model"]
+        model, data, decode = (self.parts[name] for name in ("model", "data", "decode"))
+        modules = [
+            (
+                name,
+                _names(type(module)),
+                {k: repr(v) for k, v in vars(module).items() if k[0] != "_"},
+            )
+            for name, module in model.named_modules()
+        ]
+        known = getattr(data, "key", None) or uuid.uuid4().hex
+        functions = [_names(getattr(data, name, None)) for name in ("loss", "metric")]
         return {
-            "model": digest(repr(model), state_key(model)),
-            "data": getattr(self.parts["data"], "key", None) or uuid.uuid4().hex,
-            "decode": digest(self.parts["decode"]),
+            "model": digest(state_key(model), modules),
+            "data": digest(known, _names(type(data)), functions),
+            "decode": digest(decode, _names(decode)),
         }
 
     def sending(self, names: Collection[str]) -> _Job:

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import threading
 import time
 from collections import OrderedDict
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -21,7 +22,7 @@ from tiny import tiny_data, tiny_model
 from prunekit import Data, Journal, Mask, Run, fit, search
 from prunekit._files import state_key
 from prunekit.methods.differential_evolution import differential_evolution
-from prunekit.steps import Step, method
+from prunekit.steps import Step, Stopped, method
 
 CANDIDATES = [(share / 10, seed) for share in (2, 5, 8) for seed in range(4)]
 
@@ -168,7 +169,7 @@ def test_a_job_that_travels_is_small_whatever_the_data():
 def test_what_a_worker_was_sent_is_kept_and_the_oldest_forgotten(monkeypatch):
     monkeypatch.setattr(search, "_kept", type(search._kept)())
     data, sizes = tiny_data(), []
-    for seed in range(8):
+    for seed in range(search.KEPT + 3):
         parts = {"model": tiny_model(seed=seed), "data": data, "decode": thin}
         job = search._Job(parts)
         task = (CANDIDATES[0], math.inf)
@@ -179,7 +180,9 @@ def test_what_a_worker_was_sent_is_kept_and_the_oldest_forgotten(monkeypatch):
         assert pickle.loads(pickle.dumps(job.sending(lacking.parts)))(task) == expected
         assert pickle.loads(pickle.dumps(job))(task) == expected
         sizes.append(len(search._kept))
-    assert sizes[-1] == sizes[-2] + 1 <= search.KEPT
+    assert sizes[0] == 3
+    assert sizes[-1] == sizes[-2] == search.KEPT
+    assert job.keys["data"] in search._kept  # used by every job
 
 
 @pytest.mark.parametrize("crew", [1, 2, 5])
@@ -215,6 +218,63 @@ def test_what_always_comes_to_the_wrong_worker_is_sent_with_all(monkeypatch):
 
     found = search.evaluate(model, data, CANDIDATES, thin, Run(workers=workers))
     assert found == search.evaluate(model, data, CANDIDATES, thin)
+
+
+def test_what_is_defined_again_is_another():
+    """As in a notebook: the same name, other contents."""
+
+    def defined(number):
+        def metric(outputs, targets):
+            return float(number)
+
+        class Scaled(torch.nn.Linear):
+            def forward(self, x):
+                return number * super().forward(x)
+
+        for made in (metric, Scaled):
+            made.__qualname__ = made.__name__
+        return metric, Scaled
+
+    def keys(metric, kind, decode=thin):
+        torch.manual_seed(0)
+        x = torch.zeros(9, 8)
+        data = Data({"train": (x, x), "validation": (x, x)}, loss=squared, metric=metric)
+        return search._Job({"model": kind(8, 8), "data": data, "decode": decode}).keys
+
+    first, second = defined(1), defined(2)
+    assert keys(*first) == keys(*first)
+    metric = keys(second[0], first[1])
+    assert {n for n, key in keys(*first).items() if metric[n] != key} == {"data"}
+    kind = keys(first[0], second[1])
+    assert {n for n, key in keys(*first).items() if kind[n] != key} == {"model"}
+    partial = functools.partial(failing)
+    decode = keys(*first, partial)
+    assert {n for n, key in keys(*first).items() if decode[n] != key} == {"decode"}
+    assert decode == keys(*first, functools.partial(failing))
+
+
+def test_an_attribute_of_a_model_is_part_of_it():
+    model, data = tiny_model(), tiny_data()
+    before = search._Job({"model": model, "data": data, "decode": thin}).keys
+    model[0].factor = 2.0
+    after = search._Job({"model": model, "data": data, "decode": thin}).keys
+    assert {n for n in before if before[n] != after[n]} == {"model"}
+
+
+def test_a_stop_is_seen_while_others_judge():
+    def workers(job, tasks):
+        for task in tasks:
+            yield pickle.loads(pickle.dumps(job.sending(["model", "data", "decode"])))(task)
+            judged.append(task)
+            if len(judged) == 3:
+                stop.set()
+
+    judged, stop = [], threading.Event()
+    with pytest.raises(Stopped):
+        search.evaluate(
+            tiny_model(), tiny_data(), CANDIDATES, thin, Run(workers=workers, stop=stop)
+        )
+    assert 3 <= len(judged) <= 4
 
 
 def test_what_was_just_sent_is_not_what_is_forgotten(monkeypatch):
