@@ -170,7 +170,7 @@ TO_A_BUDGET: dict[str, Any] = dict(
     fitness="budget", judged_by="loss", recovery="off", splice=0.3, biases=True, scan=1.0,
     later=2.5, tolerance=1.0,
 )  # fmt: skip
-RATIOS = {"lenet_300_100": (28, 56, 114), "lenet_5": (108, 298)}
+RATIOS = {"lenet_300_100": (28, 56, 114), "lenet_5": (56, 108, 298)}
 SHIPPED = {"lenet_300_100": (56, 114), "lenet_5": (108, 298)}
 COMPARED = {"lenet_300_100": 114, "lenet_5": 298}  # where the parts are left out, one by one
 
