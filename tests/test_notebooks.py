@@ -93,6 +93,14 @@ def test_no_output_changes_from_run_to_run(path):
 
 
 @each_notebook
+def test_its_pictures_travel_with_it(path):
+    for cell in cells(path, "markdown"):
+        places = re.findall(r"!\[[^]]*\]\(([^)]+)\)", source(cell))
+        assert places == [f"attachment:{name}" for name in cell.get("attachments", {})]
+        assert "<img" not in source(cell)
+
+
+@each_notebook
 def test_its_card_can_be_read_from_its_metadata(path):
     about = json.loads(path.read_text())["metadata"]["prunekit"]
     assert about["title"]

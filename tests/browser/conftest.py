@@ -30,7 +30,10 @@ def watched(browser, **settings):
     """An empty page, which fails the test if anything goes wrong in it."""
     page, wrong = browser.new_page(**settings), []
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+    page.on(
+        "console",
+        lambda said: wrong.append((said.text, said.location)) if said.type == "error" else None,
+    )
     try:
         yield page
     finally:
