@@ -30,10 +30,13 @@ def watched(browser, **settings):
     """An empty page, which fails the test if anything goes wrong in it."""
     page, wrong = browser.new_page(**settings), []
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on(
-        "console",
-        lambda said: wrong.append((said.text, said.location)) if said.type == "error" else None,
-    )
+
+    def heard(said):
+        # JupyterLab shows a picture of the notebook's own only after the browser has asked for it.
+        if said.type == "error" and not said.location["url"].startswith("attachment:"):
+            wrong.append(f"{said.text}: {said.location['url']}")
+
+    page.on("console", heard)
     try:
         yield page
     finally:

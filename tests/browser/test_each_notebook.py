@@ -123,6 +123,8 @@ def test_a_notebook_is_run_and_played_with(path, opened, tmp_path):
     tab.wait_for_function("() => jupyterapp.shell.currentWidget.sessionContext?.session?.kernel")
     run_all(tab)
     assert tab.locator(WRONG).all_inner_texts() == []
+    for picture in tab.locator(".jp-Notebook img").all():
+        assert picture.evaluate("shown => shown.naturalWidth") > 0
     assert tab.locator(".pk-panel").count() > 0
     move_every_instant_view(tab)
     for panel in tab.locator(".pk-panel").all():
