@@ -1,7 +1,8 @@
 """Speed of a search as ratios: ``python benchmarks/population.py``; see `ratios`.
 
 The peer evaluates each candidate as one would without this package: a deep copy of the model,
-`torch.nn.utils.prune` with the same thresholds, a forward pass over the validation images.
+`torch.nn.utils.prune` with the same thresholds, a forward pass over the validation images, each
+batch normalised as it comes. Both have all candidates of a search, the scan's among them.
 
 ``python benchmarks/population.py growth FILE.png`` draws how the cost of a search grows.
 """
@@ -22,13 +23,17 @@ from torch.nn.utils import prune as torch_prune
 from prunekit import fit, mnist_small, models, search
 from prunekit.data import wrong
 from prunekit.mask import Mask
-from prunekit.methods.differential_evolution import _Judge, _layers, differential_evolution
+from prunekit.methods.differential_evolution import (
+    GRID,
+    _Judge,
+    _layers,
+    differential_evolution,
+)
 from prunekit.steps import Run
 from prunekit.train import EVALUATION_BATCH
 
 GENERATIONS, POPULATION = 25, 20  # the method's own
 FORWARDS = 20  # in a row: one alone is too short to time
-TRIALS = POPULATION * (GENERATIONS + 1)
 
 
 def one_by_one(model: Any, data: Any, thresholds: dict[str, float], vector: Sequence[float]) -> int:
@@ -61,7 +66,7 @@ def candidate(name: str, aim: float) -> None:
 
 
 def whole_search(name: str, aim: float) -> None:
-    """A round of the method, its scan included, beside as many trials the usual way."""
+    """A round of the method beside as many candidates the usual way."""
     data, model = mnist_small(), models.pretrained(name)
     mask = Mask.ones(model)
     parameters = dict(model.named_parameters())
@@ -77,7 +82,7 @@ def whole_search(name: str, aim: float) -> None:
         for _ in range(POPULATION):  # a generation's worth; the ratio is scaled below
             one_by_one(model, data, thresholds, (1.0,) * len(mask))
 
-    share = POPULATION / TRIALS
+    share = POPULATION / (GRID * len(mask) + POPULATION * (GENERATIONS + 1))
     for skip in (True, False):
         show(
             f"{name}: a search with skip={skip} / as many copies with torch's prune",

@@ -211,6 +211,10 @@ class Data:
             splits["test"] = _in_memory(test, f"data {name}, test")
         return cls(splits, **settings)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is worked out from the rest stays here: copies may differ, workers do it again."""
+        return {k: v for k, v in vars(self).items() if k not in ("key", "normalised")}
+
     def only(self, *splits: str) -> Data:
         """The same data without the other splits: what a worker needs that only evaluates."""
         part = copy.copy(self)
@@ -235,7 +239,6 @@ class Data:
     def take(self, split: str, rows: Tensor) -> Data:
         """The same data with only these examples of a split, in this order; rows `(n,)` int64."""
         part = self.only(*self.splits)
-        part.__dict__.pop("key", None)
         x, y = self.splits[split]
         part.splits[split] = (x[rows], y[rows])
         return part
@@ -276,6 +279,14 @@ class Data:
         mean = torch.tensor(self.mean or (0.0,)).reshape(shape)
         std = torch.tensor(self.std or (1.0,)).reshape(shape)
         return x.sub_(255 * mean).div_(255 * std)
+
+    @cached_property
+    def normalised(self) -> Data:
+        """The validation split alone, normalised once for many passes, in memory of its own."""
+        part = self.only("validation")
+        x, y = part.splits["validation"]
+        part.splits = {"validation": (self.normalise(x), y)}
+        return part
 
     @cached_property
     def key(self) -> str:

@@ -218,6 +218,7 @@ class _Job:
                     torch.mul(weights[name], mask[name].to(own.device), out=own)
                 else:
                     own.copy_(weights[name])
+        data = data.normalised if isinstance(data, Data) else data
         return train.judge(self.local.model, data, self.run, limit=limit)
 
 

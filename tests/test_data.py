@@ -1,6 +1,7 @@
 """Data: what is refused, what a batch looks like, and the named data sets against their source."""
 
 import itertools
+import pickle
 import shutil
 from functools import partial
 from pathlib import Path
@@ -160,6 +161,27 @@ def test_bytes_are_scaled_and_normalised_a_channel_at_a_time():
     for c, (mean, std) in enumerate([(0.5, 0.5), (0.25, 2.0)]):
         torch.testing.assert_close(batch[:, c], (x[:, c].float() / 255 - mean) / std)
     assert data.splits["train"][0].dtype == torch.uint8
+
+
+def test_normalised_data_give_the_same_batches_of_any_size():
+    x = torch.randint(0, 256, (6, 2, 3, 3), dtype=torch.uint8, generator=generator())
+    y = torch.tensor([0, 1] * 3)
+    data = Data({"train": (x, y), "validation": (x, y)}, mean=(0.5, 0.25), std=(0.5, 2.0))
+    batch = next(data.batches("validation", 6))[0]
+    again = torch.cat([x for x, _ in data.normalised.batches("validation", 4)])
+    assert torch.equal(again, batch)
+
+
+def test_copies_do_not_keep_what_was_worked_out_from_the_original():
+    x = torch.randint(0, 256, (6, 2, 3, 3), dtype=torch.uint8, generator=generator())
+    y = torch.tensor([0, 1] * 3)
+    data = Data({"train": (x, y), "validation": (x, y)})
+    bare = len(pickle.dumps(data))
+    key, all_ = data.key, data.normalised.size("validation")
+    assert len(pickle.dumps(data)) == bare
+    fewer = data.fewer(validation=4)
+    assert fewer.key != key == pickle.loads(pickle.dumps(data)).key
+    assert (fewer.normalised.size("validation"), all_) == (4, 6)
 
 
 def test_only_training_batches_are_augmented():

@@ -181,7 +181,6 @@ def _minus(loss: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, targets: T
 def _judged_by_loss(data: Data) -> Data:
     """The same validation examples, with minus their mean loss as the metric."""
     part = data.only("validation")
-    part.__dict__.pop("key", None)
     part.metric = functools.partial(_minus, data.loss)
     return part
 
