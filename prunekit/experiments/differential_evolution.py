@@ -99,7 +99,8 @@ def _lenet_300_100() -> dict[str, Arm]:
     for ratio in (24, 48):
         goal = _sparsity("lenet_300_100", ratio)
         arms[f"magnitude {ratio}×"] = Arm(magnitude, dict(sparsity=goal, **tuning))
-    arms |= _gradual(LENET_300_100, (24, 48), "lenet_300_100")
+    # 30×: where evolution ended, on average.
+    arms |= _gradual(LENET_300_100, (24, 30, 48), "lenet_300_100")
     arms["gradual 24×"] = replace(arms["gradual 24×"], short=dict(epochs=_epochs(SHORT)))
     return arms
 
@@ -117,7 +118,8 @@ def _lenet_5() -> dict[str, Arm]:
     arms = {"evolution": Arm(differential_evolution, LENET_5, "lenet_5", short=quick)}
     for name, changed in CONTROLS.items():
         arms[name] = Arm(differential_evolution, LENET_5 | changed, "lenet_5")
-    return arms | _gradual(LENET_5, (14, 28, 56), "lenet_5")
+    # 69×: where evolution ended, on average.
+    return arms | _gradual(LENET_5, (14, 28, 56, 69), "lenet_5")
 
 
 # -------------------------------------------------------------------------------------- de-beyond
@@ -188,22 +190,27 @@ def _beyond() -> dict[str, Arm]:
             )  # fmt: skip
             if ratio == COMPARED[model]:
                 arms |= _without(name, arms[name])
+        # What the teachers and the long training do alone.
+        told = arms[f"{model} {COMPARED[model]}× gradual"]
+        arms[f"{model} unpruned"] = replace(told, knobs={**told.knobs, "sparsity": 0.0})
     arms["lenet_300_100 114×"] = replace(arms["lenet_300_100 114×"], short=quick)
     return arms
 
 
 def _without(name: str, arm: Arm) -> dict[str, Arm]:
-    """What needs no search, and on the small network the arm without one of its parts; all with as
-    many epochs."""
+    """What needs no search, and the arm without one of its parts (on LeNet-5 only without a
+    sensitivity for each layer, as cells take long there); all with as many epochs."""
     knobs = arm.knobs
     told = dict(
         sparsity=1 - knobs["density"], epochs=_epochs(BEYOND[arm.model]), scope="global",
         biases=True, lr=knobs["lr"], precision=knobs.get("precision", "fp32"),
     )  # fmt: skip
-    arms = {"gradual": Arm(gradual, told, arm.model, data=taught)}
+    arms = {
+        "gradual": Arm(gradual, told, arm.model, data=taught),
+        "with one sensitivity": replace(arm, knobs={**knobs, "uniform": True}),
+    }
     if arm.model == "lenet_300_100":
         arms["judged by errors"] = replace(arm, knobs={**knobs, "judged_by": "metric"})
-        arms["with one sensitivity"] = replace(arm, knobs={**knobs, "uniform": True})
         arms["without returning weights"] = replace(arm, knobs={**knobs, "splice": 0.0})
         arms["without teachers"] = replace(arm, data=None)
     return {f"{name} {label}": replace(made, variant="") for label, made in arms.items()}
