@@ -191,22 +191,27 @@ def _beyond() -> dict[str, Arm]:
             if ratio == COMPARED[model]:
                 arms |= _without(name, arms[name])
         # What the teachers and the long training do alone.
-        told = arms[f"{model} {COMPARED[model]}× gradual"]
-        arms[f"{model} unpruned"] = replace(told, knobs={**told.knobs, "sparsity": 0.0})
+        arms[f"{model} unpruned"] = _told(model, sparsity=0.0)
     arms["lenet_300_100 114×"] = replace(arms["lenet_300_100 114×"], short=quick)
     return arms
 
 
+def _told(model: str, sparsity: float) -> Arm:
+    """What needs no search: it is told how much to remove, and has the teachers and the epochs."""
+    recipe = BEYOND[model]
+    knobs = dict(
+        sparsity=sparsity, epochs=_epochs(recipe), scope="global", biases=True, lr=recipe["lr"],
+        precision=recipe.get("precision", "fp32"),
+    )  # fmt: skip
+    return Arm(gradual, knobs, model, data=taught)
+
+
 def _without(name: str, arm: Arm) -> dict[str, Arm]:
-    """What needs no search, and the arm without one of its parts (on LeNet-5 only without a
+    """The arm without its search, and without one of its parts (on LeNet-5 only without a
     sensitivity for each layer, as cells take long there); all with as many epochs."""
     knobs = arm.knobs
-    told = dict(
-        sparsity=1 - knobs["density"], epochs=_epochs(BEYOND[arm.model]), scope="global",
-        biases=True, lr=knobs["lr"], precision=knobs.get("precision", "fp32"),
-    )  # fmt: skip
     arms = {
-        "gradual": Arm(gradual, told, arm.model, data=taught),
+        "gradual": _told(arm.model, sparsity=1 - knobs["density"]),
         "with one sensitivity": replace(arm, knobs={**knobs, "uniform": True}),
     }
     if arm.model == "lenet_300_100":
