@@ -22,6 +22,7 @@ from torch.nn.utils import prune as torch_prune
 
 from prunekit import fit, mnist_small, models, search
 from prunekit.data import wrong
+from prunekit.judge import EVALUATION_BATCH
 from prunekit.mask import Mask
 from prunekit.methods.differential_evolution import (
     GRID,
@@ -30,7 +31,6 @@ from prunekit.methods.differential_evolution import (
     differential_evolution,
 )
 from prunekit.steps import Run
-from prunekit.train import EVALUATION_BATCH
 
 GENERATIONS, POPULATION = 25, 20  # the method's own
 FORWARDS = 20  # in a row: one alone is too short to time

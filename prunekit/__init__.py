@@ -11,13 +11,17 @@ __version__ = "0.1.0"
 from prunekit.baselines.gradual import gradual
 from prunekit.baselines.magnitude import magnitude
 from prunekit.baselines.random import random
-from prunekit.data import Data, accuracy, cifar10, cifar100, mnist, mnist_small
+from prunekit.data import Data, accuracy
+from prunekit.datasets import cifar10, cifar100, mnist, mnist_small
 from prunekit.journal import Journal
+from prunekit.judge import evaluate
 from prunekit.mask import Mask
+from prunekit.method import method
 from prunekit.models import build, pretrained
-from prunekit.report import Report, compare, prune
-from prunekit.steps import Run, Step, method
-from prunekit.train import evaluate, fit
+from prunekit.prune import compare, prune
+from prunekit.report import Report
+from prunekit.steps import Run, Step
+from prunekit.train import fit
 
 __all__ = [
     "Data", "Journal", "Mask", "Report", "Run", "Step", "accuracy", "build", "cifar10", "cifar100",

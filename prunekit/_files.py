@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def home() -> Path:
@@ -87,13 +87,3 @@ def describe(thing: Any) -> str:
     if repr(thing) == object.__repr__(thing):
         raise TypeError(f"what goes into a journal needs a key or a repr of its own, got {thing!r}")
     return repr(thing)
-
-
-def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """A model's parameters and buffers by name."""
-    return dict(model.named_parameters()) | dict(model.named_buffers())
-
-
-def state_key(model: nn.Module) -> str:
-    """The key of a model's parameters and buffers."""
-    return digest(named_tensors(model))

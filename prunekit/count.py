@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from prunekit._modules import evaluating
 from prunekit.mask import Mask
-from prunekit.steps import evaluating
 
 
 def params(model: nn.Module, mask: Mask | None = None) -> int:

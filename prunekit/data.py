@@ -1,18 +1,13 @@
 """Data: training, validation and test examples, with the loss and the metric that belong to them.
 
-Methods decide on the validation split and never see the test split. `mnist_small` is embedded and
-needs no network; `mnist`, `cifar10` and `cifar100` are read through torchvision.
+Methods decide on the validation split and never see the test split.
 """
 
 from __future__ import annotations
 
 import copy
-import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,12 +16,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import Dataset
 
-from prunekit._files import describe, digest, home
-from prunekit._torchvision import torchvision
-from prunekit.steps import evaluating
+from prunekit._files import describe, digest
+from prunekit._modules import evaluating
 
 SPLITS = ("train", "validation", "test")
-VALIDATION = 5_000  # images held out of the training set of mnist, cifar10 and cifar100
 
 Pair = tuple[Tensor, Tensor]
 
@@ -201,9 +194,9 @@ class Data:
                     f"data {name}: validation={validation} of {len(pair[1])} examples must leave "
                     f"some for both splits, it takes {n}"
                 )
-            held = _hold_out(pair[1].numpy(), n, seed=0)
+            held = hold_out(pair[1].numpy(), n, seed=0)
             rest = np.setdiff1d(np.arange(len(pair[1])), held)
-            splits = {"train": _rows(pair, rest), "validation": _rows(pair, held)}
+            splits = {"train": rows_of(pair, rest), "validation": rows_of(pair, held)}
         else:
             splits = {"train": pair}
             splits["validation"] = _in_memory(validation, f"data {name}, validation")
@@ -233,7 +226,7 @@ class Data:
                 raise ValueError(
                     f"data {self.name}: {split} has {len(labels)} examples, cannot keep {n}"
                 )
-            part = part.take(split, torch.from_numpy(_hold_out(labels.numpy(), n, seed=0)))
+            part = part.take(split, torch.from_numpy(hold_out(labels.numpy(), n, seed=0)))
         return part
 
     def take(self, split: str, rows: Tensor) -> Data:
@@ -341,7 +334,7 @@ def _count_bad(x: Tensor) -> int:
     return int((~torch.isfinite(x)).sum())
 
 
-def _rows(pair: Pair, rows: np.ndarray) -> Pair:
+def rows_of(pair: Pair, rows: np.ndarray) -> Pair:
     index = torch.from_numpy(rows.astype(np.int64))
     return pair[0][index], pair[1][index]
 
@@ -367,7 +360,7 @@ def _in_memory(source: Dataset[Any] | Pair, who: str) -> Pair:
     return torch.stack(xs), torch.stack(ys)
 
 
-def _hold_out(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
+def hold_out(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
     """Sorted indices of `n` examples with the class shares of `labels`, or any `n` of targets.
 
     RandomState's stream is frozen by numpy, so the same examples are drawn everywhere, for ever.
@@ -381,141 +374,3 @@ def _hold_out(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
     take[np.argsort(take - exact, kind="stable")[: n - take.sum()]] += 1  # largest remainders
     members = [random.permutation(np.flatnonzero(labels == c)) for c in classes]
     return np.sort(np.concatenate([m[:k] for m, k in zip(members, take, strict=True)]))
-
-
-# ------------------------------------------------------------------------------- named data sets
-
-_DIGITS: dict[str, Any] = dict(classes=tuple("0123456789"), mean=(0.1307,), std=(0.3081,))
-
-_MNIST_MD5 = {
-    "MNIST/raw/train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-    "MNIST/raw/train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-    "MNIST/raw/t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-    "MNIST/raw/t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
-}
-
-
-def _small() -> Mapping[str, np.ndarray]:
-    path = resources.files("prunekit") / "datasets" / "mnist_small.npz"
-    with path.open("rb") as file:
-        return dict(np.load(file, allow_pickle=False))
-
-
-def mnist_small() -> Data:
-    """5,000 training, 5,000 validation and 5,000 test images of MNIST; embedded, no network.
-
-    Drawn by ``tools/draw_mnist_small.py`` with the class shares of the source; the validation
-    images are those of `mnist`. LeCun, Cortes and Burges, CC BY-SA 3.0. Takes 12 MB.
-    """
-    stored = _small()
-    splits = {}
-    for split in SPLITS:
-        x, y = torch.from_numpy(stored[f"{split}_x"]), torch.from_numpy(stored[f"{split}_y"])
-        splits[split] = (x.unsqueeze(1), y)
-    return Data(splits, name="mnist_small", **_DIGITS)
-
-
-def mnist(root: str | os.PathLike[str] | None = None, download: bool = False) -> Data:
-    """MNIST: 55,000 training, 5,000 validation and 10,000 test images of 28×28 digits.
-
-    The validation images are those of `mnist_small`. `root` defaults to `PRUNEKIT_DATA`, else a
-    folder in the user's cache. With `download`, missing files are fetched with a progress bar.
-    Raises FileNotFoundError or ValueError that names the files. Peak memory 0.2 GB.
-    """
-    folder = _ready("mnist", root, download)
-    parts = [torchvision().datasets.MNIST(folder, train) for train in (True, False)]
-    (x, y), test = ((part.data.unsqueeze(1), part.targets) for part in parts)
-    held = _small()["validation_index"]
-    return _carved("mnist", (x, y), test, held, _DIGITS)
-
-
-def cifar10(root: str | os.PathLike[str] | None = None, download: bool = False) -> Data:
-    """CIFAR-10: 45,000 training, 5,000 validation, 10,000 test images of 32×32 in colour.
-
-    Training batches are cropped after a padding of 4 and mirrored (He et al. 2016, section 4.2).
-    Arguments and errors as in `mnist`. Krizhevsky 2009. Peak memory 0.5 GB, kept 0.2 GB.
-    """
-    return _cifar("cifar10", root, download, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
-
-
-def cifar100(root: str | os.PathLike[str] | None = None, download: bool = False) -> Data:
-    """CIFAR-100: as `cifar10`, with 100 classes."""
-    return _cifar("cifar100", root, download, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
-
-
-def _cifar(
-    name: str,
-    root: str | os.PathLike[str] | None,
-    download: bool,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-) -> Data:
-    folder = _ready(name, root, download)
-    splits = []
-    for train in (True, False):
-        part = getattr(torchvision().datasets, name.upper())(folder, train)
-        x = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
-        splits.append((x, torch.tensor(part.targets)))
-    full, test = splits
-    held = _hold_out(full[1].numpy(), VALIDATION, seed=0)
-    settings = dict(classes=part.classes, mean=mean, std=std, augment=crop_and_mirror)
-    return _carved(name, full, test, held, settings)
-
-
-def _carved(name: str, full: Pair, test: Pair, held: np.ndarray, settings: dict[str, Any]) -> Data:
-    rest = np.setdiff1d(np.arange(len(full[1])), held)
-    splits = {"train": _rows(full, rest), "validation": _rows(full, held), "test": test}
-    return Data(splits, name=name, **settings)
-
-
-def crop_and_mirror(x: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
-    """Shift each image by up to `padding` pixels and mirror every other one; x `(n, c, h, w)`."""
-    n, _, h, w = x.shape
-    padded = torch.nn.functional.pad(x, [padding] * 4)
-    top, left = torch.randint(0, 2 * padding + 1, (2, n, 1), generator=generator)
-    rows = top + torch.arange(h)  # (n, h)
-    columns = left + torch.arange(w)  # (n, w)
-    mirrored = torch.rand(n, 1, generator=generator) < 0.5
-    columns = torch.where(mirrored, columns.flip(1), columns)
-    image = torch.arange(n)[:, None, None]
-    return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-
-
-def _files_of(name: str) -> dict[str, str]:
-    """The files of a data set below the root, with their md5 (torchvision's own, for CIFAR)."""
-    if name == "mnist":
-        return _MNIST_MD5
-    source = getattr(torchvision().datasets, name.upper())
-    meta = [source.meta["filename"], source.meta["md5"]]
-    listed = [*source.train_list, *source.test_list, meta]
-    return {f"{source.base_folder}/{file}": md5 for file, md5 in listed}
-
-
-def _ready(name: str, root: str | os.PathLike[str] | None, download: bool) -> Path:
-    """The root, once every file of the data set lies there unaltered."""
-    folder = Path(root or os.environ.get("PRUNEKIT_DATA") or home() / "data")
-    files = _files_of(name)
-
-    def missing() -> list[str]:
-        return [file for file in files if not (folder / file).is_file()]
-
-    if missing() and download:
-        try:
-            for train in (True, False):
-                getattr(torchvision().datasets, name.upper())(folder, train, download=True)
-        except Exception as error:
-            raise ConnectionError(f"{name}: the download to {folder} failed: {error}") from error
-    if absent := missing():
-        raise FileNotFoundError(
-            f"{name}: the data root {folder} lacks {', '.join(absent)}. Either call "
-            f"{name}(download=True), or set PRUNEKIT_DATA to a folder that holds them."
-        )
-    for file, md5 in files.items():
-        with (folder / file).open("rb") as opened:
-            found = hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False))
-        if found.hexdigest() != md5:
-            raise ValueError(
-                f"{name}: {folder / file} is truncated or altered (md5 {found.hexdigest()}, must "
-                f"be {md5}). Delete it and call {name}(download=True)."
-            )
-    return folder

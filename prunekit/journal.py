@@ -24,7 +24,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from prunekit import __version__
-from prunekit._files import describe, home, replacing, state_key, tensor_bytes
+from prunekit._files import describe, home, replacing, tensor_bytes
+from prunekit._modules import state_key
 
 Entry = dict[str, Any]
 

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunekit._modules import evaluating
 from prunekit._random import LocalRandom
-from prunekit.steps import Run, derive, evaluating
+from prunekit.steps import Run, derive
 
 Scores = dict[str, Tensor]
 

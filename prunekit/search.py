@@ -22,9 +22,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunekit import train
-from prunekit._files import digest, state_key
+from prunekit._files import digest
+from prunekit._modules import state_key
 from prunekit.data import Data, accuracy
+from prunekit.judge import as_metric, judge, metric_name, stand_in
 from prunekit.mask import Mask
 from prunekit.steps import Run, Step, Stopped
 
@@ -209,7 +210,7 @@ class _Job:
         model, data, decode = (self.parts[name] for name in ("model", "data", "decode"))
         mask = decode(model, candidate)
         if not hasattr(self.local, "model"):
-            self.local.model = train.stand_in(model)
+            self.local.model = stand_in(model)
         worn = dict(self.local.model.named_parameters())
         weights = dict(model.named_parameters())
         with torch.no_grad():
@@ -219,7 +220,7 @@ class _Job:
                 else:
                     own.copy_(weights[name])
         data = data.normalised if isinstance(data, Data) else data
-        return train.judge(self.local.model, data, self.run, limit=limit)
+        return judge(self.local.model, data, self.run, limit=limit)
 
 
 # What this process was sent, if it is a worker: parts of jobs by their keys, the last used last.
@@ -258,6 +259,4 @@ def cut(
     mask.check(model)
     (result,) = evaluate(model, data, [mask], itself, run)
     mask.apply_(model)
-    return Step(
-        "prune", index, of, mask, {train.metric_name(data): train.as_metric(result, data)}, info
-    )
+    return Step("prune", index, of, mask, {metric_name(data): as_metric(result, data)}, info)

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import prunekit
-from prunekit import data, experiments, models, score
+from prunekit import datasets, experiments, models, score
 from prunekit._files import replacing
 from prunekit.baselines.magnitude import magnitude
-from prunekit.report import prune
+from prunekit.prune import prune
 from prunekit.steps import Step
 
 
@@ -38,7 +38,7 @@ def run(out: Path) -> None:
     """Prune the shipped LeNet-300-100, print every step, write a figure and the executed pages."""
     from prunekit import plot
 
-    digits, lenet = data.mnist_small(), models.pretrained("lenet_300_100")
+    digits, lenet = datasets.mnist_small(), models.pretrained("lenet_300_100")
     print(f"{type(lenet).__name__}, trained on MNIST; {digits!r}")
     print("Remove the smallest weights in 10 rounds, with an epoch of training after each:")
     report = prune(magnitude, lenet, digits, sparsity=0.95, rounds=10, epochs=1, watch=echo)
@@ -166,7 +166,7 @@ def catalogue() -> str:
         f.__name__: _first_line(f) for f in (score.magnitude, score.gradient, score.weight_gradient)
     }
     groups["models"] = {name: _first_line(make) for name, make in models.MODELS.items()}
-    sets = (data.mnist_small, data.mnist, data.cifar10, data.cifar100)
+    sets = (datasets.mnist_small, datasets.mnist, datasets.cifar10, datasets.cifar100)
     groups["data"] = {f.__name__: _first_line(f) for f in sets}
     groups["experiments"] = {
         name: f"{experiments.load(name).title} ({len(experiments.recorded(name))} cells recorded)"

@@ -6,34 +6,23 @@ methods compose with ``yield from fit(...)``.
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from prunekit._files import digest, named_tensors, state_key
+from prunekit._files import digest
+from prunekit._modules import lay_out, named_tensors, state_key
 from prunekit._random import LocalRandom
-from prunekit.data import Data, accuracy, likeliest, wrong
 from prunekit.journal import Fit
+from prunekit.judge import evaluate, metric_name, size
+from prunekit.knobs import Choice, Count, Fraction, Natural, NonNegative, Positive, Precision
 from prunekit.mask import Mask
-from prunekit.steps import (
-    Choice,
-    Count,
-    Fraction,
-    Natural,
-    NonNegative,
-    Positive,
-    Precision,
-    Run,
-    Step,
-    derive,
-    evaluating,
-    method,
-)
+from prunekit.method import method
+from prunekit.steps import Run, Step, derive
 
 OPTIMIZERS = {
     "sgd": lambda p, lr, momentum, decay: torch.optim.SGD(
@@ -50,127 +39,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "steps": lambda t: 1.0 if t < 0.5 else 0.1 if t < 0.75 else 0.01,
 }
 
-SLACK = 1e-9  # what rounding adds to a difference of two metrics
-EVALUATION_BATCH = 250  # what the cache of a core holds beside the weights of a small network
-
 Remask = Callable[[nn.Module, Mask, float], Mask]
-
-
-# -------------------------------------------------------------------------------------- evaluate
-
-
-def metric_name(data: Any) -> str:
-    """What the metric of the data is called in figures and tables, such as ``"accuracy"``."""
-    name = getattr(data.metric, "__name__", "metric")
-    return name if name.isidentifier() else "metric"
-
-
-def stand_in(model: nn.Module) -> nn.Module:
-    """A copy in eval mode, in the memory order in which a CPU convolves about twice as fast."""
-    copied = copy.deepcopy(model).eval()
-    _order(copied.parameters(), torch.channels_last)
-    return copied
-
-
-@torch.no_grad()
-def _order(parameters: Iterable[nn.Parameter], memory_format: torch.memory_format) -> None:
-    """Lay out the kernels of convolutions anew; `contiguous` leaves those of one channel alone."""
-    for p in parameters:
-        if p.ndim == 4:
-            p.data = torch.empty_like(p.data, memory_format=memory_format).copy_(p.data)
-
-
-def judge(
-    model: nn.Module,
-    data: Any,
-    run: Run = Run(),
-    split: str = "validation",
-    limit: float = math.inf,
-) -> float:
-    """The number of errors over a split, or the metric where it is not the accuracy.
-
-    Infinite as soon as there are more than `limit` errors: the rest is not looked at.
-    """
-    device = next(model.parameters()).device
-    count, kept = 0, []
-    for x, y in data.batches(split, EVALUATION_BATCH):
-        run.poll()
-        with torch.no_grad(), evaluating(model):
-            out, y = model(x.to(device)), y.to(device)
-            if data.metric is accuracy:  # without holding all outputs in memory
-                count += wrong(out, y)
-                if count > limit:
-                    return math.inf
-            else:
-                kept.append((out, y))
-    if data.metric is accuracy:
-        return count
-    if not kept:
-        raise ValueError(f"evaluate: the data give no batch of the {split} split")
-    outputs, expected = zip(*kept, strict=True)
-    return float(data.metric(torch.cat(outputs), torch.cat(expected)))
-
-
-def hardest_first(model: nn.Module, data: Any, run: Run = Run()) -> Any:
-    """The data's validation examples alone, those first whose right class leads by the least.
-
-    What errs at all then errs early, and a candidate with too many errors is soon given up. Data
-    that cannot be put into another order, or have no accuracy, stay as they are.
-    """
-    if not isinstance(data, Data) or data.metric is not accuracy:
-        return data
-    part, leads = data.only("validation"), []
-    device = next(model.parameters()).device
-    for x, y in part.batches("validation", EVALUATION_BATCH):
-        run.poll()
-        with torch.no_grad(), evaluating(model):
-            out, classes = model(x.to(device)), y.to(device).unsqueeze(1)
-        others = out.scatter(1, classes, -math.inf).amax(1, keepdim=True)
-        lead = out.gather(1, classes) - others
-        leads.append(lead.flatten(1).amin(1).cpu())  # the least of several targets
-    return part.take("validation", torch.cat(leads).argsort(stable=True))
-
-
-def as_metric(result: float, data: Any, split: str = "validation") -> float:
-    """The metric that a result of `judge` stands for: errors become an accuracy."""
-    if data.metric is not accuracy:
-        return result
-    n = targets(data, split)
-    return (n - result) / n
-
-
-def targets(data: Any, split: str) -> int:
-    """How many targets a split has: one an example, or several."""
-    _, y = next(iter(data.batches(split, 1)))
-    return size(data, split) * (likeliest(y) if data.metric is accuracy else y)[0].numel()
-
-
-def size(data: Any, split: str) -> int:
-    """How many examples a split has, counted where the data does not say."""
-    if hasattr(data, "size"):
-        return int(data.size(split))
-    return sum(len(y) for _, y in data.batches(split, EVALUATION_BATCH))
-
-
-def evaluate(
-    model: nn.Module,
-    data: Any,
-    split: str = "validation",
-    *,
-    mask: Mask | None = None,
-    run: Run = Run(),
-) -> float:
-    """The metric of the data over a split; with `mask`, as if it were applied.
-
-    Raises `Stopped` if `run.stop` is set.
-    """
-    if mask is not None:
-        mask.check(model)
-        model = mask.apply_(stand_in(model))
-    return as_metric(judge(model, data, run, split), data, split)
-
-
-# ------------------------------------------------------------------------------------------- fit
 
 
 def _check_fit(model: nn.Module, data: Any, *, mask: Mask | None, epochs: int, **_: Any) -> None:
@@ -331,7 +200,7 @@ class _Trainer:
 
     def _layout(self, memory_format: torch.memory_format) -> None:
         if self.bf16:
-            _order(self.parameters, memory_format)
+            lay_out(self.parameters, memory_format)
 
     def _minibatches(self, epoch: int, mask: Mask) -> tuple[float, Mask]:
         torch.set_flush_denormal(True)  # `@method` puts the caller's setting back

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from prunekit import data
+from prunekit import datasets
 
 matplotlib.use("Agg")  # not through the environment, which the notebooks' kernels inherit
 torch.set_num_threads(1)
@@ -42,7 +42,7 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="session")
 def digits():
     """The embedded sample of MNIST."""
-    return data.mnist_small()
+    return datasets.mnist_small()
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +57,7 @@ def data_root():
 @pytest.fixture(scope="session")
 def full_mnist(data_root):
     """All of MNIST. A root that was given but lacks the files is an error, not a skip."""
-    return data.mnist()
+    return datasets.mnist()
 
 
 @pytest.fixture(scope="session")

@@ -17,16 +17,9 @@ from torch import nn
 from torch.nn.functional import mse_loss
 from torch.utils.data import TensorDataset
 
-from prunekit import data as named
-from prunekit.data import (
-    Data,
-    accuracy,
-    crop_and_mirror,
-    ranks,
-    spearman,
-    squared_error,
-    wrong,
-)
+from prunekit import datasets as named
+from prunekit.data import Data, accuracy, ranks, spearman, squared_error, wrong
+from prunekit.datasets import crop_and_mirror
 
 
 def generator(seed=0):

@@ -24,7 +24,8 @@ from tiny import tiny_data, tiny_model
 from torch import nn
 
 from prunekit import Data, Journal, Mask, Run, evaluate, fit, prune
-from prunekit._files import describe, state_key
+from prunekit._files import describe
+from prunekit._modules import state_key
 from prunekit._random import LocalRandom
 from prunekit.data import squared_error
 from prunekit.evolve import STRATEGIES

@@ -31,9 +31,10 @@ from prunekit.experiments import (
     run_cell,
     table,
 )
+from prunekit.knobs import knobs
 from prunekit.methods.differential_evolution import differential_evolution
 from prunekit.methods.roulette import roulette
-from prunekit.steps import Stopped, knobs
+from prunekit.steps import Stopped
 
 ARMS = {
     "once 0.5": Arm(

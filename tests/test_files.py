@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from tiny import tiny_data, tiny_model
 
 from prunekit import _files
-from prunekit._files import describe, digest, replacing, state_key
-from prunekit.data import crop_and_mirror
+from prunekit._files import describe, digest, replacing
+from prunekit._modules import state_key
+from prunekit.datasets import crop_and_mirror
 from prunekit.mask import Mask
 
 # ------------------------------------------------------------------------------------- whole files
@@ -122,7 +123,7 @@ def test_where_one_part_ends_matters():
 CONTENT = """
 import functools, torch
 from prunekit._files import digest
-from prunekit.data import crop_and_mirror
+from prunekit.datasets import crop_and_mirror
 key = digest({"b": torch.arange(4), "a": (1, "x")}, set("abcdefghijkl"),
              functools.partial(crop_and_mirror, padding=2))
 """

@@ -15,7 +15,8 @@ from torch import nn
 from prunekit import Journal, Run, Step, fit, gradual, magnitude, prune
 from prunekit import journal as journal_module
 from prunekit.journal import Fit
-from prunekit.steps import Count, method
+from prunekit.knobs import Count
+from prunekit.method import method
 
 
 def weights(model):

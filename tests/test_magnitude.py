@@ -7,7 +7,7 @@ import pytest
 from tiny import tiny_data, tiny_model
 
 from prunekit import magnitude
-from prunekit.steps import knobs
+from prunekit.knobs import knobs
 
 NAMES = ["0.weight", "2.weight"]
 

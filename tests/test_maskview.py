@@ -11,7 +11,7 @@ from tiny import tiny_data, tiny_model
 from torch import nn
 
 from prunekit import Mask, evaluate
-from prunekit._files import state_key
+from prunekit._modules import state_key
 from prunekit.widgets import MaskView
 from prunekit.widgets.running import Latest
 

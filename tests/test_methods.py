@@ -16,8 +16,8 @@ from tiny import tiny_data, tiny_model
 
 from prunekit import Journal, Run, prune
 from prunekit._files import describe
+from prunekit.knobs import Choice, Patterns, Range, Several, Switch, knobs
 from prunekit.mask import Mask
-from prunekit.steps import Choice, Patterns, Range, Several, Switch, knobs
 
 ROOT = Path(__file__).parents[1]
 MODULES = [

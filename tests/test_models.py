@@ -9,8 +9,8 @@ from torch import nn
 
 from prunekit import checkpoint
 from prunekit.data import accuracy
+from prunekit.judge import evaluate
 from prunekit.models import MODELS, build, file_name, pretrained, provenance
-from prunekit.train import evaluate
 
 VGG = (3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
 SHAPES = {

@@ -16,7 +16,7 @@ from prunekit import plot
 from prunekit.baselines.magnitude import magnitude
 from prunekit.baselines.random import random
 from prunekit.mask import Mask
-from prunekit.report import compare, prune
+from prunekit.prune import compare, prune
 from prunekit.steps import Step
 
 

@@ -12,8 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from prunekit import Data, Journal, Mask, Run, evaluate, fit, search
-from prunekit.steps import Step, Stopped, method
-from prunekit.train import as_metric
+from prunekit.judge import as_metric
+from prunekit.method import method
+from prunekit.steps import Step, Stopped
 
 decoded = []  # the candidates that `thin` was called with
 

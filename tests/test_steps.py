@@ -11,22 +11,10 @@ import torch
 from tiny import tiny_data, tiny_model
 from torch import nn
 
+from prunekit.knobs import Choice, Count, Fraction, Names, Positive, Range, Scope, knobs
 from prunekit.mask import Mask
-from prunekit.steps import (
-    Choice,
-    Count,
-    Fraction,
-    Names,
-    Positive,
-    Range,
-    Run,
-    Scope,
-    Step,
-    Stopped,
-    derive,
-    knobs,
-    method,
-)
+from prunekit.method import method
+from prunekit.steps import Run, Step, Stopped, derive
 
 
 def flushes():

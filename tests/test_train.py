@@ -12,8 +12,10 @@ from torch.nn import functional as F
 
 from prunekit import Data, Journal, Mask, Run, Step, accuracy, evaluate, fit, magnitude, prune
 from prunekit._random import LocalRandom
-from prunekit.steps import Stopped, derive, method
-from prunekit.train import SCHEDULES, as_metric, hardest_first, judge
+from prunekit.judge import as_metric, hardest_first, judge
+from prunekit.method import method
+from prunekit.steps import Stopped, derive
+from prunekit.train import SCHEDULES
 
 
 def weights(model):

@@ -20,9 +20,10 @@ import torch
 from tiny import tiny_data, tiny_model
 
 from prunekit import Data, Journal, Mask, Run, fit, search
-from prunekit._files import state_key
+from prunekit._modules import state_key
+from prunekit.method import method
 from prunekit.methods.differential_evolution import differential_evolution
-from prunekit.steps import Step, Stopped, method
+from prunekit.steps import Step, Stopped
 
 CANDIDATES = [(share / 10, seed) for share in (2, 5, 8) for seed in range(4)]
 

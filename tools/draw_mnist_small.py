@@ -14,14 +14,15 @@ import numpy as np
 
 from prunekit._files import replacing
 from prunekit._torchvision import torchvision
-from prunekit.data import _hold_out, _ready
+from prunekit.data import hold_out
+from prunekit.datasets import ready
 
 SIZE, SEED = 5_000, 2024
 TARGET = Path(__file__).parents[1] / "prunekit" / "datasets" / "mnist_small.npz"
 
 
 def draw(root: str) -> None:
-    folder = _ready("mnist", root, download=False)
+    folder = ready("mnist", root, download=False)
     source = {
         name: (part.data.numpy(), part.targets.numpy().astype(np.uint8))
         for name, part in {
@@ -30,10 +31,10 @@ def draw(root: str) -> None:
         }.items()
     }
     labels = source["train"][1]
-    index = {"validation": _hold_out(labels, SIZE, SEED)}
+    index = {"validation": hold_out(labels, SIZE, SEED)}
     rest = np.setdiff1d(np.arange(len(labels)), index["validation"])
-    index["train"] = rest[_hold_out(labels[rest], SIZE, SEED + 1)]
-    index["test"] = _hold_out(source["test"][1], SIZE, SEED + 2)
+    index["train"] = rest[hold_out(labels[rest], SIZE, SEED + 1)]
+    index["test"] = hold_out(source["test"][1], SIZE, SEED + 2)
     stored = {}
     for split in ("train", "validation", "test"):
         x, y = source["test" if split == "test" else "train"]

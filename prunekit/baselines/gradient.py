@@ -12,20 +12,10 @@ from typing import Any
 from torch import nn
 
 from prunekit import score, search, select
+from prunekit.knobs import Count, Fraction, Names, Natural, Positive, Precision, Scope
 from prunekit.mask import Mask, check_prunable
-from prunekit.steps import (
-    Count,
-    Fraction,
-    Names,
-    Natural,
-    Positive,
-    Precision,
-    Run,
-    Scope,
-    Step,
-    derive,
-    method,
-)
+from prunekit.method import method
+from prunekit.steps import Run, Step, derive
 from prunekit.train import fit
 
 

@@ -13,19 +13,10 @@ from typing import Annotated, Any
 from torch import nn
 
 from prunekit import score, select
+from prunekit.knobs import Count, Fraction, Names, Positive, Precision, Range, Scope
 from prunekit.mask import Mask, check_prunable
-from prunekit.steps import (
-    Count,
-    Fraction,
-    Names,
-    Positive,
-    Precision,
-    Range,
-    Run,
-    Scope,
-    Step,
-    method,
-)
+from prunekit.method import method
+from prunekit.steps import Run, Step
 from prunekit.train import fit
 
 

@@ -12,8 +12,7 @@ from typing import Annotated, Any
 from torch import nn
 
 from prunekit import score, search, select
-from prunekit.mask import Mask, prunable
-from prunekit.steps import (
+from prunekit.knobs import (
     Count,
     Fraction,
     Names,
@@ -21,13 +20,12 @@ from prunekit.steps import (
     Positive,
     Precision,
     Range,
-    Run,
     Scope,
     Several,
-    Step,
-    derive,
-    method,
 )
+from prunekit.mask import Mask, prunable
+from prunekit.method import method
+from prunekit.steps import Run, Step, derive
 from prunekit.train import fit
 
 

@@ -13,20 +13,10 @@ import torch
 from torch import nn
 
 from prunekit import search, select
+from prunekit.knobs import Count, Fraction, Names, Natural, Positive, Precision, Scope
 from prunekit.mask import Mask, check_prunable
-from prunekit.steps import (
-    Count,
-    Fraction,
-    Names,
-    Natural,
-    Positive,
-    Precision,
-    Run,
-    Scope,
-    Step,
-    derive,
-    method,
-)
+from prunekit.method import method
+from prunekit.steps import Run, Step, derive
 from prunekit.train import fit
 
 

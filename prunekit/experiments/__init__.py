@@ -27,13 +27,15 @@ import torch
 from torch import Tensor
 
 from prunekit import checkpoint, count, models
-from prunekit._files import describe, home, replacing, state_key
+from prunekit._files import describe, home, replacing
+from prunekit._modules import state_key
 from prunekit.data import Data
 from prunekit.journal import Journal
+from prunekit.judge import SLACK, judge, metric_name, size, stand_in
 from prunekit.mask import Mask
-from prunekit.report import Method, mean_and_spread
+from prunekit.prune import Method
+from prunekit.report import mean_and_spread
 from prunekit.steps import Run, Step, Stopped
-from prunekit.train import SLACK, judge, metric_name, size, stand_in
 
 if TYPE_CHECKING:
     import pandas

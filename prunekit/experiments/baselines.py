@@ -12,7 +12,7 @@ from typing import Any
 from prunekit.baselines.gradual import gradual
 from prunekit.baselines.magnitude import magnitude
 from prunekit.baselines.random import random
-from prunekit.data import mnist
+from prunekit.datasets import mnist
 from prunekit.experiments import Arm, Claim, Experiment
 from prunekit.train import fit
 

@@ -16,13 +16,16 @@ from typing import Any
 import torch
 
 from prunekit import models
-from prunekit._files import digest, state_key
+from prunekit._files import digest
+from prunekit._modules import state_key
 from prunekit.baselines.gradual import gradual
 from prunekit.baselines.magnitude import magnitude
-from prunekit.data import Data, cifar10, mnist
+from prunekit.data import Data
+from prunekit.datasets import cifar10, mnist
 from prunekit.experiments import Arm, Claim, Experiment
+from prunekit.judge import stand_in
 from prunekit.methods.differential_evolution import differential_evolution
-from prunekit.train import fit, stand_in
+from prunekit.train import fit
 
 PAPER = "Wu, Li, Zhou, Li and Shi 2021, doi 10.3390/s21030880"
 ABSTRACT = "doi 10.3390/s21030880, abstract"

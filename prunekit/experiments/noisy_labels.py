@@ -17,10 +17,13 @@ from torch import nn
 
 from prunekit import models
 from prunekit.baselines.magnitude import magnitude
-from prunekit.data import Data, mnist, spearman, squared_error
+from prunekit.data import Data, spearman, squared_error
+from prunekit.datasets import mnist
 from prunekit.experiments import Arm, Experiment
+from prunekit.knobs import Choice, Count, Fraction
+from prunekit.method import method
 from prunekit.methods.roulette import roulette
-from prunekit.steps import Choice, Count, Fraction, Run, Step, derive, method
+from prunekit.steps import Run, Step, derive
 from prunekit.train import fit
 
 NOISES = (0.5, 1.0, 2.0, 4.0)  # the digits' own standard deviation is 2.9

@@ -13,10 +13,10 @@ from typing import Any
 from prunekit.baselines.gradient import gradient
 from prunekit.baselines.magnitude import magnitude
 from prunekit.baselines.random import random
-from prunekit.data import mnist
+from prunekit.datasets import mnist
 from prunekit.experiments import Arm, Experiment
 from prunekit.methods.roulette import roulette
-from prunekit.report import Method
+from prunekit.prune import Method
 
 WHEELS = {
     "sum": ("sum", 1), "lin": ("lin", 1),

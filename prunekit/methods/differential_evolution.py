@@ -19,33 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from prunekit import score, search, select
-from prunekit._files import named_tensors
+from prunekit._modules import named_tensors
 from prunekit.data import Data, accuracy
 from prunekit.evolve import FEWEST, STRATEGIES, Generation, evolve, spread
+from prunekit.judge import SLACK, as_metric, evaluate, hardest_first, metric_name, targets
+from prunekit.knobs import Choice, Count, Fraction, Names, Natural, Positive, Precision, Range
 from prunekit.mask import Mask, prunable
-from prunekit.steps import (
-    Choice,
-    Count,
-    Fraction,
-    Names,
-    Natural,
-    Positive,
-    Precision,
-    Range,
-    Run,
-    Step,
-    derive,
-    method,
-)
-from prunekit.train import (
-    SLACK,
-    as_metric,
-    evaluate,
-    fit,
-    hardest_first,
-    metric_name,
-    targets,
-)
+from prunekit.method import method
+from prunekit.steps import Run, Step, derive
+from prunekit.train import fit
 
 # What is smallest in the best candidate, from its loss (errors, or minus the metric) and the number
 # of weights it keeps; `dense` is the loss before pruning, `allowed` the loss that pruning may have,

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from prunekit import search, select
 from prunekit._files import digest
 from prunekit.data import accuracy, ranks
-from prunekit.mask import Mask, check_prunable
-from prunekit.steps import (
+from prunekit.judge import SLACK, as_metric, evaluate, metric_name
+from prunekit.knobs import (
     Choice,
     Count,
     Fraction,
@@ -31,13 +31,12 @@ from prunekit.steps import (
     Positive,
     Precision,
     Range,
-    Run,
     Scope,
-    Step,
-    derive,
-    method,
 )
-from prunekit.train import SLACK, as_metric, evaluate, fit, metric_name
+from prunekit.mask import Mask, check_prunable
+from prunekit.method import method
+from prunekit.steps import Run, Step, derive
+from prunekit.train import fit
 
 # log of the share of the wheel, up to a constant, for a = |w| / σ, (n,), n > 0.
 # paper: "small weights are more likely to be pruned", the formula is not public; here: a family.

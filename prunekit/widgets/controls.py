@@ -11,7 +11,7 @@ from typing import Any
 
 import ipywidgets
 
-from prunekit.steps import Choice, Knob, Patterns, Range, Several, Switch
+from prunekit.knobs import Choice, Knob, Patterns, Range, Several, Switch
 from prunekit.widgets.running import in_loop, loop_of_the_kernel
 
 WIDE = {"width": "28em"}  # with the name, and as wide as a slider beside its field

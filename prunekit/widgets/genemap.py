@@ -13,8 +13,8 @@ import traitlets
 from torch import Tensor
 
 from prunekit.evolve import STRATEGIES, Generation, evolve, spread
+from prunekit.knobs import knobs
 from prunekit.methods.differential_evolution import FITNESS, differential_evolution
-from prunekit.steps import knobs
 from prunekit.widgets._static import script, style
 from prunekit.widgets.connection import answer, connected
 from prunekit.widgets.running import Latest, OfCell, in_loop, loop_of_the_kernel

@@ -10,9 +10,9 @@ import torch
 import traitlets
 from torch import Tensor, nn
 
+from prunekit.judge import evaluate, metric_name, size
 from prunekit.mask import Mask
 from prunekit.report import shown_metric
-from prunekit.train import evaluate, metric_name, size
 from prunekit.widgets._static import script, style
 from prunekit.widgets.connection import answer, connected
 from prunekit.widgets.running import Latest, OfCell, in_loop, loop_of_the_kernel

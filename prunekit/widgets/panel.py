@@ -17,9 +17,11 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from prunekit import plot
-from prunekit.report import Method, Report, bound, share_done, shown_metric, whole
-from prunekit.steps import Knob, Range, Step, knobs
-from prunekit.train import metric_name
+from prunekit.judge import metric_name
+from prunekit.knobs import Knob, Range, knobs
+from prunekit.prune import Method, bound, share_done, whole
+from prunekit.report import Report, shown_metric
+from prunekit.steps import Step
 from prunekit.widgets.connection import Connection
 from prunekit.widgets.controls import Control, control, helps, named
 from prunekit.widgets.guess import Guess

@@ -19,7 +19,8 @@ import torch
 from IPython import get_ipython
 from torch import nn
 
-from prunekit.report import Method, Pruning, Report
+from prunekit.prune import Method, Pruning
+from prunekit.report import Report
 from prunekit.steps import Run, Step
 
 _worker = ThreadPoolExecutor(1, "prunekit-panel")

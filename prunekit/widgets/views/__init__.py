@@ -9,7 +9,7 @@ from typing import Any
 import ipywidgets
 from torch import nn
 
-from prunekit.report import Method, whole
+from prunekit.prune import Method, whole
 
 
 def of(method: Method, model: nn.Module, data: Any, **settings: Any) -> ipywidgets.Widget:

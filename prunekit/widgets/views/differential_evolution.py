@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from prunekit.judge import evaluate, metric_name, size
 from prunekit.mask import Mask, prunable
 from prunekit.report import shown_metric
-from prunekit.train import evaluate, metric_name, size
 from prunekit.widgets.instant import Instant, bars
 
 NAMED = 5  # bars that have room for their names

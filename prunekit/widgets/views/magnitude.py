@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunekit.judge import evaluate, metric_name, size
 from prunekit.mask import Mask, prunable
 from prunekit.report import shown_metric
-from prunekit.train import evaluate, metric_name, size
 from prunekit.widgets.instant import Instant, bars
 
 BINS = 60

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from prunekit import select
+from prunekit.judge import evaluate, metric_name, size
 from prunekit.mask import Mask, prunable
 from prunekit.methods.roulette import WHEELS, _child, _log_wheel, _rest, _wheels
 from prunekit.report import shown_metric
-from prunekit.train import evaluate, metric_name, size
 from prunekit.widgets.instant import Instant, bars
 from prunekit.widgets.running import Latest, in_loop, loop_of_the_kernel
 

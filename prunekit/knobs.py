@@ -1,0 +1,170 @@
+"""A knob is a typed keyword: the check, the slider and the table all come from its annotation."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Annotated, Any
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values from `low` to `high`; an open end is not itself allowed."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    low_open: bool = False
+    high_open: bool = False
+
+    def __str__(self) -> str:
+        left = "(" if self.low_open or self.low == -math.inf else "["
+        right = ")" if self.high_open or self.high == math.inf else "]"
+        return f"{left}{self.low:g}, {self.high:g}{right}"
+
+    def check(self, value: Any, whole: bool) -> str | None:
+        """What is wrong with `value`, or None."""
+        kind = Integral if whole else Real
+        if isinstance(value, bool) or not isinstance(value, kind):
+            return f"must be {'a whole number' if whole else 'a number'} in {self}"
+        value = float(value)
+        above = self.low < value if self.low_open else self.low <= value
+        below = value < self.high if self.high_open else value <= self.high
+        if above and below and math.isfinite(value):  # NaN fails both
+            return None
+        return f"must be in {self}"
+
+
+@dataclass(frozen=True, init=False)
+class Choice:
+    """One of a small closed family of names."""
+
+    names: tuple[str, ...]
+
+    def __init__(self, *names: str):
+        object.__setattr__(self, "names", names)
+
+    def __str__(self) -> str:
+        return "one of " + ", ".join(map(repr, self.names))
+
+    def check(self, value: Any, whole: bool) -> str | None:
+        return None if value in self.names else f"must be {self}"
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """A tuple of shell patterns that match parameter names, such as ``("head.*",)``."""
+
+    def __str__(self) -> str:
+        return "a tuple of parameter names or patterns such as ('head.*',)"
+
+    def check(self, value: Any, whole: bool) -> str | None:
+        fits = isinstance(value, (tuple, list)) and all(isinstance(v, str) for v in value)
+        return None if fits else f"must be {self}"
+
+
+@dataclass(frozen=True)
+class Several:
+    """A tuple of numbers, each in a range; it may be empty."""
+
+    each: Range
+
+    def __str__(self) -> str:
+        return f"a tuple of numbers in {self.each}"
+
+    def check(self, value: Any, whole: bool) -> str | None:
+        fits = isinstance(value, (tuple, list)) and not any(
+            self.each.check(v, whole) for v in value
+        )
+        return None if fits else f"must be {self}"
+
+
+@dataclass(frozen=True)
+class Switch:
+    """True or False."""
+
+    def __str__(self) -> str:
+        return "True or False"
+
+    def check(self, value: Any, whole: bool) -> str | None:
+        return None if isinstance(value, bool) else f"must be {self}"
+
+
+Rule = Range | Choice | Patterns | Several | Switch
+
+Fraction = Annotated[float, Range(0, 1, high_open=True)]
+Positive = Annotated[float, Range(0, low_open=True)]
+NonNegative = Annotated[float, Range(0)]
+Count = Annotated[int, Range(1)]
+Natural = Annotated[int, Range(0)]
+Scope = Annotated[str, Choice("layer", "global")]
+Precision = Annotated[str, Choice("fp32", "bf16", "auto")]
+Names = Annotated[tuple[str, ...], Patterns()]
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A setting of a method, read from its signature."""
+
+    name: str
+    rule: Rule
+    default: Any
+    whole: bool = False
+    optional: bool = False
+
+    def check(self, who: str, value: Any) -> Any:
+        """The value as a plain Python object. Raises ValueError: who, what, rule and value."""
+        if value is None and self.optional:
+            return None
+        wrong = self.rule.check(value, self.whole)
+        if wrong:
+            raise ValueError(f"{who}: {self.name} {wrong}, got {value!r}.{self._hint(value)}")
+        if isinstance(self.rule, Range):
+            return int(value) if self.whole else float(value)
+        if isinstance(self.rule, Several):
+            return tuple(map(float, value))
+        return tuple(value) if isinstance(self.rule, Patterns) else value
+
+    def _hint(self, value: Any) -> str:
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        percent = number and 1 < float(value) < 100
+        if percent and isinstance(self.rule, Range) and self.rule.high == 1:
+            return f" Pass {float(value) / 100:g} for {float(value):g} %."
+        if isinstance(self.rule, Choice) and isinstance(value, str):
+            near = difflib.get_close_matches(value, self.rule.names, 1)
+            return f" Did you mean {near[0]!r}?" if near else ""
+        return ""
+
+
+def _knob(name: str, hint: Any, default: Any) -> Knob | None:
+    """The knob that an annotation declares; None if it declares no rule."""
+    optional = False
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        members = [part for part in typing.get_args(hint) if part is not type(None)]
+        if len(members) != 1:
+            return None
+        hint, optional = members[0], True
+    if hint is bool:
+        return Knob(name, Switch(), default, optional=optional)
+    for rule in getattr(hint, "__metadata__", ()):
+        if isinstance(rule, (Range, Choice, Patterns, Several)):
+            return Knob(name, rule, default, hint.__origin__ is int, optional)
+    return None
+
+
+def knobs(method: Callable[..., Any]) -> dict[str, Knob]:
+    """The knobs of a method by name, in the order of its signature."""
+    function = inspect.unwrap(method)
+    hints = typing.get_type_hints(function, include_extras=True)
+    found = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY and name not in ("seed", "run"):
+            knob = _knob(name, hints.get(name), parameter.default)
+            if knob:
+                found[name] = knob
+    return found
