@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 from prunekit import checkpoint
 from prunekit._files import home
 from prunekit._random import LocalRandom
+from prunekit.steps import Knob, Range
 
 
 class LeNet300100(nn.Module):
@@ -56,24 +60,53 @@ class LeNet5(nn.Module):
         return self.fc2(x)
 
 
+class LeNet1998(nn.Module):
+    """LeNet-5 in the sizes of 1998, with ReLU and max pooling: 6-16-120-84-10, 61,706 parameters.
+
+    LeCun, Bottou, Bengio and Haffner 1998, doi 10.1109/5.726791, figure 2; every channel of the
+    second convolution sees all of the first. Input `(n, inputs, 28, 28)`, output `(n, outputs)`;
+    `width` is a factor on the hidden channels.
+    """
+
+    def __init__(self, outputs: int = 10, width: float = 1.0, inputs: int = 1) -> None:
+        super().__init__()
+        a, b, c, d = _channels(self, inputs, width, 6, 16, 120, 84)
+        self.conv1 = nn.Conv2d(inputs, a, 5, padding=2)
+        self.conv2 = nn.Conv2d(a, b, 5)
+        self.fc1 = nn.Linear(25 * b, c)
+        self.fc2 = nn.Linear(c, d)
+        self.fc3 = nn.Linear(d, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _check_pixels(self, x, 28)
+        x = nn.functional.max_pool2d(torch.relu(self.conv1(x)), 2)  # (n, 6, 14, 14)
+        x = nn.functional.max_pool2d(torch.relu(self.conv2(x)), 2)  # (n, 16, 5, 5)
+        x = torch.relu(self.fc1(x.flatten(1)))  # (n, 120)
+        x = torch.relu(self.fc2(x))  # (n, 84)
+        return self.fc3(x)
+
+
 class AlexNet(nn.Module):
     """AlexNet in the form that CIFAR papers use: five convolutions and one linear layer, 2,472,266
     parameters.
 
     Krizhevsky 2014, arXiv 1404.5997: its kernels, but a first padding and three poolings that leave
-    one pixel of 32×32. Input `(n, 3, 32, 32)`, output `(n, outputs)`.
+    one pixel of 32×32. Input `(n, inputs, 32, 32)`, output `(n, outputs)`; `width` is a factor on
+    the hidden channels.
     """
 
-    def __init__(self, outputs: int = 10) -> None:
+    def __init__(self, outputs: int = 10, width: float = 1.0, inputs: int = 3) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 11, stride=4, padding=5)
-        self.conv2 = nn.Conv2d(64, 192, 5, padding=2)
-        self.conv3 = nn.Conv2d(192, 384, 3, padding=1)
-        self.conv4 = nn.Conv2d(384, 256, 3, padding=1)
-        self.conv5 = nn.Conv2d(256, 256, 3, padding=1)
-        self.fc = nn.Linear(256, outputs)
+        a, b, c, d, e = _channels(self, inputs, width, 64, 192, 384, 256, 256)
+        self.conv1 = nn.Conv2d(inputs, a, 11, stride=4, padding=5)
+        self.conv2 = nn.Conv2d(a, b, 5, padding=2)
+        self.conv3 = nn.Conv2d(b, c, 3, padding=1)
+        self.conv4 = nn.Conv2d(c, d, 3, padding=1)
+        self.conv5 = nn.Conv2d(d, e, 3, padding=1)
+        self.fc = nn.Linear(e, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
+        _check_pixels(self, x, 32)
         x = nn.functional.max_pool2d(torch.relu(self.conv1(x)), 2)  # (n, 64, 4, 4)
         x = nn.functional.max_pool2d(torch.relu(self.conv2(x)), 2)  # (n, 192, 2, 2)
         x = torch.relu(self.conv4(torch.relu(self.conv3(x))))  # (n, 256, 2, 2)
@@ -85,46 +118,170 @@ class VGG16(nn.Module):
     """VGG-16 in the form that CIFAR papers use: thirteen 3×3 convolutions, each with batch
     normalisation, and one linear layer; 14,728,266 parameters.
 
-    Simonyan and Zisserman 2015, arXiv 1409.1556, configuration D. Input `(n, 3, 32, 32)`, output
-    `(n, outputs)`.
+    Simonyan and Zisserman 2015, arXiv 1409.1556, configuration D. Input `(n, inputs, 32, 32)`,
+    output `(n, outputs)`; `width` is a factor on the hidden channels.
     """
 
-    WIDTHS = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512, "pool",
-              512, 512, 512, "pool")  # fmt: skip
-
-    def __init__(self, outputs: int = 10) -> None:
+    def __init__(self, outputs: int = 10, width: float = 1.0, inputs: int = 3) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        channels = 3
-        for width in self.WIDTHS:
-            if isinstance(width, str):
-                layers.append(nn.MaxPool2d(2))
-                continue
-            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
-            channels = width
-        self.features = nn.Sequential(*layers)
-        self.fc = nn.Linear(channels, outputs)
+        channels = _channels(self, inputs, width, 64, 128, 256, 512, 512)
+        self.features = _vgg(inputs, channels, (2, 2, 3, 3, 3))
+        self.fc = nn.Linear(channels[-1], outputs)
 
     def forward(self, x: Tensor) -> Tensor:
+        _check_pixels(self, x, 32)
         return self.fc(self.features(x).flatten(1))  # (n, 512) between the two
+
+
+class VGGSmall(nn.Module):
+    """A small VGG for digits: four 3×3 convolutions 16-16-32-32, each with batch normalisation, and
+    one linear layer; 32,250 parameters.
+
+    After Simonyan and Zisserman 2015, arXiv 1409.1556. Input `(n, inputs, 28, 28)`, output
+    `(n, outputs)`; `width` is a factor on the hidden channels.
+    """
+
+    def __init__(self, outputs: int = 10, width: float = 1.0, inputs: int = 1) -> None:
+        super().__init__()
+        channels = _channels(self, inputs, width, 16, 32)
+        self.features = _vgg(inputs, channels, (2, 2))
+        self.fc = nn.Linear(49 * channels[-1], outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _check_pixels(self, x, 28)
+        return self.fc(self.features(x).flatten(1))  # (n, 32 * 7 * 7) between the two
+
+
+def _vgg(inputs: int, channels: list[int], depths: tuple[int, ...]) -> nn.Sequential:
+    """Groups of 3×3 convolutions with batch normalisation and ReLU, a pooling after each group.
+
+    Every group has as many convolutions as `depths` says, each to as many channels as `channels`
+    says, and its pooling halves height and width.
+    """
+    layers: list[nn.Module] = []
+    for (before, after), depth in zip(pairwise([inputs, *channels]), depths, strict=True):
+        for seen in (before, *[after] * (depth - 1)):
+            layers += [nn.Conv2d(seen, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers)
+
+
+class ResNet(nn.Module):
+    """A residual network for small images: a convolution and three groups of `BLOCKS` blocks.
+
+    He, Zhang, Ren and Sun 2016, arXiv 1512.03385, section 4.2: 6 `BLOCKS` + 2 layers, of 16, 32 and
+    64 channels, with shortcuts that have no parameters. Convolutions have no bias and start from
+    Kaiming's normal distribution, `fan_out` and ReLU; the linear layer starts as torch's does.
+    Input `(n, inputs, height, width)` of any size, output `(n, outputs)`; `width` is a factor on
+    the hidden channels.
+    """
+
+    BLOCKS: int
+
+    def __init__(self, outputs: int = 10, width: float = 1.0, inputs: int = 3) -> None:
+        super().__init__()
+        a, b, c = _channels(self, inputs, width, 16, 32, 64)
+        self.conv1 = nn.Conv2d(inputs, a, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(a)
+        self.layer1 = nn.Sequential(*(Block(a, a) for _ in range(self.BLOCKS)))
+        self.layer2 = nn.Sequential(Block(a, b, 2), *(Block(b, b) for _ in range(self.BLOCKS - 1)))
+        self.layer3 = nn.Sequential(Block(b, c, 2), *(Block(c, c) for _ in range(self.BLOCKS - 1)))
+        self.fc = nn.Linear(c, outputs)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.bn1(self.conv1(x)))  # (n, 16, 32, 32), of images 32×32
+        x = self.layer3(self.layer2(self.layer1(x)))  # (n, 64, 8, 8)
+        return self.fc(x.mean((2, 3)))
+
+
+class ResNet20(ResNet):
+    """ResNet-20 for CIFAR: three groups of three residual blocks, 269,722 parameters."""
+
+    BLOCKS = 3
+
+
+class ResNet56(ResNet):
+    """ResNet-56 for CIFAR: three groups of nine residual blocks, 853,018 parameters."""
+
+    BLOCKS = 9
+
+
+class Block(nn.Module):
+    """Two 3×3 convolutions with batch normalisation, and the shortcut around them.
+
+    The shortcut has no parameters (option A of arXiv 1512.03385, section 4.1): the input itself, or
+    with `stride` 2 every second pixel of it, between channels of zeros. `(n, before, h, w)` to
+    `(n, after, h / stride, w / stride)`, rounded up.
+    """
+
+    def __init__(self, before: int, after: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(after)
+        self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(after)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1:
+            front = (after - before) // 2
+            zeros = nn.ConstantPad3d((0, 0, 0, 0, front, after - before - front), 0.0)
+            self.shortcut = nn.Sequential(nn.AvgPool2d(1, stride), zeros)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.bn1(self.conv1(x)))
+        return torch.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+
+
+def _channels(model: nn.Module, inputs: int, width: float, *hidden: int) -> list[int]:
+    """The `hidden` channels times `width`, rounded, at least 1 each.
+
+    Raises ValueError unless `inputs` is 1 or 3 and `width` a number above 0.
+    """
+    who = type(model).__name__
+    if type(inputs) is not int or inputs not in (1, 3):
+        raise ValueError(f"{who}: inputs must be 1 (grey) or 3 (colour), got {inputs!r}")
+    factor = Knob("width", Range(0, low_open=True), 1.0).check(who, width)
+    return [max(1, round(factor * channels)) for channels in hidden]
+
+
+def _check_pixels(model: nn.Module, x: Tensor, pixels: int) -> None:
+    """Raise ValueError unless `x` is images of `pixels` × `pixels`."""
+    if x.shape[-2:] != (pixels, pixels):
+        size = "×".join(map(str, x.shape[-2:]))
+        raise ValueError(
+            f"{type(model).__name__}: images must be {pixels}×{pixels} pixels, got {size}"
+        )
 
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet_300_100": LeNet300100,
     "lenet_5": LeNet5,
+    "lenet_5_1998": LeNet1998,
+    "vgg_small": VGGSmall,
     "alexnet": AlexNet,
     "vgg_16": VGG16,
+    "resnet_20": ResNet20,
+    "resnet_56": ResNet56,
 }
 SHIPPED = "weights"  # the folder of `pretrained`, in the package and in the user's cache
 
 
-def build(name: str, seed: int = 0, **settings: int) -> nn.Module:
+def build(name: str, seed: int = 0, **settings: float) -> nn.Module:
     """A new model with weights drawn from `seed`; the global random state is left alone.
 
-    `settings` go to the model, such as ``outputs=1``.
+    `settings` go to the model, such as ``outputs=1`` or ``width=0.5``. Raises ValueError for an
+    unknown model or a wrong setting, and TypeError for a setting that the model has not.
     """
     if name not in MODELS:
         raise ValueError(f"build: model must be one of {[*MODELS]}, got {name!r}")
+    known = [*inspect.signature(MODELS[name]).parameters]
+    for setting in settings:
+        if setting not in known:
+            near = difflib.get_close_matches(setting, known, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"build: {name} has no setting {setting!r}; it has {known}.{hint}")
     with LocalRandom(seed):
         return MODELS[name](**settings)
 
