@@ -18,9 +18,7 @@ from prunekit.data import spearman, squared_error
 from prunekit.experiments import (
     Arm,
     Experiment,
-    _changed,
-    _changes,
-    cells,
+    cells_of,
     figure,
     is_done,
     mean_spread,
@@ -31,6 +29,8 @@ from prunekit.experiments import (
     run_cell,
     table,
 )
+from prunekit.experiments.cells import _read, changed, changes
+from prunekit.experiments.grid import _experiments
 from prunekit.knobs import knobs
 from prunekit.methods.differential_evolution import differential_evolution
 from prunekit.methods.roulette import roulette
@@ -58,19 +58,20 @@ def toy(monkeypatch, tmp_path):
     monkeypatch.setenv("PRUNEKIT_HOME", str(tmp_path / "home"))
     monkeypatch.setitem(models.MODELS, "tiny", tiny_model)
     monkeypatch.setattr(models, "pretrained", models.build)
-    experiments._read.cache_clear()
+    _read.cache_clear()
 
-    def register(**changed):
-        monkeypatch.setattr(experiments, "load", lambda name: experiment(**changed))
-        return experiment(**changed)
+    def register(settings=None, **changed):
+        toy = replace(experiment(**changed), **(settings or {}))
+        monkeypatch.setitem(_experiments(), "toy", toy)
+        return toy
 
     register()
     yield register
-    experiments._read.cache_clear()
+    _read.cache_clear()
 
 
 def cell(folder, arm="once 0.5", seed=0, short=False):
-    return experiments.Cell("toy", arm, seed, short, folder)
+    return experiments.Cell(experiments.load("toy"), arm, seed, short, folder)
 
 
 def lasting(record):
@@ -127,32 +128,31 @@ def test_the_file_of_a_cell_is_its_record(toy, tmp_path):
 
 
 def test_a_finished_cell_is_done_until_knobs_weights_or_data_change(toy, tmp_path, monkeypatch):
-    made = cell(tmp_path)
-    assert not is_done(made)
-    run_cell(made)
-    assert is_done(made)
+    name = "once 0.5"
+    assert not is_done(cell(tmp_path))
+    run_cell(cell(tmp_path))
+    assert is_done(cell(tmp_path))
     assert not is_done(cell(tmp_path, seed=1))
-    toy(**{made.arm: replace(ARMS[made.arm], data=partial(tiny_data, seed=1))})
-    assert not is_done(made)
-    toy(**{made.arm: replace(ARMS[made.arm], start=partial(tiny_model, 0.0))})
-    assert is_done(made)  # the same weights from elsewhere
-    toy(**{made.arm: replace(ARMS[made.arm], start=lambda seed: tiny_model(seed=seed + 1))})
-    assert not is_done(made)
+    toy(**{name: replace(ARMS[name], data=partial(tiny_data, seed=1))})
+    assert not is_done(cell(tmp_path))
+    toy(**{name: replace(ARMS[name], start=partial(tiny_model, 0.0))})
+    assert is_done(cell(tmp_path))  # the same weights from elsewhere
+    toy(**{name: replace(ARMS[name], start=lambda seed: tiny_model(seed=seed + 1))})
+    assert not is_done(cell(tmp_path))
     toy()
     monkeypatch.setattr(models, "pretrained", lambda name, seed: tiny_model(seed=9))
-    assert not is_done(made)
+    assert not is_done(cell(tmp_path))
 
 
-def test_a_cell_is_redone_when_a_knob_changes(toy, tmp_path):
-    made = cell(tmp_path)
-    first = run_cell(made)
+def test_a_cell_is_redone_when_a_knobchanges(toy, tmp_path):
+    first = run_cell(cell(tmp_path))
     toy(**{"once 0.5": Arm(magnitude, dict(sparsity=0.25, rounds=2, epochs=2), "tiny")})
-    assert not is_done(made)
-    second = run_cell(made)
-    assert is_done(made)
+    assert not is_done(cell(tmp_path))
+    second = run_cell(cell(tmp_path))
+    assert is_done(cell(tmp_path))
     assert (first["kept"], second["kept"]) == (147 - 66, 147 - 33)
     toy()
-    assert not is_done(made)
+    assert not is_done(cell(tmp_path))
 
 
 def test_the_short_form_of_a_cell_is_another_run(toy, tmp_path):
@@ -252,7 +252,7 @@ def test_a_cell_whose_weights_are_gone_is_not_done(toy, tmp_path):
 def test_what_is_not_shipped_is_kept_elsewhere_and_the_rest_starts_from_it(
     toy, tmp_path, monkeypatch, short
 ):
-    monkeypatch.setattr(experiments, "load", lambda name: replace(experiment(), shipped=False))
+    toy(dict(shipped=False))
     pruned = cell(tmp_path, short=short)
     assert not is_done(pruned)
     dense = run_cell(cell(tmp_path, "dense", short=short))
@@ -279,21 +279,21 @@ def test_a_cell_that_starts_from_a_model_that_is_not_there_is_not_done(toy, tmp_
 
 
 def test_cells_that_publish_come_first_and_the_rest_keeps_its_order(toy, tmp_path):
-    grid = cells(experiment(), False, tmp_path)
-    assert [c.arm for c in grid] == ["dense"] * 3 + ["once 0.5"] * 3 + ["Gradual / 0.8"] * 3
+    grid = cells_of(experiment(), False, tmp_path)
+    assert [c.name for c in grid] == ["dense"] * 3 + ["once 0.5"] * 3 + ["Gradual / 0.8"] * 3
     assert [c.seed for c in grid] == [0, 1, 2] * 3
 
 
 def test_the_short_form_has_its_own_seeds_and_leaves_arms_out(toy, tmp_path):
-    grid = cells(experiment(), True, tmp_path)
-    assert [(c.arm, c.seed) for c in grid] == [("dense", 0), ("once 0.5", 0)]
-    assert grid[1].settings()[1] == dict(sparsity=0.5, rounds=2, epochs=1)
-    assert cell(tmp_path).settings()[1] == dict(sparsity=0.5, rounds=2, epochs=2)
+    grid = cells_of(experiment(), True, tmp_path)
+    assert [(c.name, c.seed) for c in grid] == [("dense", 0), ("once 0.5", 0)]
+    assert grid[1].knobs == dict(sparsity=0.5, rounds=2, epochs=1)
+    assert cell(tmp_path).knobs == dict(sparsity=0.5, rounds=2, epochs=2)
 
 
 def test_short_results_lie_outside_the_package(toy, tmp_path):
     assert results_folder("toy", short=True) == tmp_path / "home" / "short" / "toy"
-    assert results_folder("toy") == experiments.HERE / "results" / "toy"
+    assert results_folder("toy") == experiments.cells.HERE / "results" / "toy"
 
 
 # --------------------------------------------------------------------------------------- results
@@ -357,16 +357,15 @@ def test_an_experiment_is_sound(name, tmp_path):
                 rules[knob].check(arm.method.__name__, value)
         assert arm.model in models.MODELS
     for short in (False, True):
-        grid = cells(found, short, tmp_path)
+        grid = cells_of(found, short, tmp_path)
         assert grid
         assert len({c.path for c in grid}) == len(grid)
-        trained = {(c.settings()[0].model, c.seed) for c in grid if c.settings()[0].publish}
+        trained = {(c.arm.model, c.seed) for c in grid if c.arm.publish}
         for c in grid:
-            arm, _ = c.settings()
-            if found.shipped or arm.publish:
+            if found.shipped or c.arm.publish:
                 c.start()
             else:
-                assert (arm.model, c.seed) in trained
+                assert (c.arm.model, c.seed) in trained
 
 
 def test_an_unknown_experiment_is_refused():
@@ -449,9 +448,8 @@ def test_the_recorded_masks_are_those_of_the_trace(name):
 
 
 def test_the_recorded_masks_of_a_toy_are_those_that_the_method_yields(toy, tmp_path, monkeypatch):
-    shown = replace(experiments.load("toy"), showcase="once 0.5")
-    monkeypatch.setattr(experiments, "load", lambda name: shown)
-    monkeypatch.setattr(experiments, "HERE", tmp_path)
+    shown = toy(dict(showcase="once 0.5"))
+    monkeypatch.setattr(experiments.cells, "HERE", tmp_path)
     for seed in (0, 1):
         run_cell(replace(cell(tmp_path, seed=seed), folder=tmp_path / "results" / "toy"))
     arm = shown.arms["once 0.5"]
@@ -477,14 +475,14 @@ def test_masks_in_which_weights_return_are_recorded_too():
     masks.insert(2, masks[1])
     arrays, before = {}, None
     for number, mask in enumerate(masks, start=1):
-        arrays |= _changes(before, mask, number)
+        arrays |= changes(before, mask, number)
         before = mask
     assert not [
         key for key in arrays if key.startswith("3 ") or key.endswith("e c")
     ]  # nothing changed
     found = {n: torch.ones(s, dtype=torch.bool) for n, s in shapes.items()}
     for number, mask in enumerate(masks, start=1):
-        found = _changed(found, number, arrays)
+        found = changed(found, number, arrays)
         assert Mask(found) == mask
 
 
@@ -493,10 +491,8 @@ def test_the_populations_of_the_showcase_are_recorded(toy, tmp_path, monkeypatch
         rounds=2, generations=3, population=5, epochs=2, last_epochs=1, drop=0.1, tolerance=0.05
     )
     arm = Arm(differential_evolution, settings, "tiny", start=lambda seed: trained())
-    toy(**{"once 0.5": arm})
-    shown = replace(experiments.load("toy"), showcase="once 0.5")
-    monkeypatch.setattr(experiments, "load", lambda name: shown)
-    monkeypatch.setattr(experiments, "HERE", tmp_path)
+    toy(dict(showcase="once 0.5"), **{"once 0.5": arm})
+    monkeypatch.setattr(experiments.cells, "HERE", tmp_path)
     run_cell(replace(cell(tmp_path), folder=tmp_path / "results" / "toy"))
     expected = [*differential_evolution(trained(), tiny_data(), **settings, seed=0)]
     found = experiments.showcase("toy")
@@ -526,7 +522,7 @@ def test_a_grid_under_way_is_drawn_at_the_levels_that_all_seeds_have():
 
 def test_masks_that_lose_a_name_are_not_recorded():
     with pytest.raises(ValueError, match=r"the same names, lost \['w'\]"):
-        _changes(Mask({"w": torch.ones(2).bool()}), Mask({}), 2)
+        changes(Mask({"w": torch.ones(2).bool()}), Mask({}), 2)
 
 
 SHIPPED = [name for name in experiments.names() if experiments.load(name).shipped]
@@ -534,10 +530,10 @@ SHIPPED = [name for name in experiments.names() if experiments.load(name).shippe
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_recorded_cells_were_made_with_the_knobs_weights_and_data_of_today(name, full_mnist):
-    folder = experiments.HERE / "results" / name
-    recorded = experiments.cells(experiments.load(name), False, folder)
+    folder = experiments.cells.HERE / "results" / name
+    recorded = experiments.cells_of(experiments.load(name), False, folder)
     recorded = [c for c in recorded if c.path.exists()]
-    assert [c.arm for c in recorded if not experiments.is_done(c)] == []
+    assert [c.name for c in recorded if not experiments.is_done(c)] == []
 
 
 @pytest.mark.parametrize("name", experiments.names())
