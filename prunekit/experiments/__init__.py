@@ -17,10 +17,11 @@ from prunekit.experiments.records import (
     stopped,
     table,
     tradeoff,
+    where,
 )
 
 __all__ = [
     "Arm", "Cell", "Claim", "Experiment", "at", "cells_of", "figure", "is_done", "load",
     "mean_spread", "names", "path", "recorded", "reproduce", "results_folder", "rows", "run_cell",
-    "showcase", "stopped", "table", "tradeoff",
+    "showcase", "stopped", "table", "tradeoff", "where",
 ]  # fmt: skip

@@ -42,13 +42,12 @@ def load(name: str) -> Experiment:
 
 def cells_of(experiment: Experiment, short: bool, folder: Path) -> list[Cell]:
     """The cells of the grid, in the order of the arms; those that publish weights come first."""
-    seeds = experiment.short_seeds if short else experiment.seeds
     arms = sorted(experiment.arms, key=lambda name: not experiment.arms[name].publish)
     return [
-        Cell(experiment, arm, seed, short, folder)
-        for arm in arms
-        for seed in seeds
-        if not short or experiment.arms[arm].short is not None
+        Cell(experiment, name, network, seed, short, folder)
+        for name in arms
+        if not short or experiment.arms[name].short is not None
+        for network, seed in experiment.pairs(name, short)
     ]
 
 
