@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from prunekit._files import describe, digest
 from prunekit._modules import evaluating
+from prunekit.select import ranks
 
 SPLITS = ("train", "validation", "test")
 
@@ -38,12 +39,6 @@ def wrong(outputs: Tensor, targets: Tensor) -> int:
 def likeliest(targets: Tensor) -> Tensor:
     """The classes of targets; where they are probabilities, the likeliest."""
     return targets.argmax(1) if targets.is_floating_point() else targets
-
-
-def ranks(x: Tensor) -> Tensor:
-    """0 for the smallest of x, (n,), n − 1 for the largest; equal ones share the mean of theirs."""
-    _, place, counts = x.unique(return_inverse=True, return_counts=True)
-    return (counts.cumsum(0) - (counts + 1) / 2)[place].to(x.dtype)
 
 
 def spearman(outputs: Tensor, targets: Tensor) -> float:
@@ -236,6 +231,41 @@ class Data:
         part.splits[split] = (x[rows], y[rows])
         return part
 
+    @property
+    def metric_name(self) -> str:
+        """What the metric is called in figures and tables, such as ``"accuracy"``."""
+        name = getattr(self.metric, "__name__", "metric")
+        return name if name.isidentifier() and name != "loss" else "metric"
+
+    @property
+    def counts_errors(self) -> bool:
+        """Whether a cost is a number of errors: the metric is the accuracy."""
+        return self.metric is accuracy
+
+    @property
+    def cost_name(self) -> str:
+        """What a cost counts."""
+        return "errors" if self.counts_errors else f"minus the {self.metric_name}"
+
+    @property
+    def reorderable(self) -> bool:
+        """Whether examples can be chosen and put into another order."""
+        return True
+
+    def unit(self, split: str) -> int:
+        """What 1.0 of the metric costs: the number of targets for the accuracy, else 1."""
+        if not self.counts_errors:
+            return 1
+        _, y = self.splits[split]
+        return self.size(split) * likeliest(y[:1])[0].numel()
+
+    def minibatches(self, size: int) -> int:
+        """How many minibatches of at most `size` examples a pass over the training data has."""
+        return -(-self.size("train") // size)
+
+    def to(self, device: torch.device) -> Data:
+        return self
+
     def size(self, split: str) -> int:
         """How many examples a split has. Raises ValueError if there is no such split."""
         if split not in self.splits:
@@ -322,6 +352,10 @@ class Data:
         sizes = ", ".join(f"{len(y):,} {split}" for split, (_, y) in self.splits.items())
         shape = "×".join(map(str, next(iter(self.splits.values()))[0].shape[1:]))
         return f"Data({self.name}: {sizes}; inputs {shape}; {len(self.classes)} classes)"
+
+
+def wrap(data: Any) -> Data:
+    return data
 
 
 def _name(function: Callable[..., Any]) -> str:

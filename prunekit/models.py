@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from prunekit import checkpoint
 from prunekit._files import home
 from prunekit._random import LocalRandom
-from prunekit.steps import Knob, Range
+from prunekit.knobs import Knob, Range
 
 
 class LeNet300100(nn.Module):

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunekit._modules import evaluating
+from prunekit._modules import device_of, evaluating, place
 from prunekit._random import LocalRandom
+from prunekit.data import wrap
 from prunekit.steps import Run, derive
 
 Scores = dict[str, Tensor]
@@ -69,7 +70,7 @@ def _gradients(
     """∂L/∂w in eval mode, averaged over training examples; zeros where the loss does not depend."""
     wanted = set(names)
     parameters = {name: p for name, p in model.named_parameters() if name in wanted}
-    device = next(model.parameters()).device
+    data, device = wrap(data), device_of(model)
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
     frozen = [p for p in parameters.values() if not p.requires_grad]
     generator, n = torch.Generator().manual_seed(derive(seed, "gradient")), 0
@@ -80,7 +81,7 @@ def _gradients(
             run.poll()
             x, y = x[: examples - n], y[: examples - n]
             with torch.enable_grad(), evaluating(model), LocalRandom(derive(seed, "draws", n)):
-                loss = data.loss(model(x.to(device)), y.to(device)) * len(y)
+                loss = data.loss(model(place(x, device)), y.to(device)) * len(y)
             slopes = torch.autograd.grad(loss, [*parameters.values()], allow_unused=True)
             for name, slope in zip(parameters, slopes, strict=True):
                 if slope is not None:

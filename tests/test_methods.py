@@ -16,8 +16,9 @@ from tiny import tiny_data, tiny_model
 
 from prunekit import Journal, Run, prune
 from prunekit._files import describe
-from prunekit.knobs import Choice, Patterns, Range, Several, Switch, knobs
+from prunekit.knobs import Choice, Patterns, Range, Several, Switch, helps, knobs
 from prunekit.mask import Mask
+from prunekit.train import Tuning
 
 ROOT = Path(__file__).parents[1]
 MODULES = [
@@ -46,16 +47,8 @@ def method(module):
 
 
 def small(method):
-    """Knobs for a run of moments: two rounds of two epochs, all other counts held low."""
-    chosen = {}
-    for name, knob in knobs(method).items():
-        if knob.whole and knob.default is not None:
-            twice = any(word in name for word in ("epochs", "rounds", "generations"))
-            value = 2 if twice else 1 if name == "every" else min(knob.default, 8)
-            chosen[name] = int(min(max(value, knob.rule.low), knob.rule.high))
-        elif name == "step":  # the share that a level removes: few levels
-            chosen[name] = 0.5
-    return chosen
+    """Knobs for a run of moments."""
+    return method.quick
 
 
 def stream(method, model, run=Run()):
@@ -63,7 +56,9 @@ def stream(method, model, run=Run()):
 
 
 def history(steps):
-    return [(s.phase, s.index, s.of, s.mask, dict(s.metrics), describe(s.info)) for s in steps]
+    return [
+        (s.phase, s.index, s.of, s.mask, dict(s.metrics), describe(s.info), s.tried) for s in steps
+    ]
 
 
 def same_tensors(a, b):
@@ -188,11 +183,12 @@ def test_it_prints_nothing(method, capsys):
 def test_every_keyword_is_a_knob_with_a_rule_and_an_explanation(method):
     parameters = inspect.signature(method).parameters
     keywords = [n for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
+    tuning = [name for name in knobs(method) if name in Tuning.__annotations__]
     assert keywords[-2:] == ["seed", "run"]
-    assert keywords[:-2] == [*knobs(method)]
-    assert [n for n in parameters if n not in keywords] == ["model", "data"]
-    for name in keywords[:-2]:
-        assert re.search(rf"^ *{name}: \S", method.__doc__, re.M), f"{name} is not explained"
+    assert [*keywords[:-2], *tuning] == [*knobs(method)]
+    assert [n for n in parameters if n not in keywords] == ["model", "data", "tuning"]
+    for name in knobs(method):
+        assert helps(method)[name], f"{name} is not explained"
 
 
 def test_the_defaults_pass_the_checks(method):

@@ -31,7 +31,7 @@ from prunekit._files import describe, home, replacing
 from prunekit._modules import state_key
 from prunekit.data import Data
 from prunekit.journal import Journal
-from prunekit.judge import SLACK, judge, metric_name, size, stand_in
+from prunekit.judge import SLACK, judge, stand_in
 from prunekit.mask import Mask
 from prunekit.prune import Method
 from prunekit.report import mean_and_spread
@@ -254,8 +254,8 @@ def run_cell(cell: Cell, stop: threading.Event | None = None) -> dict[str, Any]:
         "model": arm.model,
         "knobs": knobs,
         "data": data.key,
-        "metric": metric_name(data),
-        "examples": {split: size(data, split) for split in ("validation", "test")},
+        "metric": data.metric_name,
+        "examples": {split: data.size(split) for split in ("validation", "test")},
         "before": before,
         "after": _judged(model, data),
         "kept": count.params(model, mask),
