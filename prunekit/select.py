@@ -11,6 +11,81 @@ from torch import Tensor, nn
 from prunekit._files import digest
 from prunekit.mask import Mask
 
+# What is removed as a unit -> the axes it goes over, of a weight (out, in, *kernel).
+GRANULARITIES: dict[str, Callable[[int], list[int]]] = {
+    "weight": lambda ndim: [],
+    "kernel": lambda ndim: [*range(2, ndim)],
+    "stripe": lambda ndim: [1],
+    "filter": lambda ndim: [*range(1, ndim)],
+    "channel": lambda ndim: [0, *range(2, ndim)],
+}
+REDUCTIONS: dict[str, Callable[..., Tensor]] = {
+    "sum": torch.sum,
+    "mean": torch.mean,
+    "norm": torch.linalg.vector_norm,  # L2
+}
+
+
+def pool(scores: Mapping[str, Tensor], granularity: str, reduce: str = "sum") -> dict[str, Tensor]:
+    """The scores of units larger than a weight, from those of their weights.
+
+    scores: of weights (out, in) or (out, in, *kernel); of biases (out,), which are filters' alone.
+    granularity: "weight", "kernel" (one input of one filter), "stripe" (one place of a filter's
+        kernels, over all inputs: Meng et al. 2020, arXiv 2009.14410), "filter" (one output; a row
+        of a linear layer) or "channel" (one input of all filters).
+    reduce: "sum", "mean" or "norm" (L2) over the weights of a unit.
+
+    The axes that a unit goes over stay, with size 1: the filters of (out, in, 3, 3) are
+    (out, 1, 1, 1). The weight of a transposed convolution is (in, out, *kernel): its filters are
+    pooled as channels. Of a mask, the sums are how many weights each unit has left.
+
+    Raises ValueError for an unknown granularity or reduction, and for a bias without such units.
+    """
+    for what, value, names in (
+        ("granularity", granularity, GRANULARITIES),
+        ("reduce", reduce, REDUCTIONS),
+    ):
+        if value not in names:
+            raise ValueError(f"pool: {what} must be one of {str([*names])[1:-1]}, got {value!r}")
+    pooled = {}
+    for name, s in scores.items():
+        if s.ndim < 2 and granularity not in ("weight", "filter"):
+            raise ValueError(
+                f"pool: {name} has no {granularity}s, which need two axes (out, in), "
+                f"got shape {tuple(s.shape)}. Leave it out."
+            )
+        if reduce != "sum" and not s.is_floating_point():
+            s = s.float()
+        axes = GRANULARITIES[granularity](s.ndim)
+        # One more axis: torch takes no axes for all of them.
+        unit = REDUCTIONS[reduce](s.unsqueeze(-1), dim=[*axes, -1], keepdim=True)
+        pooled[name] = unit.squeeze(-1)
+    return pooled
+
+
+def spread(mask: Mask, like: Mapping[str, Tensor]) -> Mask:
+    """The mask of weights that a mask of units (see `pool`) stands for.
+
+    like: tensors with the parameters' shapes, such as the scores that were pooled; may hold more.
+
+    Raises ValueError for units without a tensor in `like`, or whose axes have other sizes than
+    the tensor's or 1.
+    """
+    full = {}
+    for name, units in mask.items():
+        if name not in like:
+            raise ValueError(f"spread: nothing to spread {name!r} over; there are {[*like]}")
+        shape, given = tuple(like[name].shape), tuple(units.shape)
+        if len(given) != len(shape) or any(
+            n not in (1, m) for n, m in zip(given, shape, strict=True)
+        ):
+            raise ValueError(
+                f"spread: units of {name} must have size 1 or the weights' along the axes of "
+                f"{shape}, got {given}"
+            )
+        full[name] = units.expand(shape)
+    return Mask(full)
+
 
 def largest(scores: Mapping[str, Tensor], sparsity: float, scope: str, within: Mask) -> Mask:
     """Keep the largest scores, so that a share `sparsity` of the weights of `within` is removed.
@@ -18,6 +93,10 @@ def largest(scores: Mapping[str, Tensor], sparsity: float, scope: str, within: M
     What `within` has removed stays removed and counts. With scope ``"global"`` all weights compete,
     with ``"layer"`` each parameter gets the same sparsity. Exactly ``round(sparsity × all)`` go
     (more only if `within` has removed more); among equal scores the first go first.
+
+    With the scores of larger units from `pool` and a mask of their shapes, the share is one of
+    units, which `spread` makes a mask of weights; ``"global"`` is then fair only between units of
+    as many weights.
 
     Raises ValueError for scores that are NaN, miss a name or have another shape.
     """
