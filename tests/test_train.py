@@ -174,8 +174,16 @@ def test_a_loss_that_is_not_finite_is_an_error_and_the_weights_return():
     ],
 )
 def test_learning_rate_schedules_end_where_they_should(name, ends):
-    assert {t: SCHEDULES[name](t) for t in ends} == pytest.approx(ends)
-    assert max(SCHEDULES[name](i / 100) for i in range(101)) == pytest.approx(1)
+    assert {t: SCHEDULES[name](t, 0.25) for t in ends} == pytest.approx(ends)
+    assert max(SCHEDULES[name](i / 100, 0.25) for i in range(101)) == pytest.approx(1)
+
+
+def test_one_cycle_is_highest_at_its_peak():
+    for peak in (0.1, 0.2, 0.5, 0.9):
+        rates = [SCHEDULES["one-cycle"](i / 100, peak) for i in range(101)]
+        assert rates.index(max(rates)) == round(100 * peak)
+        assert max(rates) == pytest.approx(1)
+        assert min(rates) >= 0
 
 
 def test_every_schedule_has_its_end():
