@@ -10,8 +10,8 @@ must not change what is computed:
     python tools/compare_histories.py main HEAD --only roulette --seeds 1
 
 One line a run: "same", or the first difference. Exit status 1 if there is one that `EXCEPTIONS`
-does not expect. It compares on one machine: another processor rounds otherwise. What is not
-committed is not seen.
+does not expect, 2 if a commit could not be run. It compares on one machine: another processor
+rounds otherwise. What is not committed is not seen. Takes about 5 minutes of one core.
 """
 
 from __future__ import annotations
@@ -240,7 +240,7 @@ def verdict(name: str, old: History, new: History) -> tuple[str, bool]:
 
 
 def git(*arguments: str) -> None:
-    subprocess.run(["git", "-C", ROOT, *arguments], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["git", "-C", str(ROOT), *arguments], check=True, stdout=subprocess.DEVNULL)
 
 
 @contextmanager
@@ -311,7 +311,11 @@ def main() -> int:
     parser.add_argument("--only", metavar="METHOD", choices=RUNS, help=f"one of {', '.join(RUNS)}")
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side (default 1)")
     given = parser.parse_args()
-    differences = compare(given.old, given.new, given.seeds, given.only, given.jobs)
+    try:
+        differences = compare(given.old, given.new, given.seeds, given.only, given.jobs)
+    except (RuntimeError, subprocess.CalledProcessError) as error:  # git has said why itself
+        print(error, file=sys.stderr)
+        return 2
     print(f"{differences} differences" if differences else "all same")
     return min(differences, 1)
 
