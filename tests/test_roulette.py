@@ -17,9 +17,7 @@ from prunekit.methods.roulette import (
     STEPS,
     WHEELS,
     _child,
-    _log_wheel,
     _relative_size,
-    _wheels,
     roulette,
 )
 from prunekit.select import spin

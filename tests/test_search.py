@@ -175,9 +175,7 @@ def test_the_journal_tells_decoders_and_weights_apart(tmp_path):
     def two(model, data, *, seed: int = 0, run: Run = Run()):
         found = []
         for share in (0.2, 0.8):
-            found += search.costs(
-                model, data, [1, 2], functools.partial(scaled, share=share), run
-            )
+            found += search.costs(model, data, [1, 2], functools.partial(scaled, share=share), run)
         with torch.no_grad():
             model[0].weight.mul_(-1)
         found += search.costs(model, data, [1, 2], functools.partial(scaled, share=0.8), run)

@@ -272,9 +272,7 @@ def test_a_stop_is_seen_while_others_judge():
 
     judged, stop = [], threading.Event()
     with pytest.raises(Stopped):
-        search.costs(
-            tiny_model(), tiny_data(), CANDIDATES, thin, Run(workers=workers, stop=stop)
-        )
+        search.costs(tiny_model(), tiny_data(), CANDIDATES, thin, Run(workers=workers, stop=stop))
     assert 3 <= len(judged) <= 4
 
 
