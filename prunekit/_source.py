@@ -111,6 +111,6 @@ def _assignments(home: ModuleType | None) -> list[ast.Assign | ast.AnnAssign]:
 def _without_docstrings(tree: ast.AST) -> ast.AST:
     for node in ast.walk(tree):
         match getattr(node, "body", None):
-            case [ast.Expr(value=ast.Constant(value=str())) as first, *_] as body:
-                body[0] = ast.copy_location(ast.Pass(), first)
+            case [ast.Expr(value=ast.Constant(value=str())) as text, *rest] as body:
+                body[:] = rest or [ast.copy_location(ast.Pass(), text)]
     return tree
