@@ -10,6 +10,7 @@ A journal is a folder: ``log.txt``, one line an entry (checksum and JSON; the fi
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
 import platform
@@ -225,10 +226,10 @@ class Journal:
                     k for k in {**expected, **recorded} if recorded.get(k) != expected.get(k)
                 )
                 recorded, expected = recorded.get(name), expected.get(name)
+            was_line, now_line = _first_difference(recorded, expected)
             raise ValueError(
-                f"journal {self.path}: belongs to another run, its {name} is "
-                f"{_short(recorded)}, this run's is {_short(expected)}. Choose another journal or "
-                "delete this one."
+                f"journal {self.path}: belongs to another run, its {name} is {was_line}, this "
+                f"run's is {now_line}. Choose another journal or delete this one."
             )
 
     def _append(self, entry: Entry) -> None:
@@ -299,6 +300,14 @@ def _crc(tensors: Mapping[str, Tensor]) -> int:
     for name in sorted(tensors):
         crc = zlib.crc32(tensor_bytes(tensors[name]), zlib.crc32(name.encode(), crc))
     return crc
+
+
+def _first_difference(was: Any, now: Any) -> tuple[str, str]:
+    """Two values, shortened; of texts of several lines the first that differ."""
+    if isinstance(was, str) and isinstance(now, str) and "\n" in was + now:
+        lines = itertools.zip_longest(was.splitlines(), now.splitlines(), fillvalue="nothing")
+        was, now = next(pair for pair in lines if pair[0] != pair[1])
+    return _short(was), _short(now)
 
 
 def _short(value: Any, width: int = 60) -> str:
