@@ -23,8 +23,9 @@ from prunekit.report import Report
 from prunekit.steps import Run, Step
 from prunekit.train import fit
 
+# Without `random`, which would hide Python's own from who imports everything.
 __all__ = [
     "Data", "Journal", "Mask", "Report", "Run", "Step", "accuracy", "build", "cifar10", "cifar100",
     "compare", "evaluate", "fit", "gradual", "magnitude", "method", "mnist", "mnist_small",
-    "pretrained", "prune", "random",
+    "pretrained", "prune",
 ]  # fmt: skip
