@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 from prunekit.baselines.gradual import gradual
 from prunekit.baselines.magnitude import magnitude
-from prunekit.baselines.random import random
+from prunekit.baselines.random import random as random
 from prunekit.data import Data, accuracy
 from prunekit.datasets import cifar10, cifar100, mnist, mnist_small
 from prunekit.journal import Journal

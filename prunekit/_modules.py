@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -61,13 +61,18 @@ def device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
+def each(x: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A tensor, or a tuple or mapping of tensors, with each of them changed."""
+    if isinstance(x, Tensor):
+        return change(x)
+    if isinstance(x, Mapping):
+        return {name: each(part, change) for name, part in x.items()}
+    return tuple(each(part, change) for part in x)
+
+
 def place(x: Any, device: torch.device) -> Any:
     """A tensor, or a tuple or mapping of tensors, on a device."""
-    if isinstance(x, Tensor):
-        return x.to(device)
-    if isinstance(x, Mapping):
-        return {name: place(part, device) for name, part in x.items()}
-    return tuple(place(part, device) for part in x)
+    return each(x, lambda tensor: tensor.to(device))
 
 
 @contextmanager

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.backends import cudnn
 
-from prunekit._modules import device_of, evaluating, place
+from prunekit._modules import device_of, each, evaluating, place
 from prunekit._random import LocalRandom
 from prunekit.data import wrap
 from prunekit.steps import Run, derive
@@ -79,10 +80,13 @@ def _gradients(
             p.requires_grad_(True)
         for x, y in data.batches("train", 500, generator):
             run.poll()
-            x, y = x[: examples - n], y[: examples - n]
-            with torch.enable_grad(), evaluating(model), LocalRandom(derive(seed, "draws", n)):
+            left = examples - n
+            x, y = each(x, lambda part, left=left: part[:left]), y[:left]
+            draws = LocalRandom(derive(seed, "draws", n))
+            # Deterministic: nobody journals gradients, and a resumed run takes them again.
+            with torch.enable_grad(), evaluating(model), draws, cudnn.flags(deterministic=True):
                 loss = data.loss(model(place(x, device)), y.to(device)) * len(y)
-            slopes = torch.autograd.grad(loss, [*parameters.values()], allow_unused=True)
+                slopes = torch.autograd.grad(loss, [*parameters.values()], allow_unused=True)
             for name, slope in zip(parameters, slopes, strict=True):
                 if slope is not None:
                     total[name] += slope

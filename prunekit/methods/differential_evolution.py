@@ -235,6 +235,16 @@ def _scan(judge: _Judge, allowed: float, bound: float) -> list[float]:
     return highest
 
 
+def _generations(
+    judge: _Judge, highest: list[float], population: int, generator: torch.Generator, **knobs: Any
+) -> Iterator[Generation]:
+    """Evolution between 0 and the highest value of each gene, from vectors drawn evenly."""
+    high = torch.tensor(highest).double()  # (genes,)
+    first = spread(population, torch.zeros_like(high), high, generator)  # (population, genes)
+    first[0] = 0  # which keeps everything
+    yield from evolve(judge, first, torch.zeros_like(high), high, generator=generator, **knobs)
+
+
 def _check(
     model: nn.Module, data: Any, *, images: int, judged_by: str, fitness: str, density: float,
     biases: bool, ignore: Names, drop: float, tolerance: float, epochs: int, **_: Any,
@@ -331,6 +341,7 @@ def differential_evolution(
     ignore: names of parameters to leave alone.
     """
     mask, done, failures = Mask.ones(model, biases, ignore), 0, 0  # done: rounds not taken back
+    # Candidates are judged by `few`, rounds by all of the validation data.
     few = data.only("validation").fewer(validation=images) if images else data
     by_loss, bounded = judged_by == "loss", fitness == "constrained"
     few = _judged_by_loss(few) if by_loss else few
@@ -350,32 +361,31 @@ def differential_evolution(
             budget=_budget(density ** ((done + 1) / rounds), mask.total),
         )  # fmt: skip
         judge = _Judge(model, hardest_first(model, few, run), mask, layers, rate, skip, run)
+        # What a layer alone may cost bounds its gene: evolution does not look beyond.
         highest = _scan(judge, dense + scan * n + SLACK, bound if index == 1 else later)
-        high = torch.tensor([max(highest)] if uniform else highest).double()
         generator = torch.Generator().manual_seed(derive(seed, "search", index))
-        first = spread(population, torch.zeros_like(high), high, generator)
-        first[0] = 0  # which keeps everything
-        for generation in evolve(
-            judge, first, torch.zeros_like(high), high, generations=generations,
-            strategy=strategy, scale=scale, crossover=crossover, generator=generator,
+        for generation in _generations(
+            judge, [max(highest)] if uniform else highest, population, generator,
+            generations=generations, strategy=strategy, scale=scale, crossover=crossover,
         ):  # fmt: skip
             limit = (int(allowed) if few.counts_errors else allowed) if bounded else None
             tried = judge.tried(generation, limit, unit)
             best, of = tried.costs[tried.chosen], generations + 1
             figures = {"loss": best} if by_loss else {name: as_metric(best, few)}
             yield Step("search", generation.index + 1, of, mask, figures, {"round": index}, tried)
-        chosen = generation.vectors[generation.best].tolist()
+        chosen = generation.vectors[generation.best].tolist()  # (genes,)
         # paper: a few connections come back, when is not public; here: in each round, as any may
         # turn out to be the last; none where there is a budget, which they would exceed.
         how = "off" if fitness == "budget" else recovery
         cut = _recover(model, mask, judge.decode(model, chosen), how, recovered, generator)
-        before = snapshot(model)
+        before = snapshot(model)  # for a round that costs too much in the end
         yield search.cut(model, data, cut, index, rounds, run, sensitivities=chosen)
         steps = train(mask=cut, seed=derive(seed, index), **tuning)
         cut = yield from _last_mask(steps, cut)
         if (cost := search.cost(model, data, run)) <= worst:
             mask, now, done, failures = cut, cost, done + 1, 0
             continue
+        # The round is taken back: the network is what it was, and less is asked of the next.
         drop, failures = drop / 2, failures + 1
         put_back(model, before)
         yield Step("rewind", index, rounds, mask, {name: as_metric(now, data)}, {"drop": drop})
