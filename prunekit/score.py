@@ -7,6 +7,7 @@ for. Gradients are taken on the training split: the validation split judges what
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -83,8 +84,7 @@ def _gradients(
             left = examples - n
             x, y = each(x, lambda part, left=left: part[:left]), y[:left]
             draws = LocalRandom(derive(seed, "draws", n))
-            # Deterministic: nobody journals gradients, and a resumed run takes them again.
-            with torch.enable_grad(), evaluating(model), draws, cudnn.flags(deterministic=True):
+            with torch.enable_grad(), evaluating(model), draws, _repeatable(device):
                 loss = data.loss(model(place(x, device)), y.to(device)) * len(y)
                 slopes = torch.autograd.grad(loss, [*parameters.values()], allow_unused=True)
             for name, slope in zip(parameters, slopes, strict=True):
@@ -97,3 +97,10 @@ def _gradients(
         for p in frozen:
             p.requires_grad_(False)
     return {name: sums / max(n, 1) for name, sums in total.items()}
+
+
+def _repeatable(device: torch.device) -> AbstractContextManager[Any]:
+    """Nobody journals gradients: a resumed run takes them again, and must get the same."""
+    if device.type != "cuda":
+        return nullcontext()
+    return cudnn.flags(enabled=True, deterministic=True, allow_tf32=cudnn.allow_tf32)

@@ -164,7 +164,7 @@ class _Job:
         functions = [_names(function) for function in (data.loss, data.metric)]
         return {
             "model": digest(state_key(model), structure(model), kinds),
-            "data": digest(known, _names(type(data)), functions),
+            "data": digest(known, _names(data.kind), functions),
             "decode": digest(decode, _names(decode)),
         }
 

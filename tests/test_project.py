@@ -72,7 +72,9 @@ def test_the_readme_examples_run(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert len(parts) == 3
-    assert done.stdout.count("parameters kept") == 2  # the one between trains on, and prints nothing
+    assert (
+        done.stdout.count("parameters kept") == 2
+    )  # the one between trains on, and prints nothing
     assert json.loads((tmp_path / "pruned.json").read_text())["method"] == "magnitude"
 
 
