@@ -58,7 +58,7 @@ def candidate(name: str, aim: float) -> None:
     show(
         f"{name}: evaluating a candidate / dense forward of the same images",
         ratio(
-            lambda: search.evaluate(model, data, vectors, judge.decode),
+            lambda: search.costs(model, data, vectors, judge.decode),
             lambda: [plain(model, data) for _ in vectors],
         ),
         aim,

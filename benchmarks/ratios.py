@@ -73,7 +73,7 @@ def evaluation(name: str) -> None:
         return sum(wrong(model(x), y) for x, y in data.batches("validation", 1_000))
 
     def candidate() -> list[float]:
-        return search.evaluate(model, data, [mask], itself, Run())
+        return search.costs(model, data, [mask], itself, Run())
 
     show(
         f"{name}: evaluating a masked candidate / dense forward", ratio(candidate, plain, 25), 1.10

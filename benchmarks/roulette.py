@@ -9,7 +9,7 @@ from ratios import ratio, show
 
 from prunekit import mnist_small, models, search
 from prunekit.mask import Mask
-from prunekit.methods.roulette import _child, _wheels
+from prunekit.methods.roulette import _child
 from prunekit.select import spin
 from prunekit.steps import Run
 
@@ -38,10 +38,10 @@ def level(name: str) -> None:
 
     def grown() -> Mask:
         decode = functools.partial(
-            _child, parent=mask, wheels=_wheels(model, mask, "inv", 4.0, "global"),
+            _child, parent=mask, wheels=select.wheels(model, mask, "inv", 4.0, "global"),
             sparsity=0.9, step=STEP, draw_step=False,
         )  # fmt: skip
-        errors = search.evaluate(model, data, children, decode, Run())
+        errors = search.costs(model, data, children, decode, Run())
         return decode(model, children[errors.index(min(errors))])
 
     show(

@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 from prunekit.baselines.gradual import gradual
 from prunekit.baselines.magnitude import magnitude
-from prunekit.baselines.random import random
+from prunekit.baselines.random import random as random
 from prunekit.data import Data, accuracy
 from prunekit.datasets import cifar10, cifar100, mnist, mnist_small
 from prunekit.journal import Journal
@@ -23,8 +23,9 @@ from prunekit.report import Report
 from prunekit.steps import Run, Step
 from prunekit.train import fit
 
+# Without `random`, which would hide Python's own from who imports everything.
 __all__ = [
     "Data", "Journal", "Mask", "Report", "Run", "Step", "accuracy", "build", "cifar10", "cifar100",
     "compare", "evaluate", "fit", "gradual", "magnitude", "method", "mnist", "mnist_small",
-    "pretrained", "prune", "random",
+    "pretrained", "prune",
 ]  # fmt: skip

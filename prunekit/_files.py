@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import hashlib
 import inspect
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def home() -> Path:
@@ -53,37 +56,158 @@ def digest(*parts: Any) -> str:
     return hashed.hexdigest()
 
 
+_PLAIN = (type(None), bool, int, float, complex, str, bytes)
+_OF_TORCH = {*vars(nn.Module())} - {"training"}  # a module's layers, hooks and the like
+
+
 def describe(thing: Any) -> str:
     """A text that is equal for equal contents, in every process: the basis of all keys.
 
-    Functions are described by where they stand, partial functions by what they hold, tensors and
-    masks by their bytes. Raises TypeError for a function without a name of its own.
+    Functions and classes are described by module and qualified name, bound methods and partial
+    functions by what they hold as well, tensors and arrays by their bytes. Objects with a `key`, a
+    text, are described by class and key (modules excepted); all others by class and content: what
+    pickle would keep of them, without what `functools.cached_property` worked out.
+
+    Raises TypeError that names what has no such description: a lambda, a function or class defined
+    in a function, an open file, a lock.
     """
+    try:
+        return _text(thing, ())
+    except RecursionError as error:
+        raise TypeError(
+            f"what goes into a journal must not be nested so deep, got {type(thing).__name__}"
+        ) from error
+
+
+def _text(thing: Any, above: tuple[int, ...]) -> str:
+    """`describe` inside the things with these ids; who holds itself is named by its depth there."""
+    if type(thing) in _PLAIN:
+        return repr(thing)
     if isinstance(thing, Tensor):
-        content = hashlib.blake2b(tensor_bytes(thing), digest_size=8).hexdigest()
-        return f"{thing.dtype}{tuple(thing.shape)}{content}"
+        return _tensor(thing)
     if isinstance(thing, np.ndarray):
-        return describe(torch.from_numpy(np.ascontiguousarray(thing)))
-    if isinstance(thing, functools.partial):
-        return f"{describe(thing.func)}({describe(thing.args)}, {describe(thing.keywords)})"
-    if hasattr(thing, "key"):
-        return f"{type(thing).__name__}:{thing.key}"
-    if isinstance(thing, Mapping):
-        return "{" + ", ".join(f"{k!r}: {describe(v)}" for k, v in sorted(thing.items())) + "}"
-    if isinstance(thing, (set, frozenset)):
-        return "{" + ", ".join(sorted(map(describe, thing))) + "}"
-    if isinstance(thing, (list, tuple)):
-        return "[" + ", ".join(map(describe, thing)) + "]"
-    if callable(thing):
-        name = getattr(thing, "__qualname__", None)
-        if name is None or "<" in name or inspect.ismethod(thing):
-            raise TypeError(
-                f"a function that goes into a journal needs a name of its own, got {thing!r}; "
-                "define it with def at the top level of a module, or use functools.partial"
-            )
-        return f"{thing.__module__}.{name}"
+        return _array(thing)
     if isinstance(thing, np.generic):
         return repr(thing.item())
-    if repr(thing) == object.__repr__(thing):
-        raise TypeError(f"what goes into a journal needs a key or a repr of its own, got {thing!r}")
-    return repr(thing)
+    if isinstance(thing, (type, FunctionType)):
+        return _place(thing)
+    if id(thing) in above:
+        return f"<{above.index(id(thing))}>"
+    above = (*above, id(thing))
+    if isinstance(thing, functools.partial):
+        parts = [_text(part, above) for part in (thing.func, thing.args, thing.keywords)]
+        return f"{parts[0]}({parts[1]}, {parts[2]})"
+    if inspect.ismethod(thing):
+        return f"{_text(thing.__func__, above)}({_text(thing.__self__, above)})"
+    if isinstance(thing, BuiltinFunctionType) and isinstance(thing.__self__, ModuleType):
+        return f"{thing.__self__.__name__}.{thing.__qualname__}"
+    if not isinstance(thing, nn.Module) and isinstance(getattr(thing, "key", None), str):
+        return f"{type(thing).__module__}.{type(thing).__qualname__}:{thing.key}"
+    if callable(thing):  # content alone does not say what it does
+        return _object(thing, above)
+    if isinstance(thing, Mapping):
+        items = sorted((_text(k, above), _text(v, above)) for k, v in thing.items())
+        return "{" + ", ".join(f"{k}: {v}" for k, v in items) + "}"
+    if isinstance(thing, (set, frozenset)):
+        return "{" + ", ".join(sorted(_texts(thing, above))) + "}"
+    if isinstance(thing, (list, tuple)):
+        return "[" + ", ".join(_texts(thing, above)) + "]"
+    return _object(thing, above)
+
+
+def _texts(things: Iterable[Any], above: tuple[int, ...]) -> list[str]:
+    return [_text(thing, above) for thing in things]
+
+
+def _tensor(thing: Tensor) -> str:
+    try:
+        content = hashlib.blake2b(tensor_bytes(thing), digest_size=8).hexdigest()
+    except (RuntimeError, NotImplementedError) as error:
+        raise TypeError(
+            f"a tensor that goes into a journal needs a value for each element, got {thing.layout} "
+            f"on {thing.device}"
+        ) from error
+    return f"{thing.dtype}{tuple(thing.shape)}{content}"
+
+
+def _array(thing: np.ndarray) -> str:
+    try:
+        return _tensor(torch.from_numpy(thing.copy(order="C")))
+    except (TypeError, ValueError):  # texts, objects: what torch has no type for
+        return f"{thing.dtype}{thing.shape}{_text(thing.tolist(), ())}"
+
+
+def _place(thing: Any) -> str:
+    """Where a function or class stands, if that tells it from all others."""
+    name = thing.__qualname__
+    if "<" in name:
+        raise _nameless(thing)
+    if getattr(thing, "__closure__", None) and _stands_at(thing.__module__, name) is not thing:
+        raise TypeError(
+            f"a function that goes into a journal and holds values needs a name of its own, got "
+            f"{thing!r}, but {thing.__module__}.{name} is another; use functools.partial, or make "
+            "anew what holds it"
+        )
+    return f"{thing.__module__}.{name}"
+
+
+def _nameless(thing: Any) -> TypeError:
+    if isinstance(thing, type):
+        kind, fix = "class", "define it with class at the top level of a module"
+    else:
+        kind = "function"
+        fix = "define it with def at the top level of a module, or use functools.partial"
+    return TypeError(
+        f"a {kind} that goes into a journal needs a name of its own, got {thing!r}; {fix}"
+    )
+
+
+def _stands_at(module: str, name: str) -> Any:
+    place: Any = sys.modules.get(module)
+    for part in name.split("."):
+        place = getattr(place, part, None)
+    return getattr(place, "__func__", place)  # a class method's
+
+
+def _object(thing: Any, above: tuple[int, ...]) -> str:
+    """Class and content of an object, as pickle takes it apart."""
+    if type(thing) is object:
+        raise TypeError(f"what goes into a journal needs a key or content, got {thing!r}")
+    try:
+        apart = copyreg.dispatch_table.get(type(thing))
+        parts = apart(thing) if apart else thing.__reduce_ex__(4)
+    except Exception as error:
+        raise TypeError(
+            f"what goes into a journal needs a key, or content that can be read, got {thing!r}: "
+            f"{error}"
+        ) from error
+    if isinstance(parts, str):  # the name of what there is once, such as a cached function
+        if "<" in parts:
+            raise _nameless(thing)
+        return f"{_place(type(thing))}:{getattr(thing, '__module__', None)}.{parts}"
+    make, args, state, entries, items = (*parts, None, None, None)[:5]
+    texts = [_text(make, above), _text(args, above)]
+    if isinstance(state, dict):
+        texts += _attributes(thing, state, above)
+    elif state is not None:
+        texts.append(_text(state, above))
+    rest = [[*part] for part in (entries, items) if part is not None]
+    return " ".join(["<", *texts, *_texts(rest, above), ">"])
+
+
+def _attributes(thing: Any, state: dict[str, Any], above: tuple[int, ...]) -> list[str]:
+    """An object's attributes by name; of what torch keeps for itself in a module, what is set."""
+    texts = []
+    for name, value in sorted(state.items()):
+        if isinstance(getattr(type(thing), name, None), functools.cached_property):
+            continue
+        if isinstance(thing, nn.Module) and name in _OF_TORCH:
+            if not value:
+                continue
+            if isinstance(value, dict):  # layers in their order; hooks without their numbers
+                value = [(k, v) if isinstance(k, str) else v for k, v in value.items()]
+        try:
+            texts.append(f"{name}={_text(value, above)}")
+        except TypeError as error:
+            raise TypeError(f"{type(thing).__qualname__}.{name}: {error}") from error
+    return texts

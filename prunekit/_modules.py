@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from prunekit._files import digest
+from prunekit._files import describe, digest
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -19,6 +21,58 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 def state_key(model: nn.Module) -> str:
     """The key of a model's parameters and buffers."""
     return digest(named_tensors(model))
+
+
+def structure(model: nn.Module) -> str:
+    """What a model is besides its tensors: its modules' classes and plain attributes.
+
+    The text is the same in every process: it holds no addresses.
+    """
+    lines = []
+    for name, module in model.named_modules():
+        kind = type(module)
+        own = {k: _described(v) for k, v in vars(module).items() if k[0] != "_"}
+        own.pop("training", None)
+        lines.append(f"{name}: {kind.__module__}.{kind.__qualname__} {own}")
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", f"{model}\n") + "\n".join(lines)
+
+
+def _described(value: Any) -> str:
+    try:
+        return describe(value)
+    except TypeError:  # it has no content that can be told; its class is what is known
+        return type(value).__qualname__
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of a model's parameters and buffers, on their device."""
+    return {name: tensor.detach().clone() for name, tensor in named_tensors(model).items()}
+
+
+@torch.no_grad()
+def put_back(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy a `snapshot` into the model."""
+    for name, tensor in named_tensors(model).items():
+        tensor.copy_(tensors[name])
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the parameters lie."""
+    return next(model.parameters()).device
+
+
+def each(x: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A tensor, or a tuple or mapping of tensors, with each of them changed."""
+    if isinstance(x, Tensor):
+        return change(x)
+    if isinstance(x, Mapping):
+        return {name: each(part, change) for name, part in x.items()}
+    return tuple(each(part, change) for part in x)
+
+
+def place(x: Any, device: torch.device) -> Any:
+    """A tensor, or a tuple or mapping of tensors, on a device."""
+    return each(x, lambda tensor: tensor.to(device))
 
 
 @contextmanager

@@ -42,22 +42,34 @@ class LocalRandom(TorchDispatchMode):
         if any(a.name == "generator" for a in func._schema.arguments):
             return func(*args, **{**kwargs, "generator": self.generator(device)})
         drawn = _WITHOUT_GENERATOR.get(func.overloadpacket)
-        if drawn is None:
+        if drawn is not None:
+            return drawn(self.generator(device), *args, **kwargs)
+        if draws(func, args, kwargs):
             raise RuntimeError(f"the model draws random numbers with {func}, which takes no seed")
-        return drawn(self.generator(device), *args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether an operator marked as random draws: not with dropout of 0, nor outside training.
+
+    The fused kernels of attention and of recurrent layers are marked, with dropout or without.
+    """
+    names = [a.name for a in func._schema.arguments]
+    given = {a.name: a.default_value for a in func._schema.arguments if a.has_default_value()}
+    given |= dict(zip(names, args, strict=False)) | kwargs
+    chance = next((given[name] for name in ("dropout_p", "dropout", "p") if name in given), 1)
+    return chance != 0 and given.get("train") is not False
 
 
 def _native_dropout(
     generator: torch.Generator, x: Tensor, p: float, train: bool | None = True
 ) -> tuple[Tensor, Tensor]:
-    if not train:
+    if train is False:  # None: as in training
         return x.clone(), torch.ones_like(x, dtype=torch.bool)
     keep = torch.empty_like(x).bernoulli_(1 - p, generator=generator)
     scale = 1 / (1 - p) if p < 1 else 0.0
     return x * keep * scale, keep.bool()
 
-
-_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 # Operators that draw but take no generator.
 _WITHOUT_GENERATOR: dict[Any, Callable[..., Any]] = {
@@ -67,7 +79,5 @@ _WITHOUT_GENERATOR: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.rand: lambda g, *size, **kw: torch.rand(*size, **kw, generator=g),
     torch.ops.aten.randn: lambda g, *size, **kw: torch.randn(*size, **kw, generator=g),
     torch.ops.aten.randint: lambda g, *bounds, **kw: torch.randint(*bounds, **kw, generator=g),
-    # Attention on a CPU; it is not taken where there is dropout, so nothing is drawn.
-    _ATTENTION: lambda g, *args, **kw: _ATTENTION(*args, **kw),
     torch.ops.aten.randperm: lambda g, n, **kw: torch.randperm(n, **kw, generator=g),
 }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,10 @@ from torch.utils.data import Dataset
 
 from prunekit._files import describe, digest
 from prunekit._modules import evaluating
+from prunekit.select import ranks
 
 SPLITS = ("train", "validation", "test")
+COUNTING = 250  # examples a batch while data of another kind are counted
 
 Pair = tuple[Tensor, Tensor]
 
@@ -40,12 +42,6 @@ def likeliest(targets: Tensor) -> Tensor:
     return targets.argmax(1) if targets.is_floating_point() else targets
 
 
-def ranks(x: Tensor) -> Tensor:
-    """0 for the smallest of x, (n,), n − 1 for the largest; equal ones share the mean of theirs."""
-    _, place, counts = x.unique(return_inverse=True, return_counts=True)
-    return (counts.cumsum(0) - (counts + 1) / 2)[place].to(x.dtype)
-
-
 def spearman(outputs: Tensor, targets: Tensor) -> float:
     """Spearman's rank correlation in [-1, 1] of one output an example; 0 if all are equal."""
     if outputs.numel() != targets.numel():
@@ -63,8 +59,15 @@ def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     return mse_loss(outputs.reshape(targets.shape), targets)
 
 
+# What the keys of data call these functions; all others by module and name (`describe`).
+SHORT_NAMES: dict[Callable[..., Any], str] = {
+    function: function.__name__
+    for function in (cross_entropy, mse_loss, accuracy, spearman, squared_error)
+}
+
+
 class Data:
-    """Three splits in memory, the loss to train with and the metric to judge by.
+    """Three splits in memory or on a device, the loss to train with and the metric to judge by.
 
     `splits` maps ``"train"``, ``"validation"`` and, if there is one, ``"test"`` to ``(x, y)``. x is
     `(n, c, h, w)` uint8, scaled to [0, 1] and normalised per batch with `mean` and `std` (one value
@@ -72,6 +75,10 @@ class Data:
     targets; for training also `(n, classes)` float32 probabilities, such as a teacher's answers.
     `loss(outputs, y)` gives a scalar tensor; `metric(outputs, y)` gives a float over a whole split,
     larger is better. `augment(x, generator)` is applied to training batches.
+
+    `key` is for those who know all this by another name than its checksum, such as what it was
+    computed from where its last bits depend on the processor. Parts of the data have keys of their
+    own. What a subclass adds to the content belongs there, too.
 
     Raises ValueError that names the data, the split, the rule and the value.
     """
@@ -87,6 +94,7 @@ class Data:
         loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
         metric: Callable[[Tensor, Tensor], float] = accuracy,
         augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+        key: str | None = None,
     ):
         self.name, self.loss, self.metric, self.augment = name, loss, metric, augment
         self.splits = {split: self._pair(split, *splits[split]) for split in splits}
@@ -103,6 +111,9 @@ class Data:
                 )
         if std is not None and not all(value > 0 for value in std):
             raise ValueError(f"data {name}: std must be above 0, got {std}")
+        if key is not None and not (isinstance(key, str) and key):
+            raise ValueError(f"data {name}: key must be a text that is not empty, got {key!r}")
+        self.known_as = key
         self.classes = self._classes(classes)
 
     def _pair(self, split: str, x: Tensor, y: Tensor) -> Pair:
@@ -194,7 +205,7 @@ class Data:
                     f"data {name}: validation={validation} of {len(pair[1])} examples must leave "
                     f"some for both splits, it takes {n}"
                 )
-            held = hold_out(pair[1].numpy(), n, seed=0)
+            held = hold_out(pair[1].cpu().numpy(), n, seed=0)
             rest = np.setdiff1d(np.arange(len(pair[1])), held)
             splits = {"train": rows_of(pair, rest), "validation": rows_of(pair, held)}
         else:
@@ -212,6 +223,22 @@ class Data:
         """The same data without the other splits: what a worker needs that only evaluates."""
         part = copy.copy(self)
         part.splits = {split: self.splits[split] for split in splits}
+        part.known_as = None
+        return part
+
+    def to(self, device: torch.device | str) -> Data:
+        """The same data on a device; themselves if they lie there.
+
+        Order and augmentation are drawn on the CPU, the same everywhere.
+        """
+        splits = {split: (x.to(device), y.to(device)) for split, (x, y) in self.splits.items()}
+        pairs = zip(splits.values(), self.splits.values(), strict=True)
+        if all(x is own_x and y is own_y for (x, y), (own_x, own_y) in pairs):
+            return self
+        part = copy.copy(self)
+        part.splits = splits
+        if "key" in vars(self):  # not to be worked out again from there
+            part.key = self.key
         return part
 
     def fewer(self, **sizes: int) -> Data:
@@ -226,15 +253,62 @@ class Data:
                 raise ValueError(
                     f"data {self.name}: {split} has {len(labels)} examples, cannot keep {n}"
                 )
-            part = part.take(split, torch.from_numpy(hold_out(labels.numpy(), n, seed=0)))
+            part = part.take(split, torch.from_numpy(hold_out(labels.cpu().numpy(), n, seed=0)))
         return part
 
     def take(self, split: str, rows: Tensor) -> Data:
         """The same data with only these examples of a split, in this order; rows `(n,)` int64."""
         part = self.only(*self.splits)
         x, y = self.splits[split]
-        part.splits[split] = (x[rows], y[rows])
+        part.splits[split] = (x[rows.to(x.device)], y[rows.to(y.device)])
         return part
+
+    @property
+    def kind(self) -> type:
+        """The class that decides what the batches are."""
+        return type(self)
+
+    @property
+    def reorderable(self) -> bool:
+        """Whether examples can be chosen, and put into another order."""
+        return True
+
+    @property
+    def metric_name(self) -> str:
+        """What the metric is called in figures and tables, such as ``"accuracy"``.
+
+        ``"metric"`` where it has no name, or that of the training loss.
+        """
+        name = getattr(self.metric, "__name__", "metric")
+        return name if name.isidentifier() and name != "loss" else "metric"
+
+    @property
+    def counts_errors(self) -> bool:
+        """Whether a cost is a number of errors: the metric is the accuracy."""
+        return self.metric is accuracy
+
+    @property
+    def cost_name(self) -> str:
+        """What a cost counts."""
+        return "errors" if self.counts_errors else f"minus the {self.metric_name}"
+
+    def unit(self, split: str) -> int:
+        """What 1.0 of the metric costs: the number of targets for the accuracy, else 1."""
+        return self.size(split) * self._targets(split) if self.counts_errors else 1
+
+    def _targets(self, split: str) -> int:
+        """How many targets an example of the split has, where they are classes."""
+        return likeliest(self.splits[split][1][:1]).numel()
+
+    def minibatches(self, size: int) -> int:
+        """How many minibatches of at most `size` examples an epoch of training has.
+
+        A subclass whose `batches` give others overrides this, too.
+        """
+        n = self.size("train")
+        full, rest = divmod(n, size)
+        left_out = rest == 1 < min(size, n)
+        return full + (rest > 0) - left_out
 
     def size(self, split: str) -> int:
         """How many examples a split has. Raises ValueError if there is no such split."""
@@ -252,7 +326,9 @@ class Data:
         """
         n = self.size(split)
         x, y = self.splits[split]
-        order = None if generator is None else torch.randperm(n, generator=generator)
+        order = None
+        if generator is not None:
+            order = torch.randperm(n, generator=generator).to(x.device)
         for start in range(0, n, size):
             rows = slice(start, start + size) if order is None else order[start : start + size]
             inputs, targets = self.normalise(x[rows]), y[rows]
@@ -267,11 +343,9 @@ class Data:
         """What the model sees: uint8 becomes ``(x / 255 - mean) / std``, the rest stays."""
         if x.dtype != torch.uint8:
             return x
-        x = x.float()
-        shape = (1, -1) + (1,) * (x.ndim - 2)
-        mean = torch.tensor(self.mean or (0.0,)).reshape(shape)
-        std = torch.tensor(self.std or (1.0,)).reshape(shape)
-        return x.sub_(255 * mean).div_(255 * std)
+        mean = _in_255(tuple(self.mean or (0.0,)), x.ndim, x.device)
+        std = _in_255(tuple(self.std or (1.0,)), x.ndim, x.device)
+        return x.float().sub_(mean).div_(std)
 
     @cached_property
     def normalised(self) -> Data:
@@ -282,12 +356,17 @@ class Data:
         return part
 
     @cached_property
-    def key(self) -> str:
-        """Checksum of all examples, their normalisation and the loss and metric's names."""
-        functions = (self.loss, self.metric, self.augment)
-        names = ["None" if f is None else _name(f) for f in functions]
+    def key(self) -> str | None:
+        """Checksum of all examples, their normalisation, the loss and the metric (see `describe`).
+
+        None where there is none: then no run can be journalled.
+        """
+        if self.known_as is not None:
+            return self.known_as
+        names = [_name(function) for function in (self.loss, self.metric, self.augment)]
         examples = [(split, *pair) for split, pair in self.splits.items()]
-        return digest(examples, self.mean, self.std, names)
+        subclass = [] if type(self) is Data else [type(self)]
+        return digest(examples, self.mean, self.std, names, *subclass)
 
     @torch.no_grad()
     def check(self, model: nn.Module) -> None:
@@ -324,10 +403,148 @@ class Data:
         return f"Data({self.name}: {sizes}; inputs {shape}; {len(self.classes)} classes)"
 
 
-def _name(function: Callable[..., Any]) -> str:
-    """What tells a function from others in `Data.key`; lambdas and objects have no such name."""
-    name = getattr(function, "__qualname__", None)
-    return name if name and "<" not in name else describe(function)
+class Foreign(Data):
+    """Data of another kind with the whole interface of `Data`; x may be other than a tensor.
+
+    `source` gives ``batches(split, size, generator)``, `loss` and `metric`. What else it has, of
+    ``size(split)``, ``minibatches(size)``, ``check(model)``, ``to(device)``, `key` and `name`, is
+    used; sizes are counted otherwise, once. Its examples cannot be put into another order.
+    """
+
+    def __init__(self, source: Any):
+        kind = type(source).__name__
+        needed = ("batches", "loss", "metric")
+        if lacking := [what for what in needed if not callable(getattr(source, what, None))]:
+            raise TypeError(
+                f"data: must have batches(split, size, generator), loss(outputs, targets) and "
+                f"metric(outputs, targets), a {kind} lacks {' and '.join(lacking)}. Add what "
+                "lacks, or make prunekit's own with Data.of(train, validation)."
+            )
+        self.source, self.name = source, str(getattr(source, "name", kind))
+        self.loss, self.metric, self.augment = source.loss, source.metric, None
+        self.splits, self.classes, self.mean, self.std, self.known_as = {}, (), None, None, None
+        self._counted: dict[tuple[str, str | int], int] = {}
+
+    def _own(self, what: str) -> Any:
+        """The method of the source of that name, or None."""
+        own = getattr(self.source, what, None)
+        return own if callable(own) else None
+
+    def _once(self, what: str, of: str | int, count: Callable[[], int]) -> int:
+        if (what, of) not in self._counted:
+            self._counted[what, of] = int(count())
+        return self._counted[what, of]
+
+    def batches(
+        self, split: str, size: int, generator: torch.Generator | None = None
+    ) -> Iterator[Any]:
+        """The batches of the source, as they are."""
+        extra = () if generator is None else (generator,)
+        return iter(self.source.batches(split, size, *extra))
+
+    def size(self, split: str) -> int:
+        """How many examples a split has, counted once where the source does not say."""
+        if own := self._own("size"):
+            return int(own(split))
+        return self._once("size", split, lambda: self._count(split))
+
+    def _count(self, split: str) -> int:
+        if n := sum(len(y) for _, y in self.batches(split, COUNTING)):
+            return n
+        raise ValueError(f"data {self.name}: give no batch of the {split} split")
+
+    def _targets(self, split: str) -> int:
+        def count() -> int:
+            _, y = next(self.batches(split, 1))
+            return likeliest(y)[0].numel()
+
+        return self._once("targets", split, count)
+
+    def minibatches(self, size: int) -> int:
+        """How many minibatches the source gives, counted once where it does not say."""
+        if own := self._own("minibatches"):
+            return int(own(size))
+        drawn = torch.Generator().manual_seed(0)
+        return self._once(
+            "minibatches", size, lambda: sum(1 for _ in self.batches("train", size, drawn))
+        )
+
+    @property
+    def kind(self) -> type:
+        return type(self.source)
+
+    @property
+    def reorderable(self) -> bool:
+        return False
+
+    def only(self, *splits: str) -> Data:
+        """The same data: nobody knows which part of the source a split is."""
+        return copy.copy(self)
+
+    def take(self, split: str, rows: Tensor) -> Data:
+        """Refused, as `fewer` is."""
+        raise ValueError(
+            f"data {self.name}: cannot be put into another order, only prunekit's own data can"
+        )
+
+    def fewer(self, **sizes: int) -> Data:
+        """Refused, as `take` is."""
+        raise ValueError(
+            f"data {self.name}: cannot be cut to {sizes}, only prunekit's own data can"
+        )
+
+    def to(self, device: torch.device | str) -> Data:
+        """As the source moves itself; else it stays, and its batches are moved one by one."""
+        own = self._own("to")
+        return wrap(own(device)) if own else self
+
+    def normalise(self, x: Any) -> Any:
+        """x as it is."""
+        return x
+
+    @cached_property
+    def normalised(self) -> Data:
+        """Itself."""
+        return self
+
+    @cached_property
+    def key(self) -> str | None:
+        """The key of the source, if it has one."""
+        key = getattr(self.source, "key", None)
+        if key is not None and not isinstance(key, str):
+            raise TypeError(f"data {self.name}: key must be a text, got {key!r}")
+        return key or None
+
+    def check(self, model: nn.Module) -> None:
+        """As the source checks the model, if it does."""
+        if own := self._own("check"):
+            own(model)
+
+    def __repr__(self) -> str:
+        return f"Data({self.name}: batches of a {type(self.source).__name__})"
+
+
+def wrap(data: Any) -> Data:
+    """The data, with the whole interface of `Data` where they are of another kind (`Foreign`).
+
+    Raises TypeError that names what such data lack of `batches`, `loss` and `metric`.
+    """
+    return data if isinstance(data, Data) else Foreign(data)
+
+
+def _name(function: Callable[..., Any] | None) -> str:
+    """What tells a function from others in `Data.key`."""
+    if function is None:
+        return "None"
+    short = [name for known, name in SHORT_NAMES.items() if known is function]
+    return short[0] if short else describe(function)
+
+
+@lru_cache(maxsize=64)
+def _in_255(values: tuple[float, ...], ndim: int, device: torch.device) -> Tensor:
+    """One value a channel, for pixels in 0 to 255, to broadcast over images: (1, c, 1, 1)."""
+    shaped = torch.tensor(values, dtype=torch.float32).reshape((1, -1) + (1,) * (ndim - 2))
+    return (255 * shaped).to(device)
 
 
 def _count_bad(x: Tensor) -> int:
@@ -336,7 +553,7 @@ def _count_bad(x: Tensor) -> int:
 
 def rows_of(pair: Pair, rows: np.ndarray) -> Pair:
     index = torch.from_numpy(rows.astype(np.int64))
-    return pair[0][index], pair[1][index]
+    return pair[0][index.to(pair[0].device)], pair[1][index.to(pair[1].device)]
 
 
 def _in_memory(source: Dataset[Any] | Pair, who: str) -> Pair:

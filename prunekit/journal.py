@@ -1,7 +1,7 @@
 """Journal: what a killed run had already computed.
 
 A method is deterministic given its seed, so a run is resumed by running it again on the original
-model: `search.evaluate` and `train.fit` ask the journal first, all the rest simply happens again.
+model: `search.costs` and `train.fit` ask the journal first, all the rest simply happens again.
 
 A journal is a folder: ``log.txt``, one line an entry (checksum and JSON; the first is the header),
 ``fit-KEY.safetensors``, one file a fit, replaced at every epoch, and a lock file.
@@ -9,11 +9,13 @@ A journal is a folder: ``log.txt``, one line an entry (checksum and JSON; the fi
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import os
 import platform
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,22 +27,43 @@ from torch import Tensor, nn
 
 from prunekit import __version__
 from prunekit._files import describe, home, replacing, tensor_bytes
-from prunekit._modules import state_key
+from prunekit._modules import device_of, state_key, structure
+from prunekit._source import code_key
 
 Entry = dict[str, Any]
 
 
-def environment() -> dict[str, Any]:
-    """What can change the last bits of a result: versions, processor, threads."""
-    return {
+def environment(device: torch.device | None = None) -> dict[str, Any]:
+    """What can change the last bits of a result: versions, processor, threads, accelerator."""
+    able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    about = {
         "prunekit": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "processor": _processor(),
         "capability": torch.backends.cpu.get_cpu_capability(),
+        "bf16": bool(able.get("avx512_bf16") or able.get("amx_bf16")),
         "threads": torch.get_num_threads(),
         "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
     }
+    if device is not None and device.type == "cuda":
+        about["device"] = torch.cuda.get_device_name(device)
+        about["cuda"] = torch.version.cuda
+    elif device is not None and device.type != "cpu":
+        about["device"] = str(device)
+    return about
+
+
+@functools.cache
+def _processor() -> str:
+    """The processor by name; its architecture where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
 
 
 def _line(entry: Entry) -> bytes:
@@ -71,20 +94,30 @@ class Fit:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
+class Locked(ValueError):
+    """Another run has the journal open."""
+
+
 class Journal:
     """A journal in the folder `path`; a bare name lies under ``PRUNEKIT_HOME/journals``.
 
     Hand it to a method with ``run=Run(journal=Journal("mine"))``: the outermost method opens it,
-    and refuses one that belongs to another run. Not shared: while open it is locked.
+    and refuses one that belongs to another run, or whose code has changed since (code that is
+    written alike but for comments and docstrings is the same). Not shared: while open it is locked.
+
+    With ``any_code=True`` a run goes on under changed code; `codes` then lists all that it had.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(self, path: str | os.PathLike[str], *, any_code: bool = False):
         import filelock
 
         bare = os.fspath(path) == Path(path).name  # "mine", and not "./mine"
         path = Path(path)
         self.path = home() / "journals" / path if bare else path
+        self.any_code = any_code
         self.environments: list[Entry] = []
+        self.codes: list[str] = []
+        self.precisions: list[str] = []  # what "auto" became, in the fits of this run
         self._values: dict[str, float] = {}
         self._log: BinaryIO | None = None
         self._lock = filelock.FileLock(str(self.path / "lock"), thread_local=False)
@@ -94,35 +127,49 @@ class Journal:
         return self._log is not None
 
     def open(
-        self, method: str, knobs: Mapping[str, Any], seed: int, model: nn.Module, data: Any
+        self,
+        method: Callable[..., Any],
+        knobs: Mapping[str, Any],
+        seed: int,
+        model: nn.Module,
+        data: Any,
     ) -> None:
-        """Lock the journal and read it, or start it. Raises ValueError if it is another run's."""
+        """Lock the journal and read it, or start it. Raises ValueError if it is another run's,
+        `Locked` if another run has it open."""
+        who = method.__name__
         if self.is_open:
-            raise ValueError(f"journal {self.path}: is in use by another run")
-        if not getattr(data, "key", None):
-            raise ValueError(f"{method}: data needs a key (a checksum) for a run to be journalled")
+            raise Locked(f"journal {self.path}: is in use by another run")
+        if not data.key:
+            raise ValueError(f"{who}: data needs a key (a checksum) for a run to be journalled")
+        functions = {name: getattr(data, name) for name in ("loss", "metric", "augment")}
         header = {
-            "method": method,
+            "method": who,
             "knobs": {name: describe(value) for name, value in knobs.items()},
             "seed": seed,
             "prunekit": __version__,
-            "model": str(model),
+            "model": structure(model),
             "weights": state_key(model),
+            **{name: describe(function) for name, function in functions.items()},
             "data": data.key,
+            "code": code_key(method, *filter(callable, knobs.values()), model, *functions.values()),
         }
         self.path.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire(timeout=0)
         except TimeoutError:  # which filelock's own is
-            raise ValueError(f"journal {self.path}: is in use by another run") from None
+            raise Locked(f"journal {self.path}: is in use by another run") from None
         try:
             self._read(header)
             self._log = (self.path / "log.txt").open("ab")
             if not self._log.tell():
                 self._append({"header": header})
-            if not self.environments or self.environments[-1] != environment():
-                self.environments.append(environment())
-                self._append({"environment": environment()})
+            if not self.codes or self.codes[-1] != header["code"]:
+                self.codes.append(header["code"])
+                self._append({"code": header["code"]})
+            here = environment(device_of(model))
+            if not self.environments or self.environments[-1] != here:
+                self.environments.append(here)
+                self._append({"environment": here})
         except BaseException:
             self.close()
             raise
@@ -136,7 +183,7 @@ class Journal:
             self._lock.release()
 
     def _read(self, header: Entry) -> None:
-        self._values, self.environments = {}, []
+        self._values, self.environments, self.codes, self.precisions = {}, [], [], []
         path = self.path / "log.txt"
         if not path.exists():
             return
@@ -155,35 +202,59 @@ class Journal:
                 self._compare(entry.get("header", {}), header)
             elif "environment" in entry:
                 self.environments.append(entry["environment"])
+            elif "code" in entry:
+                self.codes.append(entry["code"])
+            elif "precision" in entry:
+                self.precisions.append(entry["precision"])
             else:
                 self._values[entry["k"]] = entry["v"]
 
-    def _compare(self, found: Entry, header: Entry) -> None:
-        for name, expected in header.items():
-            if found.get(name) == expected:
+    def _compare(self, was: Entry, now: Entry) -> None:
+        """Raise ValueError that names what differs between two headers, and what to do."""
+        for name, expected in now.items():
+            recorded = was.get(name)
+            if recorded == expected or (name == "code" and self.any_code):
                 continue
-            was = found.get(name)
-            if name == "knobs" and isinstance(was, dict):
-                name = next(k for k in {**expected, **was} if was.get(k) != expected.get(k))
-                was, expected = was.get(name), expected.get(name)
+            if name == "code":
+                raise ValueError(
+                    f"journal {self.path}: the code of {now['method']}, its loss, metric, "
+                    f"augmentation or model has changed since ({_short(recorded)}, now "
+                    f"{_short(expected)}). Choose another journal or delete this one."
+                )
+            if name == "knobs" and isinstance(recorded, dict):
+                name = next(
+                    k for k in {**expected, **recorded} if recorded.get(k) != expected.get(k)
+                )
+                recorded, expected = recorded.get(name), expected.get(name)
+            was_line, now_line = _first_difference(recorded, expected)
             raise ValueError(
-                f"journal {self.path}: belongs to another run, its {name} is {_short(was)}, this "
-                f"run's is {_short(expected)}. Choose another journal or delete this one."
+                f"journal {self.path}: belongs to another run, its {name} is {was_line}, this "
+                f"run's is {now_line}. Choose another journal or delete this one."
             )
 
     def _append(self, entry: Entry) -> None:
-        assert self._log is not None
+        if self._log is None:
+            raise ValueError(
+                f"journal {self.path}: is not open. Hand it to a method, with "
+                "run=Run(journal=...): the method opens it."
+            )
         self._log.write(_line(entry))
         self._log.flush()
+
+    def note_precision(self, form: str) -> None:
+        """Record what "auto" became in a fit."""
+        if form not in self.precisions:
+            self.precisions.append(form)
+            self._append({"precision": form})
 
     # -- evaluations
 
     def get(self, key: str) -> float | None:
-        """The recorded result of an evaluation, or None."""
+        """The recorded cost of a candidate, or None."""
         return self._values.get(key)
 
     def put(self, key: str, value: float) -> None:
-        """Record the result of an evaluation: errors as int, or the metric as float."""
+        """Record the cost of a candidate."""
         self._values[key] = value
         self._append({"k": key, "v": value})
 
@@ -229,6 +300,14 @@ def _crc(tensors: Mapping[str, Tensor]) -> int:
     for name in sorted(tensors):
         crc = zlib.crc32(tensor_bytes(tensors[name]), zlib.crc32(name.encode(), crc))
     return crc
+
+
+def _first_difference(was: Any, now: Any) -> tuple[str, str]:
+    """Two values, shortened; of texts of several lines the first that differ."""
+    if isinstance(was, str) and isinstance(now, str) and "\n" in was + now:
+        lines = itertools.zip_longest(was.splitlines(), now.splitlines(), fillvalue="nothing")
+        was, now = next(pair for pair in lines if pair[0] != pair[1])
+    return _short(was), _short(now)
 
 
 def _short(value: Any, width: int = 60) -> str:

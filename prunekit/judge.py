@@ -1,27 +1,29 @@
-"""What a model costs on a split, and what its metric is; nothing here changes a model."""
+"""What a model costs on a split, and what its metric is; nothing here changes a model.
+
+A cost is the number of errors, or minus the metric where that is not the accuracy: smaller is
+better, everywhere. Only what is shown or recorded turns it into the metric (`as_metric`).
+"""
 
 from __future__ import annotations
 
 import copy
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from prunekit._modules import evaluating, lay_out
-from prunekit.data import Data, accuracy, likeliest, wrong
+from prunekit._modules import device_of, evaluating, lay_out, place
+from prunekit.data import Data, likeliest, wrap
 from prunekit.mask import Mask
 from prunekit.steps import Run
 
 SLACK = 1e-9  # what rounding adds to a difference of two metrics
-EVALUATION_BATCH = 250  # what the cache of a core holds beside the weights of a small network
-
-
-def metric_name(data: Any) -> str:
-    """What the metric of the data is called in figures and tables, such as ``"accuracy"``."""
-    name = getattr(data.metric, "__name__", "metric")
-    return name if name.isidentifier() else "metric"
+# Examples a forward pass: what the cache of a core holds beside the weights of a small network, and
+# what keeps an accelerator busy.
+EVALUATION_BATCH = {"cpu": 250}
+ON_ACCELERATORS = 2_000
 
 
 def stand_in(model: nn.Module) -> nn.Module:
@@ -31,6 +33,15 @@ def stand_in(model: nn.Module) -> nn.Module:
     return copied
 
 
+def _outputs(model: nn.Module, data: Data, run: Run, split: str) -> Any:
+    """Outputs and targets of a split, batch by batch, on the model's device."""
+    device = device_of(model)
+    for x, y in data.batches(split, EVALUATION_BATCH.get(device.type, ON_ACCELERATORS)):
+        run.poll()
+        with torch.no_grad(), evaluating(model):
+            yield model(place(x, device)), y.to(device)
+
+
 def judge(
     model: nn.Module,
     data: Any,
@@ -38,69 +49,60 @@ def judge(
     split: str = "validation",
     limit: float = math.inf,
 ) -> float:
-    """The number of errors over a split, or the metric where it is not the accuracy.
+    """The cost of a model over a split: its errors, or minus the metric.
 
-    Infinite as soon as there are more than `limit` errors: the rest is not looked at.
+    Infinite as soon as there are more than `limit` errors (the rest is not looked at), or if an
+    output is NaN or infinite. Raises ValueError if the data give no batch of the split.
     """
-    device = next(model.parameters()).device
-    count, kept = 0, []
-    for x, y in data.batches(split, EVALUATION_BATCH):
-        run.poll()
-        with torch.no_grad(), evaluating(model):
-            out, y = model(x.to(device)), y.to(device)
-            if data.metric is accuracy:  # without holding all outputs in memory
-                count += wrong(out, y)
-                if count > limit:
-                    return math.inf
-            else:
-                kept.append((out, y))
-    if data.metric is accuracy:
-        return count
-    if not kept:
-        raise ValueError(f"evaluate: the data give no batch of the {split} split")
-    outputs, expected = zip(*kept, strict=True)
-    return float(data.metric(torch.cat(outputs), torch.cat(expected)))
+    data, device = wrap(data), device_of(model)
+    errors = torch.zeros((), dtype=torch.int64, device=device)  # counted there: no wait a batch
+    finite = torch.ones((), dtype=torch.bool, device=device)
+    kept: list[tuple[Tensor, Tensor]] = []
+    n = 0
+    for outputs, y in _outputs(model, data, run, split):
+        n += 1
+        finite &= outputs.isfinite().all()
+        if not data.counts_errors:
+            kept.append((outputs, y))
+            continue
+        errors += (outputs.argmax(1) != likeliest(y)).sum()  # without holding all outputs
+        if limit < math.inf and errors > limit:
+            return math.inf
+    if not n:
+        raise ValueError(f"judge: the data give no batch of the {split} split")
+    if not finite:
+        return math.inf
+    if data.counts_errors:
+        return int(errors)
+    outputs, expected = (torch.cat(parts) for parts in zip(*kept, strict=True))
+    return -float(data.metric(outputs, expected))
 
 
-def hardest_first(model: nn.Module, data: Any, run: Run = Run()) -> Any:
+def hardest_first(model: nn.Module, data: Data, run: Run = Run()) -> Data:
     """The data's validation examples alone, those first whose right class leads by the least.
 
     What errs at all then errs early, and a candidate with too many errors is soon given up. Data
     that cannot be put into another order, or have no accuracy, stay as they are.
     """
-    if not isinstance(data, Data) or data.metric is not accuracy:
+    if not (data.reorderable and data.counts_errors):
         return data
     part, leads = data.only("validation"), []
-    device = next(model.parameters()).device
-    for x, y in part.batches("validation", EVALUATION_BATCH):
-        run.poll()
-        with torch.no_grad(), evaluating(model):
-            out, classes = model(x.to(device)), y.to(device).unsqueeze(1)
-        others = out.scatter(1, classes, -math.inf).amax(1, keepdim=True)
-        lead = out.gather(1, classes) - others
+    for outputs, y in _outputs(model, part, run, "validation"):
+        classes = y.unsqueeze(1)
+        others = outputs.scatter(1, classes, -math.inf).amax(1, keepdim=True)
+        lead = outputs.gather(1, classes) - others
         leads.append(lead.flatten(1).amin(1).cpu())  # the least of several targets
     return part.take("validation", torch.cat(leads).argsort(stable=True))
 
 
-def as_metric(result: float, data: Any, split: str = "validation") -> float:
-    """The metric that a result of `judge` stands for: errors become an accuracy."""
-    if data.metric is not accuracy:
-        return result
-    n = targets(data, split)
-    return (n - result) / n
-
-
-def targets(data: Any, split: str) -> int:
-    """How many targets a split has: one an example, or several."""
-    _, y = next(iter(data.batches(split, 1)))
-    return size(data, split) * (likeliest(y) if data.metric is accuracy else y)[0].numel()
-
-
-def size(data: Any, split: str) -> int:
-    """How many examples a split has, counted where the data does not say."""
-    if hasattr(data, "size"):
-        return int(data.size(split))
-    return sum(len(y) for _, y in data.batches(split, EVALUATION_BATCH))
+def as_metric(cost: float, data: Data, split: str = "validation") -> float:
+    """The metric that a cost stands for: errors become an accuracy. NaN for an infinite cost."""
+    if math.isinf(cost):
+        return math.nan
+    if not data.counts_errors:
+        return -cost
+    n = data.unit(split)
+    return (n - cost) / n
 
 
 def evaluate(
@@ -118,4 +120,60 @@ def evaluate(
     if mask is not None:
         mask.check(model)
         model = mask.apply_(stand_in(model))
+    data = wrap(data)
     return as_metric(judge(model, data, run, split), data, split)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two models on the same examples: how many only a answers wrongly, and how many only b.
+
+    Examples that both answer alike say nothing about which is better.
+    """
+
+    examples: int
+    only_a: int
+    only_b: int
+
+    @property
+    def p(self) -> float:
+        """The chance of so unequal counts, or more so, if both models err alike.
+
+        McNemar's exact test, two-sided: the smaller count is one of fair coins (McNemar 1947,
+        doi 10.1007/BF02295996).
+        """
+        n, few = self.only_a + self.only_b, min(self.only_a, self.only_b)
+        return min(1.0, 2 * sum(math.comb(n, k) for k in range(few + 1)) / 2**n)
+
+    def __str__(self) -> str:
+        return (
+            f"of {self.examples} examples only a errs on {self.only_a}, only b on {self.only_b}; "
+            f"McNemar's exact p = {self.p:.3g}"
+        )
+
+
+def paired(
+    a: nn.Module, b: nn.Module, data: Any, split: str = "validation", *, run: Run = Run()
+) -> Paired:
+    """Compare two models on the same examples of a split.
+
+    Raises ValueError where the metric is not the accuracy, or an output is not finite.
+    """
+    data = wrap(data)
+    if not data.counts_errors:
+        raise ValueError(
+            f"paired: the metric must be the accuracy, got {data.metric_name}. Only right and "
+            "wrong answers can be counted in pairs."
+        )
+    right = []
+    for label, model in (("a", a), ("b", b)):
+        answers = []
+        for outputs, y in _outputs(model, data, run, split):
+            if not outputs.isfinite().all():
+                raise ValueError(
+                    f"paired: the outputs of model {label} must be finite, some are not"
+                )
+            answers.append((outputs.argmax(1) == likeliest(y)).flatten().cpu())
+        right.append(torch.cat(answers))
+    first, second = right
+    return Paired(len(first), int((~first & second).sum()), int((first & ~second).sum()))

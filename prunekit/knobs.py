@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Annotated, Any
@@ -85,6 +86,13 @@ class Several:
 
 
 @dataclass(frozen=True)
+class Default:
+    """The default of a knob that is declared in a `TypedDict`, which has no place for one."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
 class Switch:
     """True or False."""
 
@@ -103,7 +111,6 @@ NonNegative = Annotated[float, Range(0)]
 Count = Annotated[int, Range(1)]
 Natural = Annotated[int, Range(0)]
 Scope = Annotated[str, Choice("layer", "global")]
-Precision = Annotated[str, Choice("fp32", "bf16", "auto")]
 Names = Annotated[tuple[str, ...], Patterns()]
 
 
@@ -158,13 +165,61 @@ def _knob(name: str, hint: Any, default: Any) -> Knob | None:
 
 
 def knobs(method: Callable[..., Any]) -> dict[str, Knob]:
-    """The knobs of a method by name, in the order of its signature."""
-    function = inspect.unwrap(method)
+    """The knobs of a method by name, in the order of its signature; those of a `TypedDict` that it
+    takes with ``**settings: Unpack[...]`` come last, with the defaults that ``@method`` was given.
+    """
+    return dict(getattr(method, "knobs", None) or read_knobs(inspect.unwrap(method)))
+
+
+def read_knobs(
+    function: Callable[..., Any], others: Mapping[str, Any] | None = None
+) -> dict[str, Knob]:
+    """The knobs that a signature declares; `others` are other defaults of unpacked ones."""
     hints = typing.get_type_hints(function, include_extras=True)
-    found = {}
+    declared: dict[str, Knob] = {}
     for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind is parameter.KEYWORD_ONLY and name not in ("seed", "run"):
-            knob = _knob(name, hints.get(name), parameter.default)
-            if knob:
-                found[name] = knob
-    return found
+        own = parameter.kind is parameter.KEYWORD_ONLY and name not in ("seed", "run")
+        if own and (knob := _knob(name, hints.get(name), parameter.default)):
+            declared[name] = knob
+    for name, hint in unpacked(function).items():
+        default = (others or {}).get(name, next(_of_kind(hint, Default)).value)
+        if knob := _knob(name, hint, default):
+            declared.setdefault(name, knob)
+    return declared
+
+
+def unpacked(function: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of the `TypedDict` that a function unpacks its other keywords from."""
+    kind = unpacked_type(function)
+    return typing.get_type_hints(kind, include_extras=True) if kind is not None else {}
+
+
+def unpacked_type(function: Callable[..., Any]) -> Any:
+    """The `TypedDict` of ``**settings: Unpack[...]``, or None."""
+    function = inspect.unwrap(function)
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            hint = typing.get_type_hints(function, include_extras=True).get(name)
+            return next(iter(typing.get_args(hint)), None)
+    return None
+
+
+def _of_kind(hint: Any, kind: type) -> Iterator[Any]:
+    return (part for part in getattr(hint, "__metadata__", ()) if isinstance(part, kind))
+
+
+def helps(method: Callable[..., Any]) -> dict[str, str]:
+    """What docstrings say of each knob, in lines ``name: text``: the method's own, and that of the
+    `TypedDict` that it unpacks."""
+    explained: dict[str, str] = {}
+    for documented in (unpacked_type(method), method):
+        name = ""
+        for line in (inspect.getdoc(documented) or "").splitlines():
+            if match := re.match(r"(\w+): (.*)", line):
+                name = match[1]
+                explained[name] = match[2]
+            elif name and line.startswith("    "):
+                explained[name] += " " + line.strip()
+            else:
+                name = ""
+    return explained

@@ -11,11 +11,12 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
@@ -190,6 +191,37 @@ class Mask(Mapping[str, Tensor]):
             p.masked_fill_(~keep.to(p.device), 0)
         return model
 
+    def hold(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> RemovableHandle:
+        """Keep the removed weights at exactly 0 while `optimizer` trains `model` in any loop.
+
+        The mask is applied at once and again after every step of the optimizer: neither momentum
+        nor weight decay brings a weight back. The hold ends with ``remove()`` of what is returned,
+        or with its ``with`` block, and leaves nothing behind; a copy is not held::
+
+            with mask.hold(model, optimizer):
+                for x, y in batches:
+                    ...
+
+        The names are those of `model`. Where it is wrapped, as by ``DistributedDataParallel``, pass
+        the model that the mask is for, which shares its parameters with the wrapper.
+
+        Raises ValueError unless the mask fits `model` and the optimizer trains all that it covers.
+        """
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise ValueError(f"hold: optimizer must be a torch.optim.Optimizer, got {optimizer!r}")
+        self.check(model)
+        parameters = dict(model.named_parameters())
+        trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        for name in self:
+            if id(parameters[name]) not in trained:
+                raise ValueError(
+                    f"hold: the optimizer {type(optimizer).__name__} does not train {name!r}, "
+                    "which the mask covers. Pass the optimizer that does, or a mask without it."
+                )
+        cuts = [(parameters[name], ~keep) for name, keep in self.items() if not bool(keep.all())]
+        _cut(cuts)
+        return optimizer.register_step_post_hook(partial(_cut, cuts))
+
     def to_bytes(self) -> bytes:
         """One line of JSON with names and shapes, then one bit a weight."""
         shapes = json.dumps({name: list(keep.shape) for name, keep in self.items()})
@@ -222,3 +254,13 @@ class Mask(Mapping[str, Tensor]):
             f"Mask({len(self)} tensors, {self.kept:,} of {self.total:,} kept, "
             f"sparsity {self.sparsity:.3f})"
         )
+
+
+@torch.no_grad()
+def _cut(cuts: list[tuple[nn.Parameter, Tensor]], *_: object) -> None:
+    """Set parameters to 0 where their tensor is True; it follows its parameter to its device."""
+    for i, (p, removed) in enumerate(cuts):
+        if removed.device != p.device:
+            removed = removed.to(p.device)
+            cuts[i] = p, removed
+        p.masked_fill_(removed, 0)

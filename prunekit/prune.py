@@ -11,7 +11,8 @@ from typing import Any
 from torch import nn
 
 from prunekit import count
-from prunekit.judge import evaluate, metric_name, size
+from prunekit.data import wrap
+from prunekit.judge import evaluate
 from prunekit.knobs import knobs
 from prunekit.mask import Mask
 from prunekit.report import Comparison, Report
@@ -73,13 +74,14 @@ class Pruning:
         run: Run = Run(),
         **settings: Any,
     ):
-        self.method, self.data, self.run = whole(method), data, run
-        settings = {**settings, **bound(method)}
+        self.method, self.data, self.run = whole(method), wrap(data), run
+        settings = {**bound(method), **settings}  # the call wins, as in functools.partial
         defaults = {knob.name: knob.default for knob in knobs(self.method).values()}
         self.knobs = defaults | settings | {"seed": seed}
         self.model, self.history = copy.deepcopy(model), list[Step]()
-        self.steps = self.method(self.model, data, seed=seed, run=run, **settings)  # checks them
-        self.before, self.examples = evaluate(self.model, data), size(data, "validation")
+        steps = self.method(self.model, self.data, seed=seed, run=run, **settings)  # checks them
+        self.steps, self.examples = steps, self.data.size("validation")
+        self.before = evaluate(self.model, self.data)
 
     def __iter__(self) -> Iterator[Step]:
         return self
@@ -94,7 +96,8 @@ class Pruning:
 
     def report(self, stopped: bool = False) -> Report:
         """What was done so far; marked `stopped` if that is said, or if `run.stop` is set."""
-        mask, metric = self.history[-1].mask if self.history else Mask({}), metric_name(self.data)
+        mask = self.history[-1].mask if self.history else Mask({})
+        metric = self.data.metric_name
         x, _ = next(iter(self.data.batches("validation", 1)))
         journal = self.run.journal
         return Report(

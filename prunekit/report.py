@@ -16,7 +16,7 @@ from torch import nn
 
 from prunekit import checkpoint, count
 from prunekit.journal import environment
-from prunekit.judge import evaluate, size
+from prunekit.judge import evaluate
 from prunekit.mask import Mask
 from prunekit.steps import Step
 
@@ -81,7 +81,7 @@ class Report:
         ]
         if self.tests:
             times = "once" if len(self.tests) == 1 else f"{len(self.tests)} times"
-            n = size(self._data, "test")
+            n = self._data.size("test")
             figures.append((f"test {self.metric} (read {times})", self._figure(self.tests[-1], n)))
         if len(self.environments) > 1:
             figures.append(("note", "the run went on under another environment"))

@@ -7,13 +7,16 @@ for. Gradients are taken on the training split: the validation split judges what
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.backends import cudnn
 
-from prunekit._modules import evaluating
+from prunekit._modules import device_of, each, evaluating, place
 from prunekit._random import LocalRandom
+from prunekit.data import wrap
 from prunekit.steps import Run, derive
 
 Scores = dict[str, Tensor]
@@ -69,7 +72,7 @@ def _gradients(
     """∂L/∂w in eval mode, averaged over training examples; zeros where the loss does not depend."""
     wanted = set(names)
     parameters = {name: p for name, p in model.named_parameters() if name in wanted}
-    device = next(model.parameters()).device
+    data, device = wrap(data), device_of(model)
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
     frozen = [p for p in parameters.values() if not p.requires_grad]
     generator, n = torch.Generator().manual_seed(derive(seed, "gradient")), 0
@@ -78,10 +81,12 @@ def _gradients(
             p.requires_grad_(True)
         for x, y in data.batches("train", 500, generator):
             run.poll()
-            x, y = x[: examples - n], y[: examples - n]
-            with torch.enable_grad(), evaluating(model), LocalRandom(derive(seed, "draws", n)):
-                loss = data.loss(model(x.to(device)), y.to(device)) * len(y)
-            slopes = torch.autograd.grad(loss, [*parameters.values()], allow_unused=True)
+            left = examples - n
+            x, y = each(x, lambda part, left=left: part[:left]), y[:left]
+            draws = LocalRandom(derive(seed, "draws", n))
+            with torch.enable_grad(), evaluating(model), draws, _repeatable(device):
+                loss = data.loss(model(place(x, device)), y.to(device)) * len(y)
+                slopes = torch.autograd.grad(loss, [*parameters.values()], allow_unused=True)
             for name, slope in zip(parameters, slopes, strict=True):
                 if slope is not None:
                     total[name] += slope
@@ -92,3 +97,10 @@ def _gradients(
         for p in frozen:
             p.requires_grad_(False)
     return {name: sums / max(n, 1) for name, sums in total.items()}
+
+
+def _repeatable(device: torch.device) -> AbstractContextManager[Any]:
+    """Nobody journals gradients: a resumed run takes them again, and must get the same."""
+    if device.type != "cuda":
+        return nullcontext()
+    return cudnn.flags(enabled=True, deterministic=True, allow_tf32=cudnn.allow_tf32)

@@ -1,4 +1,4 @@
-"""Evaluate candidates through `Run.workers`, asking the journal first.
+"""The costs of candidates, found through `Run.workers` and asked of the journal first.
 
 Workers in other processes, or on other machines, keep the model, the data and the decoder by the
 hash of their contents, classes and functions; only candidates travel. What a worker lacks is sent
@@ -23,9 +23,9 @@ import torch
 from torch import nn
 
 from prunekit._files import digest
-from prunekit._modules import state_key
-from prunekit.data import Data, accuracy
-from prunekit.judge import as_metric, judge, metric_name, stand_in
+from prunekit._modules import state_key, structure
+from prunekit.data import wrap
+from prunekit.judge import as_metric, judge, stand_in
 from prunekit.mask import Mask
 from prunekit.steps import Run, Step, Stopped
 
@@ -36,7 +36,7 @@ NOTE = "search: while evaluating the candidate"  # tells its errors from the wor
 KEPT = 12  # parts that a worker keeps: those of four jobs
 
 
-def evaluate(
+def costs(
     model: nn.Module,
     data: Any,
     candidates: Iterable[Any],
@@ -44,34 +44,35 @@ def evaluate(
     run: Run = Run(),
     limits: Sequence[float] | None = None,
 ) -> list[float]:
-    """The validation result of each candidate, as if its mask were applied to the model.
+    """The validation cost of each candidate, as if its mask were applied to the model.
 
     ``decode(model, candidate)`` gives the candidate's `Mask`; it runs in the worker and must be a
-    function of a module, or a `functools.partial` of one. The result is the number of errors, or
-    the metric where that is not the accuracy. With `limits`, one a candidate, the evaluation of a
-    candidate with more errors than its limit ends early and its result is infinite.
+    function of a module, or a `functools.partial` of one. The cost is the number of errors, or
+    minus the metric where that is not the accuracy; infinite if an output is not finite. With
+    `limits`, one a candidate, a candidate with more errors than its limit is given up early and
+    costs infinity.
 
     An error in a worker names the candidate. Raises RuntimeError if the workers themselves fail.
     """
-    items = list(candidates)
+    data, items = wrap(data), list(candidates)
     bounds = list(limits) if limits is not None else [math.inf] * len(items)
-    if data.metric is not accuracy:
+    if not data.counts_errors:
         bounds = [math.inf] * len(items)
     tasks = [*zip(items, bounds, strict=True)]
     job = _Job({"model": model, "data": data, "decode": decode}, run)
     if run.journal is None:
-        return [result for _, result in sorted(_through_workers(job, tasks, run))]
+        return [cost for _, cost in sorted(_through_workers(job, tasks, run))]
     base = digest(state_key(model), data.key, decode)
     keys = [digest(base, i) if math.isinf(b) else digest(base, i, b) for i, b in tasks]
-    found = dict(zip(keys, tasks, strict=True))
-    waiting = [key for key in found if run.journal.get(key) is None]
-    for place, result in _through_workers(job, [found[key] for key in waiting], run):
-        run.journal.put(waiting[place], result)
+    by_key = dict(zip(keys, tasks, strict=True))
+    waiting = [key for key in by_key if run.journal.get(key) is None]
+    for place, cost in _through_workers(job, [by_key[key] for key in waiting], run):
+        run.journal.put(waiting[place], cost)
     return [run.journal.get(key) for key in keys]
 
 
 def _through_workers(job: _Job, tasks: Sequence[Any], run: Run) -> Iterator[tuple[int, float]]:
-    """Place and result of each task; those whose worker lacked something come later."""
+    """Place and cost of each task; those whose worker lacked something come later."""
     rest = [*range(len(tasks))]
     sent, asked = job, len(rest)
     lacking: set[str] = set()
@@ -158,19 +159,12 @@ class _Job:
     @functools.cached_property
     def keys(self) -> dict[str, str]:
         model, data, decode = (self.parts[name] for name in ("model", "data", "decode"))
-        modules = [
-            (
-                name,
-                _names(type(module)),
-                {k: repr(v) for k, v in vars(module).items() if k[0] != "_"},
-            )
-            for name, module in model.named_modules()
-        ]
-        known = getattr(data, "key", None) or uuid.uuid4().hex
-        functions = [_names(getattr(data, name, None)) for name in ("loss", "metric")]
+        kinds = [_names(kind) for kind in {type(module): None for module in model.modules()}]
+        known = data.key or uuid.uuid4().hex
+        functions = [_names(function) for function in (data.loss, data.metric)]
         return {
-            "model": digest(state_key(model), modules),
-            "data": digest(known, _names(type(data)), functions),
+            "model": digest(state_key(model), structure(model), kinds),
+            "data": digest(known, _names(data.kind), functions),
             "decode": digest(decode, _names(decode)),
         }
 
@@ -185,8 +179,8 @@ class _Job:
 
     def __reduce__(self) -> Any:
         sent = {name: self.parts[name] for name in self.sent}
-        if isinstance(data := sent.get("data"), Data):
-            sent["data"] = data.only("validation")
+        if "data" in sent:
+            sent["data"] = sent["data"].only("validation")
         return _arrived, (self.keys, sent)
 
     def __call__(self, task: tuple[Any, float]) -> float | Lacking:
@@ -196,17 +190,17 @@ class _Job:
             torch.set_num_threads(1)  # the workers share the cores
         candidate, limit = task
         try:
-            result = self._result(candidate, limit)
-            if math.isnan(result):
+            cost = self._cost(candidate, limit)
+            if math.isnan(cost):
                 raise ValueError("search: the metric of the data is NaN")
-            return result
+            return cost
         except Stopped:
             raise
         except Exception as error:
             error.add_note(f"{NOTE} {candidate!r}")
             raise
 
-    def _result(self, candidate: Any, limit: float) -> float:
+    def _cost(self, candidate: Any, limit: float) -> float:
         model, data, decode = (self.parts[name] for name in ("model", "data", "decode"))
         mask = decode(model, candidate)
         if not hasattr(self.local, "model"):
@@ -219,8 +213,7 @@ class _Job:
                     torch.mul(weights[name], mask[name].to(own.device), out=own)
                 else:
                     own.copy_(weights[name])
-        data = data.normalised if isinstance(data, Data) else data
-        return judge(self.local.model, data, self.run, limit=limit)
+        return judge(self.local.model, data.normalised, self.run, limit=limit)
 
 
 # What this process was sent, if it is a worker: parts of jobs by their keys, the last used last.
@@ -249,6 +242,11 @@ def itself(model: nn.Module, mask: Mask) -> Mask:
     return mask
 
 
+def cost(model: nn.Module, data: Any, run: Run = Run()) -> float:
+    """The validation cost of the model as it is, asked of the journal first."""
+    return costs(model, data, [Mask({})], itself, run)[0]
+
+
 def cut(
     model: nn.Module, data: Any, mask: Mask, index: int, of: int, run: Run = Run(), **info: Any
 ) -> Step:
@@ -257,6 +255,7 @@ def cut(
     Evaluated first, then applied: nothing polls `run.stop` between the change and the step.
     """
     mask.check(model)
-    (result,) = evaluate(model, data, [mask], itself, run)
+    (result,) = costs(model, data, [mask], itself, run)
+    step = Step("prune", index, of, mask, {data.metric_name: as_metric(result, data)}, info)
     mask.apply_(model)
-    return Step("prune", index, of, mask, {metric_name(data): as_metric(result, data)}, info)
+    return step

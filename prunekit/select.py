@@ -1,13 +1,90 @@
-"""From scores to a mask: which weights go, and how many when."""
+"""From scores or a wheel to a mask: which weights go, and how many when."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from prunekit._files import digest
 from prunekit.mask import Mask
+
+# What is removed as a unit -> the axes it goes over, of a weight (out, in, *kernel).
+GRANULARITIES: dict[str, Callable[[int], list[int]]] = {
+    "weight": lambda ndim: [],
+    "kernel": lambda ndim: [*range(2, ndim)],
+    "stripe": lambda ndim: [1],
+    "filter": lambda ndim: [*range(1, ndim)],
+    "channel": lambda ndim: [0, *range(2, ndim)],
+}
+REDUCTIONS: dict[str, Callable[..., Tensor]] = {
+    "sum": torch.sum,
+    "mean": torch.mean,
+    "norm": torch.linalg.vector_norm,  # L2
+}
+
+
+def pool(scores: Mapping[str, Tensor], granularity: str, reduce: str = "sum") -> dict[str, Tensor]:
+    """The scores of units larger than a weight, from those of their weights.
+
+    scores: of weights (out, in) or (out, in, *kernel); of biases (out,), which are filters' alone.
+    granularity: "weight", "kernel" (one input of one filter), "stripe" (one place of a filter's
+        kernels, over all inputs: Meng et al. 2020, arXiv 2009.14410), "filter" (one output; a row
+        of a linear layer) or "channel" (one input of all filters).
+    reduce: "sum", "mean" or "norm" (L2) over the weights of a unit.
+
+    The axes that a unit goes over stay, with size 1: the filters of (out, in, 3, 3) are
+    (out, 1, 1, 1). The weight of a transposed convolution is (in, out, *kernel): its filters are
+    pooled as channels. Of a mask, the sums are how many weights each unit has left.
+
+    Raises ValueError for an unknown granularity or reduction, and for a bias without such units.
+    """
+    for what, value, names in (
+        ("granularity", granularity, GRANULARITIES),
+        ("reduce", reduce, REDUCTIONS),
+    ):
+        if value not in names:
+            raise ValueError(f"pool: {what} must be one of {str([*names])[1:-1]}, got {value!r}")
+    pooled = {}
+    for name, s in scores.items():
+        if s.ndim < 2 and granularity not in ("weight", "filter"):
+            raise ValueError(
+                f"pool: {name} has no {granularity}s, which need two axes (out, in), "
+                f"got shape {tuple(s.shape)}. Leave it out."
+            )
+        if reduce != "sum" and not s.is_floating_point():
+            s = s.float()
+        axes = GRANULARITIES[granularity](s.ndim)
+        # One more axis: torch takes no axes for all of them.
+        unit = REDUCTIONS[reduce](s.unsqueeze(-1), dim=[*axes, -1], keepdim=True)
+        pooled[name] = unit.squeeze(-1)
+    return pooled
+
+
+def spread(mask: Mask, like: Mapping[str, Tensor]) -> Mask:
+    """The mask of weights that a mask of units (see `pool`) stands for.
+
+    like: tensors with the parameters' shapes, such as the scores that were pooled; may hold more.
+
+    Raises ValueError for units without a tensor in `like`, or whose axes have other sizes than
+    the tensor's or 1.
+    """
+    full = {}
+    for name, units in mask.items():
+        if name not in like:
+            raise ValueError(f"spread: nothing to spread {name!r} over; there are {[*like]}")
+        shape, given = tuple(like[name].shape), tuple(units.shape)
+        if len(given) != len(shape) or any(
+            n not in (1, m) for n, m in zip(given, shape, strict=True)
+        ):
+            raise ValueError(
+                f"spread: units of {name} must have size 1 or the weights' along the axes of "
+                f"{shape}, got {given}"
+            )
+        full[name] = units.expand(shape)
+    return Mask(full)
 
 
 def largest(scores: Mapping[str, Tensor], sparsity: float, scope: str, within: Mask) -> Mask:
@@ -16,6 +93,10 @@ def largest(scores: Mapping[str, Tensor], sparsity: float, scope: str, within: M
     What `within` has removed stays removed and counts. With scope ``"global"`` all weights compete,
     with ``"layer"`` each parameter gets the same sparsity. Exactly ``round(sparsity × all)`` go
     (more only if `within` has removed more); among equal scores the first go first.
+
+    With the scores of larger units from `pool` and a mask of their shapes, the share is one of
+    units, which `spread` makes a mask of weights; ``"global"`` is then fair only between units of
+    as many weights.
 
     Raises ValueError for scores that are NaN, miss a name or have another shape.
     """
@@ -93,18 +174,6 @@ def exchange(
     return Mask({**within, **after}) if after else within
 
 
-def spin(log_chances: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """Indices of `n` picks without replacement from a roulette wheel.
-
-    `log_chances` (m,) are the logarithms of the slices, up to a constant; each pick has its share
-    of what is left on the wheel. Everybody waits for an exponential time, shorter the wider the
-    slice, and the first `n` are picked: exactly the same chances (Efraimidis and Spirakis 2006,
-    doi 10.1016/j.ipl.2005.11.003; also known as Gumbel top-k).
-    """
-    waits = torch.rand(len(log_chances), generator=generator).log_().neg_()
-    return (log_chances - waits.log_()).topk(n, sorted=False).indices
-
-
 def stages(sparsity: float, rounds: int) -> list[float]:
     """Target sparsity after each round when every round removes the same share of the survivors.
 
@@ -123,3 +192,119 @@ def cubic(sparsity: float, t: float) -> float:
     (0.0, 0.9)
     """
     return sparsity * (1 - (1 - min(max(t, 0.0), 1.0)) ** 3)
+
+
+# ------------------------------------------------------------------------------------------ wheels
+
+
+def ranks(x: Tensor) -> Tensor:
+    """0 for the smallest of x, (n,), n − 1 for the largest; equal ones share the mean of theirs."""
+    _, place, counts = x.unique(return_inverse=True, return_counts=True)
+    return (counts.cumsum(0) - (counts + 1) / 2)[place].to(x.dtype)
+
+
+# log of the share of the wheel, up to a constant, for a = |w| / σ, (n,), n > 0.
+# paper (Chan et al. 2024, doi 10.1007/s00521-024-09719-6): "small weights are more likely to be
+# pruned", the formula is not public; here: a family.
+WHEELS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "sum": lambda a, strength: torch.log1p(-_share(a, a.sum())),
+    "lin": lambda a, strength: torch.log1p(-_share(a, a.max())),
+    "inv": lambda a, strength: -strength * torch.log(a + 1e-3),
+    "exp": lambda a, strength: -strength * a,
+    "rank": lambda a, strength: strength * torch.log1p(-ranks(a) / len(a)),
+    "uniform": lambda a, strength: torch.zeros_like(a),  # the control: blind removal
+}
+
+
+def _share(a: Tensor, whole: Tensor) -> Tensor:
+    """a / whole, and 0 where all weights are 0: then every slice is equal."""
+    return a / whole if whole > 0 else torch.zeros_like(a)
+
+
+def log_wheel(a: Tensor, wheel: str, strength: float) -> Tensor:
+    """The logarithms of a wheel's slices: of the chance that each weight is the first to be picked.
+
+    `a` `(n,)` are the weights' relative sizes, |w| / σ; `wheel` is a name in `WHEELS`.
+    """
+    logits = WHEELS[wheel](a.double(), strength)
+    if torch.isinf(logits).all():  # lin: all weights are equal, no slice is left
+        logits = torch.zeros_like(logits)
+    return torch.log_softmax(logits, 0)
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A wheel over some parameters: names, survivors' places and the logs of their slices, (n,)."""
+
+    names: list[str]
+    alive: Tensor
+    logits: Tensor
+
+    @property
+    def key(self) -> str:
+        return digest(self.names, self.alive, self.logits)
+
+
+def wheels(model: nn.Module, mask: Mask, wheel: str, strength: float, scope: str) -> list[Wheel]:
+    """A wheel a layer, or one for the whole model, over what the mask keeps."""
+    sizes, made = _relative_size(model, mask), []
+    for names in scoped(mask, scope):
+        alive = flat(mask, names).nonzero().flatten()
+        a = torch.cat([sizes[name] for name in names])
+        made.append(Wheel(names, alive, log_wheel(a, wheel, strength).float()))
+    return made
+
+
+def _relative_size(model: nn.Module, mask: Mask) -> dict[str, Tensor]:
+    """|w| / σ of the surviving weights, a layer at a time; σ over the layer's survivors."""
+    parameters = dict(model.named_parameters())
+    sizes = {}
+    for name, keep in mask.items():
+        w = parameters[name].detach().cpu()[keep].float()
+        deviation = w.std(correction=0) if len(w) else torch.tensor(0.0)
+        sizes[name] = w.abs() / deviation if deviation > 0 else torch.ones_like(w)
+    return sizes
+
+
+def scoped(mask: Mask, scope: str) -> list[list[str]]:
+    """The names that compete with one another."""
+    return [[*mask]] if scope == "global" else [[name] for name in mask]
+
+
+def flat(mask: Mask, names: list[str]) -> Tensor:
+    """What a mask keeps of some parameters, one after the other, (n,) bool."""
+    return torch.cat([mask[name].flatten() for name in names])
+
+
+def rest(total: int, sparsity: float) -> int:
+    """How many of a wheel's weights stay to the end: at least one."""
+    return max(total - round(sparsity * total), 1)
+
+
+def spun(
+    parent: Mask, wheels: Sequence[Wheel], share: float, sparsity: float, generator: torch.Generator
+) -> Mask:
+    """The parent's mask, less what each wheel picks: a share of its survivors, at least one weight,
+    but never more than leaves `sparsity`."""
+    kept = {}
+    for wheel in wheels:
+        keep, left = flat(parent, wheel.names), len(wheel.alive)
+        n = min(max(round(share * left), 1), left - rest(len(keep), sparsity))
+        if n > 0:
+            keep[wheel.alive[spin(wheel.logits, n, generator)]] = False
+        parts = keep.split([parent[name].numel() for name in wheel.names])
+        for name, part in zip(wheel.names, parts, strict=True):
+            kept[name] = part.view(parent[name].shape)
+    return parent & Mask(kept)
+
+
+def spin(log_chances: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """Indices of `n` picks without replacement from a roulette wheel.
+
+    `log_chances` (m,) are the logarithms of the slices, up to a constant; each pick has its share
+    of what is left on the wheel. Everybody waits for an exponential time, shorter the wider the
+    slice, and the first `n` are picked: exactly the same chances (Efraimidis and Spirakis 2006,
+    doi 10.1016/j.ipl.2005.11.003; also known as Gumbel top-k).
+    """
+    waits = torch.rand(len(log_chances), generator=generator).log_().neg_()
+    return (log_chances - waits.log_()).topk(n, sorted=False).indices

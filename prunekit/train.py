@@ -1,4 +1,4 @@
-"""Training and evaluation: nothing else in the package trains.
+"""Training: nothing else in the package trains.
 
 `fit` is a method like all others: a generator that yields a `Step` an epoch, so that pruning
 methods compose with ``yield from fit(...)``.
@@ -6,185 +6,408 @@ methods compose with ``yield from fit(...)``.
 
 from __future__ import annotations
 
+import copy
+import fnmatch
 import math
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from prunekit._files import digest
-from prunekit._modules import lay_out, named_tensors, state_key
+from prunekit._modules import (
+    device_of,
+    lay_out,
+    named_tensors,
+    place,
+    put_back,
+    snapshot,
+    state_key,
+)
 from prunekit._random import LocalRandom
+from prunekit.data import Data
 from prunekit.journal import Fit
-from prunekit.judge import evaluate, metric_name, size
-from prunekit.knobs import Choice, Count, Fraction, Natural, NonNegative, Positive, Precision
+from prunekit.judge import evaluate
+from prunekit.knobs import (
+    Choice,
+    Count,
+    Default,
+    Fraction,
+    Natural,
+    NonNegative,
+    Positive,
+    Range,
+)
 from prunekit.mask import Mask
 from prunekit.method import method
 from prunekit.steps import Run, Step, derive
 
-OPTIMIZERS = {
-    "sgd": lambda p, lr, momentum, decay: torch.optim.SGD(
-        p, lr, momentum, weight_decay=decay, nesterov=momentum > 0
-    ),
-    "adam": lambda p, lr, momentum, decay: torch.optim.AdamW(p, lr, weight_decay=decay),
-}
-
-# The share of the learning rate after a share t in [0, 1) of the training.
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda t: 1.0,
-    "cosine": lambda t: (1 + math.cos(math.pi * t)) / 2,
-    "one-cycle": lambda t: t / 0.25 if t < 0.25 else (1 - t) / 0.75,
-    "steps": lambda t: 1.0 if t < 0.5 else 0.1 if t < 0.75 else 0.01,
-}
-
+Weights = dict[str, Tensor]  # parameters and buffers by name
 Remask = Callable[[nn.Module, Mask, float], Mask]
+Penalty = Callable[[nn.Module, float], None]
+
+OPTIMIZERS = {
+    "sgd": lambda groups, lr, momentum: torch.optim.SGD(
+        groups, lr, momentum, nesterov=momentum > 0
+    ),
+    "adam": lambda groups, lr, momentum: torch.optim.AdamW(groups, lr),
+}
+
+# The share of the learning rate after a share t in [0, 1] of the training.
+SCHEDULES: dict[str, Callable[[float, float], float]] = {
+    "constant": lambda t, peak: 1.0,
+    "cosine": lambda t, peak: (1 + math.cos(math.pi * t)) / 2,
+    "one-cycle": lambda t, peak: t / peak if t < peak else (1 - t) / (1 - peak),
+    "steps": lambda t, peak: 1.0 if t < 0.5 else 0.1 if t < 0.75 else 0.01,
+}
 
 
-def _check_fit(model: nn.Module, data: Any, *, mask: Mask | None, epochs: int, **_: Any) -> None:
+@dataclass(frozen=True)
+class Form:
+    """How a network is computed while it trains: the order of its kernels, and autocast or not."""
+
+    order: torch.memory_format
+    bf16: bool = False
+
+
+FORMS = {
+    "fp32": Form(torch.contiguous_format),
+    "fp32-channels-last": Form(torch.channels_last),
+    "bf16": Form(torch.channels_last, bf16=True),
+}
+TIMED = 2  # minibatches that "auto" times in each form, after one that it does not
+
+
+class Tuning(TypedDict, total=False):
+    """The knobs of training, which methods hand on to `fit`.
+
+    epochs: passes over the training data; after each cut, where a method cuts more than once.
+    lr: learning rate at its highest.
+    batch: examples a minibatch.
+    optimizer: "sgd" (with Nesterov momentum) or "adam" (with decoupled weight decay).
+    momentum: of SGD.
+    weight_decay: factor of the L2 penalty.
+    schedule: how the learning rate moves over the whole training.
+    peak: share of the training after which the one-cycle schedule is highest.
+    precision: how the network is computed; "auto" times a minibatch in each form and takes the
+        fastest, so that it may differ from one machine to another.
+    """
+
+    epochs: Annotated[Natural, Default(1)]
+    lr: Annotated[Positive, Default(0.05)]
+    batch: Annotated[Count, Default(128)]
+    optimizer: Annotated[str, Choice(*OPTIMIZERS), Default("sgd")]
+    momentum: Annotated[Fraction, Default(0.9)]
+    weight_decay: Annotated[NonNegative, Default(5e-4)]
+    schedule: Annotated[str, Choice(*SCHEDULES), Default("cosine")]
+    peak: Annotated[float, Range(0, 1, low_open=True, high_open=True), Default(0.25)]
+    precision: Annotated[str, Choice(*FORMS, "auto"), Default("fp32")]
+
+
+def _check_fit(
+    model: nn.Module,
+    data: Data,
+    *,
+    mask: Mask | None,
+    epochs: int,
+    early: int | None,
+    decay: Mapping[str, float] | None,
+    **_: Any,
+) -> None:
     if mask is not None and not isinstance(mask, Mask):
         raise ValueError(f"fit: mask must be a Mask, got {type(mask).__name__}")
     if mask is not None:
         mask.check(model)
     if epochs and not any(p.requires_grad for p in model.parameters()):
         raise ValueError(f"fit: {type(model).__name__} has no parameter that requires gradients")
+    if early is not None and early > epochs:
+        raise ValueError(f"fit: early must be at most epochs, {epochs}, got {early}")
+    names = [name for name, _ in model.named_parameters()]
+    for pattern, value in (decay or {}).items():
+        if not fnmatch.filter(names, pattern):
+            raise ValueError(f"fit: decay has {pattern!r}, but no parameter is called so: {names}")
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"fit: decay of {pattern!r} must be in [0, inf), got {value}")
 
 
-@method(check=_check_fit)
+@method(check=_check_fit, inputs=("mask", "remask", "penalty", "decay"))
 def fit(
     model: nn.Module,
-    data: Any,
+    data: Data,
     *,
-    epochs: Natural = 1,
-    lr: Positive = 0.05,
-    batch: Count = 128,
-    optimizer: Annotated[str, Choice(*OPTIMIZERS)] = "sgd",
-    momentum: Fraction = 0.9,
-    weight_decay: NonNegative = 5e-4,
-    schedule: Annotated[str, Choice(*SCHEDULES)] = "cosine",
-    precision: Precision = "fp32",
     phase: Annotated[str, Choice("train", "finetune")] = "train",
     mask: Mask | None = None,
     remask: Remask | None = None,
+    remask_when: Annotated[str, Choice("after", "before")] = "after",
     every: Natural = 100,
+    penalty: Penalty | None = None,
+    decay: Mapping[str, float] | None = None,
+    early: Natural | None = None,
+    keep: Annotated[str, Choice("last", "best")] = "last",
     seed: int = 0,
     run: Run = Run(),
-) -> Iterator[Step]:
+    **tuning: Unpack[Tuning],
+) -> Generator[Step, None, Weights | None]:
     """Train the model in place on ``data.loss``, a `Step` an epoch with loss and validation metric.
 
-    epochs: passes over the training data.
-    lr: learning rate at its highest.
-    batch: examples a minibatch.
-    optimizer: "sgd" (with Nesterov momentum) or "adam" (with decoupled weight decay).
-    momentum: of SGD.
-    weight_decay: factor of the L2 penalty.
-    schedule: how the learning rate moves over the whole fit.
-    precision: "auto" takes bf16 autocast and channels-last where the processor computes bf16.
     phase: the name of the steps.
+    remask_when: whether `remask` is called after the optimiser's step or before it.
+    every: minibatches from one call of `remask` to the next; 0: only at the end of an epoch.
+    early: the epoch whose weights are the value of ``yield from fit(...)``; 0: those at the start.
+    keep: with "best", training ends on the weights of the epoch with the best validation metric,
+        and a last step, a rewind, says so unless that is the last epoch.
 
     With `mask`, removed weights are 0 after every update. ``remask(model, mask, t)`` may change the
-    mask after every `every` minibatches (0: never) and every epoch, t in (0, 1] being the share of
-    training done; the parameters then have the gradients of the last minibatch. It must be a
-    function of a module, or a `functools.partial` of one.
+    mask after every `every` minibatches and every epoch; the parameters have the gradients of the
+    last minibatch. ``penalty(model, t)`` is called between the backward pass and the optimiser's
+    step and adds to the gradients; what it changes from call to call are buffers of the model. t in
+    (0, 1] is the share of training done. Both must be functions of a module, or a
+    `functools.partial` of one. `decay` maps patterns of parameter names to weight decays of their
+    own, such as ``{"*.bias": 0}``; the first pattern that fits counts.
 
-    Raises `Stopped` if `run.stop` is set; on any exception the weights of the last step return.
+    Raises `Stopped` if `run.stop` is set, FloatingPointError if the loss or the penalty is not
+    finite; on any exception the weights of the last step return.
     """
+    epochs = tuning["epochs"]
+    past = _Past(mask if mask is not None else Mask({}), early, keep == "best")
+    if early == 0:
+        past.early_weights = snapshot(model)
     if not epochs:
         model.eval()
-        return
-    knobs: dict[str, Any] = dict(
-        epochs=epochs,
-        lr=lr,
-        batch=batch,
-        optimizer=optimizer,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        schedule=schedule,
-        precision=precision,
-        every=every,
-    )
-    mask = mask if mask is not None else Mask({})
+        return past.early_weights
     journal, key, saved = run.journal, "", None
     if journal is not None:
         trained = [name for name, p in model.named_parameters() if p.requires_grad]
-        key = digest(state_key(model), data.key, mask, knobs, trained, remask, seed)
+        functions = (remask, remask_when, every, penalty, sorted((decay or {}).items()))
+        key = digest(
+            state_key(model),
+            data.key,
+            past.start,
+            dict(tuning),
+            trained,
+            functions,
+            early,
+            keep,
+            seed,
+        )
         saved = journal.load_fit(key)
-    trainer = _Trainer(model, data, remask, seed, run, **knobs)
-    metrics: list[dict[str, float]] = []
-    masks: dict[int, bytes] = {}
+    form = _form(model, data, tuning, saved)
+    if journal is not None and tuning["precision"] == "auto":
+        journal.note_precision(form)
+    hooks = _Hooks(remask, remask_when == "before", every, penalty)
+    loop = _Loop(model, data, dict(tuning), FORMS[form], hooks, decay or {}, seed, run)
+    if saved is not None:
+        past.read(saved)
     for epoch in range(1, epochs + 1):
+        mask = past.mask_after(epoch - 1)
         if saved is not None and epoch <= saved.epoch:
-            if epoch in saved.masks:
-                mask = Mask.from_bytes(saved.masks[epoch])
             if epoch == saved.epoch:
-                trainer.restore(saved, mask, finished=epoch == epochs)
-                metrics, masks = saved.metrics, saved.masks
+                loop.resume(saved, past, finished=epoch == epochs)
+            mask = past.mask_after(epoch)
             mask.apply_(model)
-            yield Step(phase, epoch, epochs, mask, saved.metrics[epoch - 1])
-            continue
-        saved = None  # no longer needed, and its file is about to be replaced
-        with trainer.all_or_nothing():
-            figures, after = trainer.epoch(epoch, mask)
-            if after is not mask:
-                masks = masks | {epoch: after.to_bytes()}
-            if journal is not None:
-                state = trainer.state(after, finished=epoch == epochs)
-                journal.save_fit(key, Fit(epoch, [*metrics, figures], masks, *state))
-        metrics.append(figures)
-        mask = after
-        yield Step(phase, epoch, epochs, mask, figures)
+        else:
+            saved = None  # no longer needed, and its file is about to be replaced
+            with loop.all_or_nothing():
+                figures, mask = loop.epoch(epoch, mask)
+                past.add(epoch, figures, mask, figures[data.metric_name], model)
+                if journal is not None:
+                    journal.save_fit(key, past.to_fit(loop, form, finished=epoch == epochs))
+        yield Step(phase, epoch, epochs, mask, past.metrics[epoch - 1])
+    if past.winner != epochs:
+        assert past.best_weights is not None
+        put_back(model, past.best_weights)
+        mask, figures = past.mask_after(past.winner), past.metrics[past.winner - 1]
+        yield Step("rewind", past.winner, epochs, mask, figures)
+    return past.early_weights
+
+
+# ------------------------------------------------------------------------------------- precision
+
+
+def _form(model: nn.Module, data: Data, tuning: Tuning, saved: Fit | None) -> str:
+    """The name of the form to train in; a fit that is taken up again stays with its own."""
+    if tuning["precision"] != "auto":
+        return tuning["precision"]
+    return saved.extra["form"] if saved is not None else fastest_form(model, data, tuning["batch"])
+
+
+def fastest_form(model: nn.Module, data: Data, batch: int = 128) -> str:
+    """The form in which one training minibatch of the whole network takes the least time here.
+
+    Forms that the network or the processor knows nothing of are not tried: other orders of kernels
+    without convolutions, bf16 on a processor that has no instructions for it.
+    """
+    forms = ["fp32"]
+    if any(p.ndim == 4 for p in model.parameters()):
+        forms.append("fp32-channels-last")
+    if _computes_bf16(device_of(model)):
+        forms.append("bf16")
+    if len(forms) == 1:
+        return forms[0]
+    (x, y), seconds = next(data.batches("train", batch, torch.Generator().manual_seed(0))), {}
+    for name in forms:
+        seconds[name] = _seconds_a_minibatch(copy.deepcopy(model), data, FORMS[name], x, y)
+    return min(forms, key=lambda name: seconds[name])
+
+
+def _seconds_a_minibatch(model: nn.Module, data: Data, form: Form, x: Any, y: Tensor) -> float:
+    device, times = device_of(model), []
+    lay_out(model.parameters(), form.order)
+    model.train()
+    for _ in range(1 + TIMED):
+        begun = time.perf_counter()
+        with torch.enable_grad(), LocalRandom(0), autocast(form, device):
+            loss = data.loss(model(_inputs(x, form, device)), y.to(device))
+        loss.backward()
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        times.append(time.perf_counter() - begun)
+    return min(times[1:])
 
 
 def _computes_bf16(device: torch.device) -> bool:
-    """Whether bf16 saves time: on every accelerator, on a CPU that has instructions for it."""
+    """Whether bf16 may save time: on every accelerator, on a CPU that has instructions for it."""
     able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return device.type != "cpu" or bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
-class _Trainer:
-    """One fit: the model, a fresh optimiser, and what an epoch needs."""
+def autocast(form: Form, device: torch.device) -> AbstractContextManager[Any]:
+    """Where the forward pass of a form is computed."""
+    return torch.autocast(device.type, torch.bfloat16) if form.bf16 else nullcontext()
+
+
+def _inputs(x: Any, form: Form, device: torch.device) -> Any:
+    """Images in the order of the kernels, on the device; (n, c, h, w) or whatever the data give."""
+    if isinstance(x, Tensor) and x.ndim == 4 and form.order is not torch.contiguous_format:
+        x = x.contiguous(memory_format=form.order)
+    return place(x, device)
+
+
+# ------------------------------------------------------------------------------------------ epochs
+
+
+@dataclass
+class _Past:
+    """What a fit remembers of its epochs: figures, changed masks, the weights it may go back to."""
+
+    start: Mask
+    early: int | None
+    best: bool
+
+    def __post_init__(self) -> None:
+        self.metrics: list[dict[str, float]] = []
+        self.masks: dict[int, bytes] = {}  # where they changed
+        self.early_weights: Weights | None = None
+        self.best_weights: Weights | None = None  # of the winner, where that is not the last epoch
+        self.winner, self._value, self._last = 0, -math.inf, self.start
+
+    def mask_after(self, epoch: int) -> Mask:
+        """The mask after an epoch, 0 being the start."""
+        changed = max((e for e in self.masks if e <= epoch), default=0)
+        if changed and changed == max(self.masks):
+            return self._last
+        return Mask.from_bytes(self.masks[changed]) if changed else self.start
+
+    def add(
+        self, epoch: int, figures: dict[str, float], mask: Mask, value: float, model: nn.Module
+    ) -> None:
+        """Remember an epoch that the model has just finished."""
+        if mask is not self._last:
+            self.masks, self._last = self.masks | {epoch: mask.to_bytes()}, mask
+        self.metrics.append(figures)
+        if epoch == self.early:
+            self.early_weights = snapshot(model)
+        if not self.best:
+            self.winner = epoch
+        elif value > self._value or not self.winner:  # NaN is no better than anything
+            self.winner, self._value, self.best_weights = epoch, value, snapshot(model)
+
+    # -- the journal's view: w. weights, o. optimiser, e. early, b. best
+
+    def to_fit(self, loop: _Loop, form: str, finished: bool) -> Fit:
+        """What to go on from; of a finished fit only the weights it ends on, and early ones."""
+        epoch = len(self.metrics)
+        now = named_tensors(loop.model)
+        rest: Weights = {}
+        optimizer: dict[str, Any] = {}
+        if finished:
+            kept = self.mask_after(self.winner)
+            ends_on = now if self.winner == epoch else self.best_weights or now
+            now = {n: t[kept[n].to(t.device)] if n in kept else t for n, t in ends_on.items()}
+        else:
+            rest, optimizer = loop.optimizer_state()
+            rest |= _prefixed("b.", self.best_weights)
+        rest |= _prefixed("e.", self.early_weights if self.early else None)
+        tensors = {f"w.{name}": tensor.detach().clone() for name, tensor in now.items()} | rest
+        extra = {"form": form, "winner": self.winner, "optimizer": optimizer}
+        if math.isfinite(self._value):
+            extra["value"] = self._value
+        return Fit(epoch, [*self.metrics], self.masks, tensors, extra)
+
+    def read(self, saved: Fit) -> None:
+        """Turns `to_fit` around, but for what is the loop's."""
+        self.metrics, self.masks = [*saved.metrics], saved.masks
+        self.winner, self._value = saved.extra["winner"], saved.extra.get("value", -math.inf)
+        if self.masks:
+            self._last = Mask.from_bytes(self.masks[max(self.masks)])
+        self.early_weights = _unprefixed("e.", saved.tensors) or self.early_weights
+        self.best_weights = _unprefixed("b.", saved.tensors) or None
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, Tensor] | None) -> Weights:
+    return {prefix + name: tensor for name, tensor in (tensors or {}).items()}
+
+
+def _unprefixed(prefix: str, tensors: Mapping[str, Tensor]) -> Weights:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
+@dataclass(frozen=True)
+class _Hooks:
+    """What a method adds to the loop, and when."""
+
+    remask: Remask | None
+    before: bool
+    every: int
+    penalty: Penalty | None
+
+
+class _Loop:
+    """One fit's training loop, with a fresh optimiser."""
 
     def __init__(
         self,
         model: nn.Module,
-        data: Any,
-        remask: Remask | None,
+        data: Data,
+        tuning: dict[str, Any],
+        form: Form,
+        hooks: _Hooks,
+        decay: Mapping[str, float],
         seed: int,
         run: Run,
-        *,
-        epochs: int,
-        lr: float,
-        batch: int,
-        optimizer: str,
-        momentum: float,
-        weight_decay: float,
-        schedule: str,
-        precision: str,
-        every: int,
     ):
-        self.model, self.data, self.remask, self.seed, self.run = model, data, remask, seed, run
-        self.epochs, self.lr, self.batch, self.every = epochs, lr, batch, every
-        self.schedule = SCHEDULES[schedule]
+        self.model, self.data, self.form, self.hooks = model, data, form, hooks
+        self.epochs, self.lr, self.batch = tuning["epochs"], tuning["lr"], tuning["batch"]
+        self.schedule, self.peak = SCHEDULES[tuning["schedule"]], tuning["peak"]
+        self.seed, self.run, self.device = seed, run, device_of(model)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = OPTIMIZERS[optimizer](self.parameters, lr, momentum, weight_decay)
-        self.device = self.parameters[0].device
-        self.bf16 = precision == "bf16" or (precision == "auto" and _computes_bf16(self.device))
-        self.minibatches = math.ceil(size(data, "train") / batch)
+        groups = _groups(model, decay, tuning["weight_decay"])
+        self.optimizer = OPTIMIZERS[tuning["optimizer"]](groups, self.lr, tuning["momentum"])
+        self.minibatches = data.minibatches(self.batch)
 
     @contextmanager
     def all_or_nothing(self) -> Iterator[None]:
         """On any exception inside, the weights and buffers from before return."""
-        snapshot = {
-            name: tensor.detach().clone() for name, tensor in named_tensors(self.model).items()
-        }
+        before = snapshot(self.model)
         try:
             yield
         except BaseException:
-            self._layout(torch.contiguous_format)
-            with torch.no_grad():
-                for name, tensor in named_tensors(self.model).items():
-                    tensor.copy_(snapshot[name])
+            self._lay_out(torch.contiguous_format)
+            put_back(self.model, before)
             raise
         finally:
             self.optimizer.zero_grad(set_to_none=True)
@@ -195,53 +418,66 @@ class _Trainer:
         loss, mask = self._minibatches(epoch, mask)
         mask.apply_(self.model)  # exact zeros, without the signs that products leave
         value = evaluate(self.model, self.data, run=self.run)
-        self._layout(torch.contiguous_format)
-        return {"loss": loss, metric_name(self.data): value}, mask
+        self._lay_out(torch.contiguous_format)
+        return {"loss": loss, self.data.metric_name: value}, mask
 
-    def _layout(self, memory_format: torch.memory_format) -> None:
-        if self.bf16:
-            lay_out(self.parameters, memory_format)
+    def _lay_out(self, order: torch.memory_format) -> None:
+        if self.form.order is not torch.contiguous_format:
+            lay_out(self.parameters, order)
 
     def _minibatches(self, epoch: int, mask: Mask) -> tuple[float, Mask]:
+        """One pass over the training data: the mean loss, and the mask after it."""
         torch.set_flush_denormal(True)  # `@method` puts the caller's setting back
         generator = torch.Generator().manual_seed(derive(self.seed, "epoch", epoch))
         draws = LocalRandom(derive(self.seed, "draws", epoch))
+        remask, penalty = self.hooks.remask, self.hooks.penalty
         mask.apply_(self.model)
-        self._layout(torch.channels_last)
+        self._lay_out(self.form.order)
         masked = self._masked(mask)
-        total, n, due, share = torch.zeros((), device=self.device), 0, False, 0.0
+        total, n = torch.zeros((), device=self.device), 0
+        blame = torch.zeros((), dtype=torch.bool, device=self.device)  # the penalty, for NaN
+        due, share = False, 0.0
         self.model.train()
         for i, (x, y) in enumerate(self.data.batches("train", self.batch, generator)):
             self.run.poll()
-            done = epoch - 1 + i / self.minibatches
+            done = (epoch - 1 + i / self.minibatches) / self.epochs
+            step = (epoch - 1) * self.minibatches + i + 1
+            share = min(step / self.minibatches / self.epochs, 1.0)
+            due = remask is not None and self.hooks.every > 0 and step % self.hooks.every == 0
             for group in self.optimizer.param_groups:
-                group["lr"] = self.lr * self.schedule(done / self.epochs)
-            x, y = self._inputs(x), y.to(self.device)
-            with torch.enable_grad(), draws, self._autocast():
+                group["lr"] = self.lr * self.schedule(min(done, 1.0), self.peak)
+            x, y = _inputs(x, self.form, self.device), y.to(self.device)
+            with torch.enable_grad(), draws, autocast(self.form, self.device):
                 loss = self.data.loss(self.model(x), y)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            if penalty is not None:
+                fine = self._finite_gradients()
+                penalty(self.model, share)
+                blame |= fine & ~self._finite_gradients()
+            if due and self.hooks.before:
+                mask, masked = self._remasked(mask, masked, share)
             self.optimizer.step()
-            if masked:
+            if masked is not None:
                 with torch.no_grad():
                     torch._foreach_mul_(*masked)
             total, n = total + loss.detach() * len(y), n + len(y)
-            step = (epoch - 1) * self.minibatches + i + 1
-            share = step / self.minibatches / self.epochs
-            due = self.every > 0 and step % self.every == 0
-            if self.remask is not None and due:
-                self._check(total, epoch)
-                mask = self.remask(self.model, mask, share)
-                mask.apply_(self.model)
-                masked = self._masked(mask)
-        self._check(total, epoch)
-        if self.remask is not None and not (due and share == epoch / self.epochs):
-            mask = self.remask(self.model, mask, epoch / self.epochs)
+            if due and not self.hooks.before:
+                self._check(total, blame, epoch)
+                mask, masked = self._remasked(mask, masked, share)
+        self._check(total, blame, epoch)
+        if remask is not None and not (due and share == epoch / self.epochs):
+            mask = remask(self.model, mask, epoch / self.epochs)
         return float(total) / max(n, 1), mask
 
-    def _check(self, total: Tensor, epoch: int) -> None:
-        if not math.isfinite(loss := float(total)):
-            raise FloatingPointError(f"fit: the loss is {loss} in epoch {epoch}; try a smaller lr")
+    def _remasked(self, mask: Mask, masked: Any, share: float) -> tuple[Mask, Any]:
+        """The mask that `remask` gives, applied, and what `_masked` makes of it."""
+        assert self.hooks.remask is not None
+        after = self.hooks.remask(self.model, mask, share)
+        if after is mask:
+            return mask, masked
+        after.apply_(self.model)
+        return after, self._masked(after)
 
     def _masked(self, mask: Mask) -> tuple[list[Tensor], list[Tensor]] | None:
         """Parameters and, as 0 and 1 on their device, what to multiply them with."""
@@ -251,48 +487,72 @@ class _Trainer:
             return None
         return [p for p, _ in cut], [keep.to(p.device, p.dtype) for p, keep in cut]
 
-    def _inputs(self, x: Tensor) -> Tensor:
-        if self.bf16 and x.ndim == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
-        return x.to(self.device)
+    def _finite_gradients(self) -> Tensor:
+        slopes = [p.grad for p in self.parameters if p.grad is not None]
+        largest = torch._foreach_norm(slopes, math.inf)
+        return torch.stack([g.to(self.device) for g in largest]).isfinite().all()
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
+    def _check(self, total: Tensor, blame: Tensor, epoch: int) -> None:
+        if blame:
+            raise FloatingPointError(
+                f"fit: the penalty {self.hooks.penalty!r} gave gradients that are NaN or infinite "
+                f"in epoch {epoch}. The weights from before that epoch are back."
+            )
+        if not math.isfinite(loss := float(total)):
+            raise FloatingPointError(f"fit: the loss is {loss} in epoch {epoch}; try a smaller lr")
 
     # -- the journal's view
 
-    def state(self, mask: Mask, finished: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and plain values to go on from; of a finished fit only the kept weights."""
-        tensors = {}
-        for name, tensor in named_tensors(self.model).items():
-            value = tensor.detach().cpu()
-            tensors[f"w.{name}"] = value[mask[name]] if name in mask and finished else value.clone()
-        extra: dict[str, Any] = {}
-        if not finished:
-            for i, p in enumerate(self.parameters):
-                for name, value in self.optimizer.state[p].items():
-                    if isinstance(value, Tensor):
-                        tensors[f"o.{i}.{name}"] = value.clone()
-                    else:
-                        extra[f"{i}.{name}"] = value
-        return tensors, extra
+    def optimizer_state(self) -> tuple[Weights, dict[str, Any]]:
+        """Tensors, and values that are none, by number of the parameter and name."""
+        tensors, plain = {}, {}
+        for i, p in enumerate(self.parameters):
+            for name, value in self.optimizer.state[p].items():
+                if isinstance(value, Tensor):
+                    tensors[f"o.{i}.{name}"] = value.clone()
+                else:
+                    plain[f"{i}.{name}"] = value
+        return tensors, plain
 
-    @torch.no_grad()
-    def restore(self, saved: Fit, mask: Mask, finished: bool) -> None:
-        for name, tensor in named_tensors(self.model).items():
-            value = saved.tensors[f"w.{name}"].to(tensor.device)
-            if name in mask and finished:
-                tensor.masked_scatter_(mask[name].to(tensor.device), value)
-            else:
-                tensor.copy_(value)
-        for name, value in saved.tensors.items():
-            if name.startswith("o."):
-                _, i, key = name.split(".", 2)
-                p = self.parameters[int(i)]
-                # As torch's own load_state_dict: moments beside their weights, counters stay.
-                self.optimizer.state[p][key] = value if key == "step" else value.to(p.device)
-        for name, value in saved.extra.items():
+    def resume(self, saved: Fit, past: _Past, finished: bool) -> None:
+        """Give the model, or what the fit ends on, and the optimiser their recorded state."""
+        weights = _unprefixed("w.", saved.tensors)
+        if finished:
+            weights = _unpacked(weights, past.mask_after(past.winner), self.model)
+        if past.winner == saved.epoch or not finished:
+            put_back(self.model, weights)
+        else:
+            past.best_weights = weights
+        for name, value in _unprefixed("o.", saved.tensors).items():
+            i, key = name.split(".", 1)
+            p = self.parameters[int(i)]
+            # As torch's own load_state_dict: moments beside their weights, counters stay.
+            self.optimizer.state[p][key] = value if key == "step" else value.to(p.device)
+        for name, value in saved.extra["optimizer"].items():
             i, key = name.split(".", 1)
             self.optimizer.state[self.parameters[int(i)]][key] = value
         self.optimizer.zero_grad(set_to_none=True)
         self.model.eval()
+
+
+def _unpacked(packed: Weights, mask: Mask, model: nn.Module) -> Weights:
+    """Whole tensors from those that hold the kept weights alone."""
+    whole = {}
+    for name, tensor in named_tensors(model).items():
+        whole[name] = packed[name]
+        if name in mask:
+            whole[name] = torch.zeros(tensor.shape, dtype=tensor.dtype)
+            whole[name][mask[name]] = packed[name]
+    return whole
+
+
+def _groups(
+    model: nn.Module, decay: Mapping[str, float], weight_decay: float
+) -> list[dict[str, Any]]:
+    """The optimiser's parameter groups: one for each weight decay, in the model's order."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            own = (value for pattern, value in decay.items() if fnmatch.fnmatchcase(name, pattern))
+            groups.setdefault(next(own, weight_decay), []).append(p)
+    return [dict(params=params, weight_decay=value) for value, params in groups.items()]

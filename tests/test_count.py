@@ -1,12 +1,14 @@
 """Counts against brute force: loops that add one for every multiplication."""
 
+import copy
 import itertools
 
 import pytest
 import torch
 from tiny import tiny_model
 from torch import nn
-from torch.nn.functional import linear, scaled_dot_product_attention
+from torch.nn.functional import linear, relu, scaled_dot_product_attention
+from torch.nn.utils import parametrizations, parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
 from prunekit import count
@@ -227,3 +229,216 @@ def test_a_product_with_a_vector_counts():
 
     mask = Mask({"weight": torch.rand(5, 7) < 0.5})
     assert count.macs(Readout(), torch.rand(1, 7), mask) == count.Macs(35, mask.kept)
+
+
+# --------------------------------------------------- weights that are worked out in the forward pass
+
+
+class Of(nn.Module):
+    """A linear layer (6 -> 4) whose weight is `work_out` of its parameters."""
+
+    def __init__(self, work_out, *shapes):
+        super().__init__()
+        g = torch.Generator().manual_seed(0)
+        self.p = nn.ParameterList([torch.randn(shape, generator=g) for shape in shapes])
+        self.work_out = work_out
+        self.weight = None
+
+    def forward(self, x):
+        self.weight = self.work_out(*self.p)
+        return linear(x.to(self.weight.dtype), self.weight)
+
+
+def assembled(a, b):
+    """Written part by part into an empty weight."""
+    w = torch.zeros(4, 6)
+    w[:2] = a
+    w[2:].copy_(b)
+    return w.mul_(3)
+
+
+WORKED_OUT = {
+    "scaled": (lambda w: torch.tensor(2.0) * w, (4, 6)),
+    "cast": (lambda w: w.bfloat16(), (4, 6)),
+    "transposed copy": (lambda w: w.t().contiguous(), (6, 4)),
+    "flat": (lambda w: w.view(6, 4).permute(1, 0).reshape(4, 6), (24,)),
+    "part": (lambda w: w[1:5, ::2] / 7, (6, 12)),
+    "joined": (lambda a, b: torch.cat([a, b]), (1, 6), (3, 6)),
+    "stacked": (lambda a, b: torch.stack([a, b], 1).flatten(0, 1), (2, 6), (2, 6)),
+    "in parts": (assembled, (2, 6), (2, 6)),
+    "symmetric": (lambda w: torch.cat([w.triu() + w.triu(1).t(), w], 1)[:4, :6], (4, 4)),
+    "gated": (lambda w, gate: w * torch.sigmoid(gate), (4, 6), (4, 1)),
+    "factors": (lambda w, other: w * other, (4, 6), (4, 6)),
+    "sum": (lambda w, other: w + other, (4, 6), (4, 6)),
+    "normed": (lambda w: w / w.norm(dim=1, keepdim=True), (4, 6)),
+    "centred": (lambda w: w - w.mean(), (4, 6)),
+    "adapted": (lambda w, a, b: w + a @ b, (4, 6), (4, 2), (2, 6)),
+    "divided by a product": (lambda w, u: w / (w @ u).sum(), (4, 6), (6,)),
+    "index": (lambda w: w[torch.tensor([3, 0, 0, 1])], (4, 6)),
+    "in place": (lambda w: w.clone().mul_(2).clamp_(-1, 1), (4, 6)),
+}
+
+
+@pytest.mark.parametrize(
+    ("work_out", "shapes"), [(f, s) for f, *s in WORKED_OUT.values()], ids=WORKED_OUT
+)
+@pytest.mark.parametrize("applied", [False, True])
+def test_a_weight_that_is_worked_out_counts_its_own_zeros(work_out, shapes, applied):
+    model = Of(work_out, *shapes)
+    mask = Mask({f"p.{i}": half(*shape, seed=i) for i, shape in enumerate(shapes)})
+    cut = mask.apply_(copy.deepcopy(model))
+    x = torch.ones(1, 6)
+    cut(x)
+    kept = int(cut.weight.count_nonzero())
+    found = count.macs(cut if applied else model, x, mask)
+    others = found.dense - 24  # a product that the weight itself is worked out with
+    assert 0 < kept <= 24
+    assert kept <= found.sparse <= kept + others
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        parametrizations.weight_norm,
+        parametrizations.spectral_norm,
+        nn.utils.weight_norm,
+        nn.utils.spectral_norm,
+    ],
+)
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils:FutureWarning")
+def test_a_normed_convolution_agrees_with_a_loop(norm):
+    layer = norm(nn.Conv2d(4, 6, 3, stride=2, padding=1))
+    (name,) = [name for name, p in layer.named_parameters() if p.shape == (6, 4, 3, 3)]
+    keep = half(6, 4, 3, 3)
+    dense = count.macs(layer, torch.zeros(1, 4, 7, 9)).dense
+    found = count.macs(layer, torch.zeros(1, 4, 7, 9), Mask({name: keep}))
+    own, kept = (lambda macs: (macs.dense, macs.sparse))(brute_conv2d(layer, 7, 9, keep))
+    assert found.dense == dense >= own
+    # Spectral normalisation multiplies the matrix (6, 36) with a vector and two vectors.
+    extra = dense - own
+    assert found.sparse - kept == (round(extra * keep.float().mean().item()) if extra else 0)
+
+
+def test_a_parametrised_layer_costs_its_kept_share():
+    class Twice(nn.Module):
+        def forward(self, w):
+            return 2 * w
+
+    model = tiny_model()
+    parametrize.register_parametrization(model[0], "weight", Twice())
+    mask = Mask({"0.parametrizations.weight.original": half(12, 8), "2.weight": half(3, 12)})
+    assert count.macs(model, torch.zeros(1, 8), mask) == Macs(132, mask.kept)
+
+
+def test_under_autocast_the_cast_weights_cost_their_kept_share():
+    model, mask = tiny_model(), Mask({"0.weight": half(12, 8), "2.weight": half(3, 12)})
+    with torch.autocast("cpu", torch.bfloat16):
+        assert count.macs(model, torch.zeros(1, 8), mask) == Macs(132, mask.kept)
+
+
+def test_parameters_in_one_memory_have_each_their_own_density():
+    model, flat = tiny_model(), torch.zeros(147)  # kept weights that are 0 are kept
+    for p, part in zip(model.parameters(), flat.split([96, 12, 36, 3]), strict=True):
+        p.data = part.view(p.shape)
+    for names in (["0.weight"], ["2.weight"], ["0.weight", "2.weight"]):
+        shapes = {"0.weight": (12, 8), "2.weight": (3, 12)}
+        mask = Mask({name: half(*shapes[name], seed=len(name)) for name in names})
+        removed = sum(int((~keep).sum()) for keep in mask.values())
+        assert count.macs(model, torch.zeros(1, 8), mask) == Macs(132, 132 - removed)
+
+
+def test_a_part_of_a_parameter_has_the_density_of_that_part():
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3, 4, 6))
+
+        def forward(self, x):
+            return linear(x, self.weight[1])
+
+    keep = half(3, 4, 6)
+    found = count.macs(Heads(), torch.zeros(1, 6), Mask({"weight": keep}))
+    assert found == Macs(24, int(keep[1].sum()))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_of_two_masked_parameters_multiplied_those_products_count_that_both_keep(seed):
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Parameter(torch.ones(3, 5)), nn.Parameter(torch.ones(5, 4))
+
+        def forward(self, x):
+            return self.a @ self.b + x
+
+    a, b = half(3, 5, seed=seed), half(5, 4, seed=seed + 1)
+    kept = sum(bool(a[i, k] and b[k, j]) for i in range(3) for k in range(5) for j in range(4))
+    assert count.macs(Both(), torch.zeros(1, 1), Mask({"a": a, "b": b})) == Macs(60, kept)
+
+
+def test_zeros_that_are_no_weights_are_no_removed_ones():
+    class Queries(nn.Module):
+        """Products of learned queries that have met no input yet, and of a memory of the input."""
+
+        def __init__(self):
+            super().__init__()
+            self.queries = nn.Parameter(torch.zeros(2, 6))
+            self.first = nn.Parameter(-torch.ones(6, 6))
+            self.last = nn.Parameter(torch.ones(6, 4))
+
+        def forward(self, x):
+            hidden = relu((self.queries + 1) @ self.first)  # all 0
+            stored = torch.zeros(2, 6)
+            stored[:1] = relu(-x)  # all 0
+            return (hidden + stored) @ self.last + stored @ self.last
+
+    model = Queries()
+    mask = Mask({"first": half(6, 6), "last": half(6, 4)})
+    expected = 2 * int(mask["first"].sum()) + 2 * 2 * int(mask["last"].sum())
+    assert count.macs(model, torch.ones(1, 6), mask) == Macs(72 + 96, expected)
+    nothing = Mask({name: torch.ones_like(keep) for name, keep in mask.items()})
+    assert count.macs(model, torch.ones(1, 6), nothing) == Macs(168, 168)
+
+
+def test_a_summand_is_no_factor():
+    class Added(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shift, self.weight = (nn.Parameter(torch.ones(n, 4)) for n in (1, 6))
+
+        def forward(self, x):
+            return torch.addmm(self.shift, x, self.weight)
+
+    mask = Mask({"shift": torch.zeros(1, 4, dtype=torch.bool), "weight": half(6, 4)})
+    found = count.macs(Added(), torch.zeros(1, 6), mask)
+    assert found == Macs(24, int(mask["weight"].sum()))
+
+
+def test_counting_does_not_write_into_the_weights():
+    model = Of(assembled, (2, 6), (2, 6))
+    before = copy.deepcopy(model.state_dict())
+    count.macs(model, torch.ones(1, 6), Mask({"p.0": half(2, 6), "p.1": half(2, 6)}))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    model(torch.ones(1, 6))
+    assert torch.equal(model.weight, assembled(*model.p))
+
+
+def test_inference_mode_counts_the_same():
+    model, mask = tiny_model(), Mask({"0.weight": half(12, 8)})
+    with torch.inference_mode():
+        inside = count.macs(model, torch.zeros(1, 8), mask)
+        assert torch.is_inference_mode_enabled()
+    assert inside == count.macs(model, torch.zeros(1, 8), mask) == Macs(132, 36 + mask.kept)
+
+
+def test_a_mask_of_another_model_is_refused():
+    with pytest.raises(ValueError, match=r"has no parameter '9\.weight'"):
+        count.macs(tiny_model(), torch.zeros(1, 8), Mask({"9.weight": half(12, 8)}))
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_a_layer_of_width_0_costs_nothing():
+    model = nn.Sequential(nn.Linear(8, 0), nn.Linear(0, 3), nn.Linear(3, 2))
+    mask = Mask({"0.weight": half(0, 8), "1.weight": half(3, 0), "2.weight": half(2, 3)})
+    found = count.macs(model, torch.zeros(1, 8), mask)
+    assert found == Macs(6, int(mask["2.weight"].sum()))

@@ -1,6 +1,8 @@
 """Data: what is refused, what a batch looks like, and the named data sets against their source."""
 
+import copy
 import itertools
+import json
 import pickle
 import shutil
 from functools import partial
@@ -17,9 +19,13 @@ from torch import nn
 from torch.nn.functional import mse_loss
 from torch.utils.data import TensorDataset
 
+from prunekit import data as room
 from prunekit import datasets as named
-from prunekit.data import Data, accuracy, ranks, spearman, squared_error, wrong
+from prunekit import experiments, fit
+from prunekit._files import describe
+from prunekit.data import Data, accuracy, ranks, spearman, squared_error, wrap, wrong
 from prunekit.datasets import crop_and_mirror
+from prunekit.experiments.noisy_labels import NOISES, noisy
 
 
 def generator(seed=0):
@@ -136,6 +142,7 @@ def test_training_batches_are_a_shuffle_without_a_last_single_example(n, size, s
     assert len(seen) == len(set(seen)) == n - dropped
     again = [y.flatten().tolist() for _, y in data.batches("train", size, generator(seed))]
     assert again == batches
+    assert data.minibatches(size) == len(batches)
 
 
 def test_a_shuffle_is_drawn_from_its_generator_alone():
@@ -184,20 +191,115 @@ def test_only_training_batches_are_augmented():
     assert torch.equal(next(data.batches("train", 6))[0], x)
 
 
-def test_crop_and_mirror_gives_a_window_of_each_padded_image_or_its_mirror_image():
-    x = torch.rand(40, 2, 5, 6, generator=generator())
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
+def test_crop_and_mirror_gives_a_window_of_each_padded_image_or_its_mirror_image(form):
+    x = torch.rand(200, 2, 5, 6, generator=generator()).contiguous(memory_format=form)
     padded = torch.nn.functional.pad(x, [2] * 4)
-    shifts, mirrored = set(), 0
+    places = set()
     for before, after in zip(padded, crop_and_mirror(x, generator(3), padding=2), strict=True):
         windows = {
             (top, left, mirror): before[:, top : top + 5, left : left + 6].flip([2] * mirror)
             for top in range(5) for left in range(5) for mirror in (0, 1)
         }  # fmt: skip
-        (found,) = [where for where, window in windows.items() if torch.equal(window, after)]
-        shifts.add(found[:2])
-        mirrored += found[2]
-    assert len(shifts) > 12
-    assert 8 < mirrored < 32
+        (place,) = [where for where, window in windows.items() if torch.equal(window, after)]
+        places.add(place)
+    for axis, reached in zip(zip(*places, strict=True), (5, 5, 2), strict=True):
+        assert {*axis} == {*range(reached)}  # both edges, in both directions
+    assert len(places) > 45  # of 50, each with its chance of 1 in 50
+
+
+def by_advanced_indexing(x, generator, padding=4):
+    """`crop_and_mirror` in one indexing of padded images."""
+    n, _, h, w = x.shape
+    padded = torch.nn.functional.pad(x, [padding] * 4)
+    top, left = torch.randint(0, 2 * padding + 1, (2, n, 1), generator=generator)
+    rows, columns = top + torch.arange(h), left + torch.arange(w)
+    mirrored = torch.rand(n, 1, generator=generator) < 0.5
+    columns = torch.where(mirrored, columns.flip(1), columns)
+    image = torch.arange(n)[:, None, None]
+    return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("shape", [(128, 3, 32, 32), (7, 1, 5, 6), (1, 4, 3, 2)])
+@pytest.mark.parametrize("padding", [4, 1, 0])
+def test_crop_and_mirror_is_that_of_plain_indexing_to_the_bit_and_in_memory(shape, padding):
+    x = torch.randn(shape, generator=generator())
+    draws = generator(5), generator(5)
+    for _ in range(3):
+        expected = by_advanced_indexing(x, draws[0], padding)
+        result = crop_and_mirror(x, draws[1], padding)
+        assert torch.equal(result, expected)
+        assert result.stride() == expected.stride()
+    assert torch.equal(draws[0].get_state(), draws[1].get_state())
+
+
+# ---------------------------------------------------------------------------------- on a device
+
+
+def images(n=10, **settings):
+    """n images of two channels, and their numbers as targets."""
+    x = torch.randint(0, 256, (n, 2, 4, 4), dtype=torch.uint8, generator=generator())
+    pair, scale = (x, torch.arange(n)), dict(mean=(0.5, 0.25), std=(0.5, 2.0))
+    return Data({"train": pair, "validation": pair}, **scale, **settings)
+
+
+def test_splits_and_batches_lie_on_the_device():
+    data = images(augment=crop_and_mirror, name="mine", classes="abcdefghij")
+    moved = data.to("meta")
+    assert {t.device.type for pair in moved.splits.values() for t in pair} == {"meta"}
+    assert {t.device.type for pair in data.splits.values() for t in pair} == {"cpu"}
+    for batches in (moved.batches("train", 4, generator()), moved.batches("validation", 4)):
+        shapes = [(x.shape, y.shape, x.device.type, y.device.type) for x, y in batches]
+        assert shapes == [((n, 2, 4, 4), (n,), "meta", "meta") for n in (4, 4, 2)]
+    rest = [{k: v for k, v in vars(d).items() if k != "splits"} for d in (data, moved)]
+    assert rest[0] == rest[1]
+    part = moved.take("train", torch.tensor([2, 0]))
+    assert part.splits["train"][0].device.type == "meta"
+    assert data.to("cpu") is data
+    assert moved.to(torch.device("meta")) is moved
+
+
+def test_the_key_goes_along_without_being_worked_out_there():
+    data = images()
+    assert data.key == data.to("meta").key
+    assert images(key="mine").to("meta").key == "mine"
+
+
+def test_order_and_augmentation_are_drawn_on_the_cpu_whatever_the_device(monkeypatch):
+    data, draw = images(augment=crop_and_mirror), torch.randperm
+    orders, states = [], []
+    monkeypatch.setattr(
+        torch, "randperm", lambda *args, **given: orders.append(draw(*args, **given)) or orders[-1]
+    )
+    for which in (data, data.to("meta")):
+        draws = generator(4)
+        assert len([*which.batches("train", 3, draws)]) == 3
+        states.append(draws.get_state().tolist())
+    assert orders[0].tolist() == orders[1].tolist()
+    assert states[0] == states[1]
+
+
+def test_smaller_data_are_drawn_by_their_labels_alone():
+    data = images()
+    moved = data.to("meta")  # where images have no values that could be read
+    moved.splits = {split: (x, data.splits[split][1]) for split, (x, _) in moved.splits.items()}
+    (x, y), (_, expected) = (
+        which.fewer(validation=4).splits["validation"] for which in (moved, data)
+    )
+    assert torch.equal(y, expected)
+    assert (x.shape, x.device.type) == ((4, 2, 4, 4), "meta")
+
+
+def test_mean_and_deviation_are_made_once_a_device(monkeypatch):
+    data, x = images(), images().splits["train"][0]
+    first = data.normalise(x)
+
+    def refused(*args, **kwargs):
+        raise AssertionError("made again")
+
+    monkeypatch.setattr(room.torch, "tensor", refused)
+    assert torch.equal(data.normalise(x), first)
+    assert torch.equal(copy.copy(data).normalise(x[:2]), first[:2])
 
 
 # ----------------------------------------------------------------------------------- key and form
@@ -219,6 +321,115 @@ def test_the_key_depends_on_every_part_of_the_content():
     keys = [Data(**(base | other)).key for other in [{}, *others]]
     assert len(set(keys)) == len(keys)
     assert Data(**base).key == Data(**(base | {"splits": splits()})).key == keys[0]
+
+
+class Smooth:
+    """A loss and a metric of its own state."""
+
+    def __init__(self, amount):
+        self.amount = amount
+
+    def loss(self, outputs, targets):
+        return nn.functional.cross_entropy(outputs, targets, label_smoothing=self.amount)
+
+    def metric(self, outputs, targets):
+        return -float(self.loss(outputs, targets))
+
+
+def cross_entropy(outputs, targets):
+    return nn.functional.cross_entropy(outputs, targets, label_smoothing=0.3)
+
+
+def crop(x, generator):
+    return x
+
+
+crop.__name__ = crop.__qualname__ = "crop_and_mirror"
+
+
+class Doubled(Data):
+    """Data whose batches are not those of their examples."""
+
+
+def test_functions_of_another_name_place_or_state_have_another_key():
+    weights = torch.zeros(2_000)
+    weights[1_000] = 1
+    losses = [
+        nn.functional.cross_entropy, cross_entropy, Smooth(0.1).loss, Smooth(0.2).loss,
+        nn.CrossEntropyLoss(), nn.CrossEntropyLoss(label_smoothing=0.1),
+        nn.CrossEntropyLoss(torch.zeros(2_000)), nn.CrossEntropyLoss(weights),
+    ]  # fmt: skip
+    metrics = [spearman, Smooth(0.1).metric, Smooth(0.2).metric]
+    changes = [
+        *(dict(loss=loss) for loss in losses),
+        *(dict(metric=metric) for metric in metrics),
+        *(dict(augment=augment) for augment in (crop, crop_and_mirror)),
+    ]
+    keys = [Data(splits(), **change).key for change in changes]
+    assert len({*keys}) == len(keys)
+    assert [Data(splits(), **copy.deepcopy(change)).key for change in changes] == keys
+    assert Doubled(splits()).key not in keys
+
+
+def test_recorded_experiments_still_know_their_data(digits, full_mnist):
+    assert digits.key == "62918257079adf23"
+    recorded = {
+        json.loads(path.read_text())["data"]
+        for path in (Path(experiments.__file__).parent / "results" / "noisy_labels").glob("*.json")
+    }
+    assert {noisy(full_mnist, noise).key for noise in NOISES} == recorded
+    assert full_mnist.key == "a77a7f3d30998d3b"
+
+
+def test_the_key_of_augmented_images_is_that_of_recorded_runs(data_root):
+    data = named.cifar10(data_root)
+    assert (data.key, data.fewer(validation=100).key) == ("f6a8a985bc42430a", "7c9089eef3db7f70")
+
+
+def test_a_key_of_ones_own_stands_for_the_whole_and_for_no_part():
+    data = Data(splits(), key="mine")
+    assert data.key == pickle.loads(pickle.dumps(data)).key == copy.copy(data).key == "mine"
+    other = Data(splits())
+    for part in (
+        lambda d: d.only("validation"),
+        lambda d: d.fewer(validation=2),
+        lambda d: d.take("train", torch.tensor([1, 2])),
+    ):
+        assert part(data).key == part(other).key
+    for bad in ("", 5):
+        with pytest.raises(ValueError, match=f"data d: key must be a text.* got {bad!r}"):
+            Data(splits(), name="d", key=bad)
+
+
+def loss(outputs, targets):
+    return 0.5
+
+
+@pytest.mark.parametrize(
+    ("metric", "name", "cost"),
+    [
+        (accuracy, "accuracy", "errors"),
+        (spearman, "spearman", "minus the spearman"),
+        (loss, "metric", "minus the metric"),  # else it would take the place of the training loss
+        (partial(spearman), "metric", "minus the metric"),
+        (lambda outputs, targets: 0.0, "metric", "minus the metric"),
+    ],
+)
+def test_the_metric_has_a_name_and_a_cost(metric, name, cost):
+    data = Data(splits(), metric=metric)
+    assert (data.metric_name, data.cost_name) == (name, cost)
+    assert data.counts_errors == (metric is accuracy)
+
+
+def test_the_unit_is_the_number_of_targets_or_one():
+    x, classes = torch.zeros(6, 2), torch.arange(24).reshape(6, 4) % 3
+    several = Data({"train": (x, classes), "validation": (x[:2], classes[:2])})
+    assert (several.unit("train"), several.unit("validation")) == (24, 8)
+    likely = soft([0.5, 0.5, 0.0], [1.0, 0.0, 0.0])
+    assert (likely.unit("train"), likely.unit("validation")) == (2, 2)
+    assert Data(splits(), metric=spearman).unit("train") == 1
+    with pytest.raises(ValueError, match="has no test split"):
+        likely.unit("test")
 
 
 def test_the_repr_says_sizes_shape_and_classes():
@@ -490,17 +701,14 @@ def test_probabilities_and_names_or_labels_must_be_of_as_many_classes():
 
 
 def test_the_key_tells_settings_of_a_loss_apart_or_refuses():
-    x, y = torch.zeros(4, 2), torch.tensor([0, 1, 0, 1])
-
     def key(loss):
-        return Data({"train": (x, y), "validation": (x, y)}, loss=loss).key
+        return Data(splits(), loss=loss).key
 
-    softer = [
-        partial(torch.nn.functional.cross_entropy, label_smoothing=s) for s in (0.1, 0.1, 0.2)
-    ]
+    entropy = torch.nn.functional.cross_entropy
+    softer = [partial(entropy, label_smoothing=s) for s in (0.1, 0.1, 0.2)]
     assert key(softer[0]) == key(softer[1]) != key(softer[2])
     with pytest.raises(TypeError, match="needs a name of its own"):
-        key(torch.nn.CrossEntropyLoss(label_smoothing=0.5))
+        key(lambda outputs, targets: entropy(outputs, targets))
 
 
 def test_a_share_that_leaves_nothing_is_refused():
@@ -575,3 +783,154 @@ def test_take_puts_the_examples_of_a_split_into_an_order():
 def test_fewer_than_none_or_more_than_all_is_refused(n):
     with pytest.raises(ValueError, match=f"validation has 60 examples, cannot keep {n}"):
         tiny_data().fewer(validation=n)
+
+
+# --------------------------------------------------------------------------- data of another kind
+
+
+class Bare:
+    """The least that data have; batches of their own size, with x in two parts."""
+
+    loss = staticmethod(nn.functional.cross_entropy)
+    metric = staticmethod(accuracy)
+
+    def __init__(self, **more):
+        self.asked = []
+        vars(self).update(more)
+
+    def batches(self, split, size, generator=None):
+        self.asked.append(split)
+        for x, y in tiny_data().batches(split, 7, generator):
+            yield {"left": x[:, :4], "right": x[:, 4:]}, y
+
+
+class Whole(Bare):
+    """Data of another kind with all that is asked of them."""
+
+    key, name, device = "whole-1", "mine", "cpu"
+
+    def size(self, split):
+        return {"train": 120, "validation": 60}[split]
+
+    def minibatches(self, size):
+        return 1_000
+
+    def check(self, model):
+        raise ValueError(f"no {type(model).__name__}")
+
+    def to(self, device):
+        moved = Whole()
+        moved.device = device
+        return moved
+
+
+def test_data_are_wrapped_once_and_own_data_not_at_all():
+    own, other = tiny_data(), wrap(Bare())
+    assert wrap(own) is own
+    assert wrap(other) is other
+    assert isinstance(other, Data)
+    assert (own.reorderable, other.reorderable) == (True, False)
+    assert (own.kind, other.kind, Doubled(splits()).kind) == (Data, Bare, Doubled)
+
+
+def test_what_data_of_another_kind_do_not_say_is_counted_once():
+    data = wrap(Bare())
+    for _ in range(2):
+        assert (data.size("train"), data.size("validation")) == (120, 60)
+        assert (data.unit("validation"), data.minibatches(128)) == (60, 17)
+    assert data.source.asked == ["train", "validation", "validation", "train"]
+    assert len([*data.batches("train", 128)]) == 18  # the last, of one example, is not trained on
+    assert wrap(Bare(metric=spearman)).unit("validation") == 1
+    assert (data.name, data.key, data.classes, data.metric_name) == ("Bare", None, (), "accuracy")
+    data.check(nn.Linear(1, 1))
+    assert data.to("meta") is data is data.normalised
+    assert repr(data) == "Data(Bare: batches of a Bare)"
+
+
+def test_what_data_of_another_kind_say_is_used():
+    data = wrap(Whole())
+    assert (data.size("train"), data.minibatches(5), data.unit("train")) == (120, 1_000, 120)
+    assert data.source.asked == ["train"]  # one batch, for the number of targets an example
+    assert (data.name, data.key) == ("mine", "whole-1")
+    assert describe(data) == "prunekit.data.Foreign:whole-1"
+    with pytest.raises(ValueError, match="no Linear"):
+        data.check(nn.Linear(1, 1))
+    assert data.to("meta").source.device == "meta"
+    with pytest.raises(TypeError, match="data Bare: key must be a text, got 5"):
+        _ = wrap(Bare(key=5)).key
+
+
+def test_several_targets_an_example_are_all_counted():
+    def batches(split, size, generator=None):
+        yield torch.zeros(3, 2), torch.zeros(3, 4, dtype=torch.int64)
+        yield torch.zeros(2, 2), torch.zeros(2, 4, dtype=torch.int64)
+
+    assert wrap(Bare(batches=batches)).unit("validation") == 20
+
+
+def test_batches_of_another_kind_come_as_they_are():
+    data = wrap(Bare())
+    x, y = next(data.batches("validation", 100))
+    assert torch.equal(torch.cat([*x.values()], 1), tiny_data().splits["validation"][0][:7])
+    assert torch.equal(y, tiny_data().splits["validation"][1][:7])
+    orders = [torch.cat([y for _, y in d.batches("train", 7, generator(1))])
+              for d in (data, Bare(), tiny_data())]  # fmt: skip
+    assert torch.equal(orders[0], orders[1])
+    assert torch.equal(orders[0], orders[2])
+
+
+def test_data_of_another_kind_are_copied_and_sent():
+    data = wrap(Whole())
+    key, size = data.key, data.size("train")
+    for other in (copy.copy(data), copy.deepcopy(data), pickle.loads(pickle.dumps(data))):
+        assert (other.key, other.size("train")) == (key, size)
+        assert len([*other.batches("validation", 1)]) == 9
+    part = data.only("validation")
+    part.metric = spearman
+    assert (data.metric_name, part.metric_name, part.unit("train")) == ("accuracy", "spearman", 1)
+
+
+def test_data_of_another_kind_cannot_be_put_into_another_order():
+    data = wrap(Bare())
+    with pytest.raises(ValueError, match="data Bare: cannot be put into another order, only prune"):
+        data.take("validation", torch.arange(3))
+    with pytest.raises(ValueError, match=r"data Bare: cannot be cut to {'validation': 3}, only"):
+        data.fewer(validation=3)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (
+            (torch.zeros(3, 2), torch.zeros(3)),
+            "a tuple lacks batches and loss and metric. .*Data.of",
+        ),
+        (nn.CrossEntropyLoss(), "a CrossEntropyLoss lacks batches and loss and metric"),
+        (Bare(metric=None), r"metric\(outputs, targets\), a Bare lacks metric\. Add what lacks"),
+        (None, "a NoneType lacks"),
+    ],
+)
+def test_what_lacks_what_data_need_is_refused(other, message):
+    with pytest.raises(TypeError, match=f"data: must have batches.*{message}"):
+        wrap(other)
+
+
+def test_a_split_without_batches_is_refused():
+    data = wrap(Bare(batches=lambda split, size: iter(())))
+    with pytest.raises(ValueError, match="data Bare: give no batch of the test split"):
+        data.size("test")
+
+
+class Flat(Bare):
+    def batches(self, split, size, generator=None):
+        return tiny_data().batches(split, size, generator)
+
+
+def test_wrapped_data_train_as_their_source_does():
+    models = [tiny_model() for _ in range(3)]
+    steps = [
+        [*fit(model, data, epochs=2)]
+        for model, data in zip(models, (tiny_data(), Flat(), wrap(Flat())), strict=True)
+    ]
+    assert steps[0] == steps[1] == steps[2]
+    assert torch.equal(models[0][0].weight, models[2][0].weight)

@@ -1,9 +1,15 @@
 """Whole files, keys that depend on content alone, and a light import."""
 
+import dataclasses
+import enum
 import functools
 import math
+import re
 import subprocess
 import sys
+import threading
+from collections import deque
+from pathlib import PurePosixPath
 
 import numpy as np
 import pytest
@@ -11,6 +17,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_data, tiny_model
+from torch import nn
+from torch.nn import functional as F
 
 from prunekit import _files
 from prunekit._files import describe, digest, replacing
@@ -139,10 +147,207 @@ def test_keys_are_the_same_in_every_process(monkeypatch):
     assert len(here["key"]) == 16
 
 
-@pytest.mark.parametrize("function", [lambda x: x, functools.partial(lambda x: x, 1)])
-def test_a_function_without_a_name_of_its_own_is_refused(function):
-    with pytest.raises(TypeError, match=r"needs a name of its own, got .*functools\.partial"):
-        digest({"f": function})
+# Things that compute: what they hold is in their keys.
+
+
+class Distill:
+    """A loss of its own state, as a bound method, a callable object or a class method."""
+
+    scale = 1.0
+
+    def __init__(self, temperature, teacher=None):
+        self.temperature, self.teacher = temperature, teacher
+
+    @functools.cached_property
+    def sharp(self):
+        return 1 / self.temperature
+
+    def loss(self, outputs, targets):
+        return F.cross_entropy(outputs / self.temperature, targets)
+
+    __call__ = loss
+
+    @classmethod
+    def plain(cls, outputs, targets):
+        return F.cross_entropy(outputs, targets)
+
+    def __repr__(self):
+        return "Distill"
+
+
+class Softer(Distill):
+    pass
+
+
+@dataclasses.dataclass
+class Weighted:
+    weights: object
+    hidden: object = dataclasses.field(default=None, repr=False)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Slotted:
+    value: object
+
+
+class Colour(enum.Enum):
+    RED = 1
+    BLUE = 2
+
+
+class Own(nn.Module):
+    """A loss module with an attribute that its repr does not show, and one that is a layer."""
+
+    def __init__(self, secret=0.0, layers=("key", "value")):
+        super().__init__()
+        self._secret = secret
+        for name in layers:
+            setattr(self, name, nn.Identity())
+
+
+class Terms(dict):
+    def __call__(self, outputs, targets):
+        return sum(weight * F.cross_entropy(outputs, targets) for weight in self.values())
+
+
+class Sums(Terms):
+    pass
+
+
+def cross_entropy(outputs, targets):
+    return F.cross_entropy(outputs, targets, label_smoothing=0.3)
+
+
+@functools.lru_cache
+def cached(outputs, targets):
+    return 0.0
+
+
+@functools.lru_cache
+def cached_too(outputs, targets):
+    return 0.0
+
+
+def hooked(*hooks):
+    module = nn.Identity()
+    for hook in hooks:
+        module.register_forward_hook(hook)
+    return module
+
+
+def buffered(value):
+    module = nn.Identity()
+    module.register_buffer("b", torch.full((1000,), value))
+    module.b[500] += value
+    return module
+
+
+def circular(value):
+    loss = Distill(value)
+    loss.teacher = [loss, {"loss": loss.loss}]
+    return loss
+
+
+LONG = torch.zeros(2_000)
+CHANGED = LONG.clone()
+CHANGED[1_000] = 1  # a repr shows neither
+
+FAMILIES = [
+    lambda: [cross_entropy, F.cross_entropy, F.mse_loss, torch.relu, torch.sigmoid, math.sqrt,
+             cached, cached_too, np.add, np.multiply],
+    lambda: [Distill(1).loss, Distill(8).loss, Distill(1), Distill(8), Distill(1.0), Softer(1),
+             Softer(1).loss, Distill.plain, Distill.loss, Distill, Softer],
+    lambda: [Distill(1, LONG), Distill(1, CHANGED), Distill(1, LONG.numpy()[:5]),
+             Distill(1, [Distill(2)]), Distill(1, [Distill(3)])],
+    lambda: [nn.CrossEntropyLoss(), nn.CrossEntropyLoss(label_smoothing=0.1), nn.NLLLoss(),
+             nn.CrossEntropyLoss(weight=LONG), nn.CrossEntropyLoss(weight=CHANGED)],
+    lambda: [nn.Dropout(0.1), nn.Dropout(0.2), nn.Dropout(0.1).eval(), nn.Dropout1d(0.1)],
+    lambda: [tiny_model(), tiny_model(seed=1), nn.Sequential(tiny_model()), tiny_model().half()],
+    lambda: [Own(), Own(1.0), Own(layers=("value", "key")), Own(layers=("key",))],
+    lambda: [buffered(1.0), buffered(2.0), nn.Identity()],
+    lambda: [hooked(), hooked(cross_entropy), hooked(F.relu), hooked(F.relu, F.relu)],
+    lambda: [Weighted(LONG), Weighted(CHANGED), Weighted(LONG, 1), Slotted(1), Slotted(2)],
+    lambda: [*Colour, Colour, 1, PurePosixPath("a"), PurePosixPath("b"), torch.float32,
+             torch.float64, torch.device("cpu"), torch.device("meta"), range(3), range(4)],
+    lambda: [Terms(a=1), Terms(a=2), Sums(a=1), dict(a=1), deque([LONG]), deque([CHANGED])],
+    lambda: [circular(1), circular(2)],
+    lambda: [np.array(3), np.array([3]), np.array([[3]]), np.array(["a"]), np.array(["b"]),
+             np.array([LONG, None], dtype=object), np.array([CHANGED, None], dtype=object)],
+    lambda: [{1: "a", "1": "a"}, {1: "a", "1": "b"}, {F.relu: 1}, {F.gelu: 1}],
+    lambda: [np.random.RandomState(0), np.random.RandomState(1), np.random.default_rng(0)],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_computes_differently_has_another_key_and_what_computes_alike_the_same(family):
+    keys = [digest(thing) for thing in family()]
+    assert len({*keys}) == len(keys)
+    assert [digest(thing) for thing in family()] == keys
+    assert not re.search("0x[0-9a-f]{6}", "".join(map(describe, family())))
+
+
+def test_what_was_only_worked_out_changes_no_key():
+    loss = Distill(2)
+    key = digest(loss)
+    assert loss.sharp == 0.5
+    assert digest(loss) == key
+
+
+def test_a_layer_called_key_is_no_key():
+    assert digest(Own()) != digest(Own(secret=2))
+
+
+def smoothing(amount):
+    def loss(outputs, targets):
+        return F.cross_entropy(outputs, targets, label_smoothing=amount)
+
+    return loss
+
+
+def disguised(amount):
+    """A function that holds values and bears the name of another, as decorators make them."""
+    return functools.wraps(cross_entropy)(smoothing(amount))
+
+
+@torch.no_grad()
+def decorated(outputs):
+    return outputs
+
+
+def local():
+    class Local:
+        pass
+
+    return Local()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: lambda x: x, r"a function .* name of its own, got .*functools\.partial"),
+        (lambda: functools.partial(lambda x: x, 1), r"a function .* name of its own, got .*lambda"),
+        (
+            lambda: functools.lru_cache(lambda x: x),
+            r"a function .* name of its own, got .*lru_cache",
+        ),
+        (lambda: smoothing(0.1), r"a function .* name of its own, got .*smoothing.*top level"),
+        (lambda: disguised(0.1), r"holds values .*test_files\.cross_entropy is another; use func"),
+        (local, r"a class .* name of its own, got .*Local.*define it with class at the top"),
+        (lambda: Distill(1, lambda x: x).loss, r"Distill\.teacher: a function .*top level"),
+        (lambda: Distill(1, [Distill(threading.Lock())]), r"temperature: .*key, or content.*lock"),
+        (lambda: (i for i in range(3)), r"needs a key, or content that can be read, got <gen"),
+        (object, "needs a key or content, got <object"),
+        (lambda: torch.zeros(3, device="meta"), "a value for each element, got .* on meta"),
+        (lambda: functools.reduce(lambda x, _: [x], range(10_000)), "must not be nested so deep"),
+    ],
+)
+def test_what_has_no_content_that_can_be_told_is_refused_with_its_place(make, message):
+    with pytest.raises(TypeError, match=message):
+        digest({"f": make()})
+
+
+def test_a_decorated_function_is_known_by_its_place():
+    assert describe(decorated) == f"{__name__}.decorated"
 
 
 def test_the_state_key_sees_every_parameter_and_buffer_and_nothing_else():

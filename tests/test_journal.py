@@ -1,5 +1,6 @@
 """Journals: what a killed run had computed is read back, and nothing else is."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ import torch
 from tiny import tiny_data, tiny_model
 from torch import nn
 
-from prunekit import Journal, Run, Step, fit, gradual, magnitude, prune
+from prunekit import Data, Journal, Run, Step, fit, gradual, magnitude, prune
 from prunekit import journal as journal_module
 from prunekit.journal import Fit
 from prunekit.knobs import Count
@@ -236,6 +237,104 @@ def test_the_journal_of_other_data_is_refused(tmp_path):
         )
 
 
+class Distill:
+    """A loss with a state."""
+
+    def __init__(self, temperature):
+        self.temperature = temperature
+
+    def loss(self, outputs, y):
+        return nn.functional.cross_entropy(outputs / self.temperature, y)
+
+
+def cross_entropy(outputs, y):
+    """Called like torch's, and another."""
+    return nn.functional.cross_entropy(outputs, y, label_smoothing=0.3)
+
+
+def shifted(x, generator):
+    return x + 0.1
+
+
+def losing(loss, augment=None):
+    data = tiny_data()
+    return Data(data.splits, name=data.name, loss=loss, augment=augment)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "named"),
+    [
+        (losing(nn.functional.cross_entropy), losing(cross_entropy), "its loss is torch.*"),
+        (losing(Distill(1.0).loss), losing(Distill(8.0).loss), "its loss is .*1.0.*8.0"),
+        (
+            losing(nn.CrossEntropyLoss()),
+            losing(nn.CrossEntropyLoss(label_smoothing=0.1)),
+            "its loss is ",
+        ),
+        (
+            losing(nn.functional.cross_entropy),
+            losing(nn.functional.cross_entropy, shifted),
+            "its augment is None, this run's is .*shifted",
+        ),
+    ],
+)
+def test_another_loss_or_augmentation_never_gets_this_ones_results(tmp_path, first, second, named):
+    run = Run(journal=Journal(tmp_path))
+    list(fit(tiny_model(), first, run=run))
+    with pytest.raises(ValueError, match=f"belongs to another run, {named}"):
+        next(fit(tiny_model(), second, run=run))
+    list(fit(tiny_model(), first, run=run))
+
+
+CODE = """
+from torch import nn
+class Net(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x).relu()
+"""
+
+
+def net_of(text, folder, number):
+    """A net whose class is written in a file of its own, always under the same name."""
+    path = folder / f"net{number}.py"
+    path.write_text(text, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("net", path)
+    sys.modules["net"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Net(*tiny_model())
+
+
+def test_a_changed_forward_is_refused_and_a_changed_comment_is_not(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "net", None)
+    run = Run(journal=Journal(tmp_path / "journal"))
+    whole = figures(fit(net_of(CODE, tmp_path, 0), tiny_data(), run=run))
+    commented = CODE.replace("return", "# the same\n        return")
+    assert figures(fit(net_of(commented, tmp_path, 1), tiny_data(), run=run)) == whole
+    changed = net_of(CODE.replace("relu", "sin"), tmp_path, 2)
+    with pytest.raises(ValueError, match="code of fit, its loss, metric, augmentation or model"):
+        next(fit(changed, tiny_data(), run=run))
+    free = Journal(tmp_path / "journal", any_code=True)
+    list(fit(changed, tiny_data(), run=Run(journal=free)))
+    assert len(free.codes) == 2
+
+
+def test_a_plain_attribute_of_a_model_is_part_of_it(tmp_path):
+    def net(scale):
+        model = tiny_model()
+        model.scale = torch.tensor(scale)
+        return model
+
+    run = Run(journal=Journal(tmp_path))
+    list(fit(net(1.0), tiny_data(), run=run))
+    with pytest.raises(ValueError, match=r"its model is .*scale"):
+        next(fit(net(2.0), tiny_data(), run=run))
+
+
+def test_an_entry_cannot_be_written_before_a_method_opens_the_journal(tmp_path):
+    with pytest.raises(ValueError, match=r"is not open. Hand it to a method"):
+        Journal(tmp_path).put("key", 1)
+
+
 def test_the_journal_of_another_version_is_refused(tmp_path, monkeypatch):
     list(start("fit", tmp_path))
     monkeypatch.setattr(journal_module, "__version__", "9.9.9")
@@ -292,7 +391,7 @@ def test_the_environment_is_written_only_when_it_changed(tmp_path, monkeypatch):
         list(start("fit", tmp_path))
     assert lines() == [journal_module.environment()]
     other = journal_module.environment() | {"threads": 99}
-    monkeypatch.setattr(journal_module, "environment", lambda: other)
+    monkeypatch.setattr(journal_module, "environment", lambda *_: other)
     for _ in range(2):
         list(start("fit", tmp_path))
     assert [found["threads"] for found in lines()] == [torch.get_num_threads(), 99]
@@ -311,7 +410,7 @@ def test_a_report_says_when_a_run_went_on_under_another_environment(tmp_path, mo
     assert len(same_place.environments) == 1
     assert "another environment" not in str(same_place)
     other = journal_module.environment() | {"torch": "9.9"}
-    monkeypatch.setattr(journal_module, "environment", lambda: other)
+    monkeypatch.setattr(journal_module, "environment", lambda *_: other)
     elsewhere = report()
     assert [e["torch"] for e in elsewhere.environments] == [torch.__version__, "9.9"]
     assert "another environment" in str(elsewhere)
@@ -328,8 +427,8 @@ sys.path[:0] = {paths!r}
 import torch
 torch.set_num_threads(1)
 from tiny import tiny_data, tiny_model
-from prunekit import Journal, Run, magnitude
-from prunekit._files import state_key
+from prunekit import Data, Journal, Run, magnitude
+from prunekit._modules import state_key
 
 def run(journal=None):
     model = tiny_model(dropout=0.3)

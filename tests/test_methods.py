@@ -7,17 +7,20 @@ import math
 import pkgutil
 import random
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_data, tiny_model
+from tiny import tiny_data, tiny_images, tiny_model, tiny_residual
 
-from prunekit import Journal, Run, prune
+from prunekit import Data, Journal, Run, prune
 from prunekit._files import describe
-from prunekit.knobs import Choice, Patterns, Range, Several, Switch, knobs
+from prunekit.knobs import Choice, Patterns, Range, Several, Switch, helps, knobs
 from prunekit.mask import Mask
+from prunekit.train import Tuning
 
 ROOT = Path(__file__).parents[1]
 MODULES = [
@@ -45,25 +48,31 @@ def method(module):
     return getattr(module, stem(module))
 
 
-def small(method):
-    """Knobs for a run of moments: two rounds of two epochs, all other counts held low."""
-    chosen = {}
-    for name, knob in knobs(method).items():
-        if knob.whole and knob.default is not None:
-            twice = any(word in name for word in ("epochs", "rounds", "generations"))
-            value = 2 if twice else 1 if name == "every" else min(knob.default, 8)
-            chosen[name] = int(min(max(value, knob.rule.low), knob.rule.high))
-        elif name == "step":  # the share that a level removes: few levels
-            chosen[name] = 0.5
-    return chosen
+@dataclass(frozen=True)
+class Net:
+    """A kind of network that every method must cope with, and data for it."""
+
+    model: Callable[..., torch.nn.Module]
+    data: Callable[[], Data]
+
+    def stream(self, method, dropout=0.0, run=Run()):
+        """A network, and the steps of a run on it."""
+        model = self.model(dropout)
+        return model, method(model, self.data(), **method.quick, seed=3, run=run)
 
 
-def stream(method, model, run=Run()):
-    return method(model, tiny_data(), **small(method), seed=3, run=run)
+NETS = {"linear": Net(tiny_model, tiny_data), "residual": Net(tiny_residual, tiny_images)}
+
+
+@pytest.fixture(params=NETS.values(), ids=[*NETS])
+def net(request):
+    return request.param
 
 
 def history(steps):
-    return [(s.phase, s.index, s.of, s.mask, dict(s.metrics), describe(s.info)) for s in steps]
+    return [
+        (s.phase, s.index, s.of, s.mask, dict(s.metrics), describe(s.info), s.tried) for s in steps
+    ]
 
 
 def same_tensors(a, b):
@@ -103,37 +112,40 @@ def group_size(mask):
     return 1
 
 
-def test_it_yields_steps_and_meets_its_target(method):
-    steps = list(stream(method, tiny_model()))
+def test_it_yields_steps_and_meets_its_target(method, net):
+    _, stream = net.stream(method)
+    steps = list(stream)
     assert steps
     mask = steps[-1].mask
     if "sparsity" in knobs(method):
-        target = small(method).get("sparsity", knobs(method)["sparsity"].default)
+        target = method.quick.get("sparsity", knobs(method)["sparsity"].default)
         off_by_one_group_a_tensor = len(mask) * group_size(mask)
         assert abs(target * mask.total - (mask.total - mask.kept)) <= off_by_one_group_a_tensor
     assert 0 < mask.sparsity < 1
 
 
-def test_the_same_seed_gives_the_same_history_masks_included(method):
+def test_the_same_seed_gives_the_same_history_masks_included(method, net):
     runs, models = [], []
     for disturbed in (1, 2):
         torch.manual_seed(disturbed)
-        models.append(tiny_model(dropout=0.3))
-        runs.append(history(stream(method, models[-1])))
+        model, stream = net.stream(method, dropout=0.3)
+        models.append(model)
+        runs.append(history(stream))
     assert runs[0] == runs[1]
     assert same_tensors(models[0].state_dict(), models[1].state_dict())
 
 
-def test_pruned_weights_are_exactly_0_after_every_step(method):
-    model = tiny_model()
+def test_pruned_weights_are_exactly_0_after_every_step(method, net):
+    model, stream = net.stream(method)
     weights = dict(model.named_parameters())
-    for step in stream(method, model):
+    for step in stream:
         assert all(not weights[name][~keep].any() for name, keep in step.mask.items())
 
 
-def test_nothing_returns_unless_the_method_regrows_and_then_not_by_pruning(method):
-    before = Mask.ones(tiny_model())
-    for step in stream(method, tiny_model()):
+def test_nothing_returns_unless_the_method_regrows_and_then_not_by_pruning(method, net):
+    model, stream = net.stream(method)
+    before = Mask.ones(model)
+    for step in stream:
         returned = any(
             (keep & ~before[name]).any() for name, keep in step.mask.items() if name in before
         )
@@ -141,10 +153,10 @@ def test_nothing_returns_unless_the_method_regrows_and_then_not_by_pruning(metho
         before = step.mask
 
 
-def test_prune_leaves_the_given_model_bit_identical(method):
-    model = tiny_model(dropout=0.3)
+def test_prune_leaves_the_given_model_bit_identical(method, net):
+    model = net.model(0.3)
     before = copy.deepcopy(model)
-    report = prune(method, model, tiny_data(), bar=False, **small(method))
+    report = prune(method, model, net.data(), bar=False, **method.quick)
     assert report.model is not model
     assert same_tensors(model.state_dict(), before.state_dict())
     assert [m.training for m in model.modules()] == [m.training for m in before.modules()]
@@ -162,7 +174,7 @@ def test_a_bad_knob_is_refused_by_name_rule_and_value_before_any_work(method):
 
 
 @pytest.mark.parametrize("grad", [True, False])
-def test_grad_mode_and_global_randomness_are_unchanged_at_every_yield(method, grad):
+def test_grad_mode_and_global_randomness_are_unchanged_at_every_yield(method, net, grad):
     def surroundings():
         return (
             torch.is_grad_enabled(),
@@ -171,51 +183,52 @@ def test_grad_mode_and_global_randomness_are_unchanged_at_every_yield(method, gr
             random.getstate(),
         )
 
-    model = tiny_model(dropout=0.5)
     with torch.set_grad_enabled(grad):
+        _, stream = net.stream(method, dropout=0.5)
         before = surroundings()
-        for _ in stream(method, model):
+        for _ in stream:
             assert surroundings() == before
         assert surroundings() == before
 
 
 def test_it_prints_nothing(method, capsys):
-    list(stream(method, tiny_model()))
-    prune(method, tiny_model(), tiny_data(), bar=False, **small(method))
+    list(NETS["linear"].stream(method)[1])
+    prune(method, tiny_model(), tiny_data(), bar=False, **method.quick)
     assert capsys.readouterr() == ("", "")
 
 
 def test_every_keyword_is_a_knob_with_a_rule_and_an_explanation(method):
     parameters = inspect.signature(method).parameters
     keywords = [n for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
+    tuning = [name for name in knobs(method) if name in Tuning.__annotations__]
     assert keywords[-2:] == ["seed", "run"]
-    assert keywords[:-2] == [*knobs(method)]
-    assert [n for n in parameters if n not in keywords] == ["model", "data"]
-    for name in keywords[:-2]:
-        assert re.search(rf"^ *{name}: \S", method.__doc__, re.M), f"{name} is not explained"
+    assert [*keywords[:-2], *tuning] == [*knobs(method)]
+    assert [n for n in parameters if n not in keywords] == ["model", "data", "tuning"]
+    for name in knobs(method):
+        assert helps(method)[name], f"{name} is not explained"
 
 
 def test_the_defaults_pass_the_checks(method):
     method(tiny_model(), tiny_data())
 
 
-def test_killed_after_any_step_it_goes_on_to_the_same_history(method, tmp_path):
-    model = tiny_model(dropout=0.3)
-    whole = history(stream(method, model))
+def test_killed_after_any_step_it_goes_on_to_the_same_history(method, net, tmp_path):
+    model, stream = net.stream(method, dropout=0.3)
+    whole = history(stream)
     for n in range(1, len(whole) + 1):
-        path = tmp_path / f"{n}"
-        killed = stream(method, tiny_model(dropout=0.3), Run(journal=Journal(path)))
+        run = Run(journal=Journal(tmp_path / f"{n}"))
+        _, killed = net.stream(method, dropout=0.3, run=run)
         assert history(next(killed) for _ in range(n)) == whole[:n]
         killed.close()
-        again = tiny_model(dropout=0.3)
-        assert history(stream(method, again, Run(journal=Journal(path)))) == whole
+        again, stream = net.stream(method, dropout=0.3, run=run)
+        assert history(stream) == whole
         assert same_tensors(again.state_dict(), model.state_dict())
 
 
-def test_killed_after_every_step_in_turn_it_goes_on_to_the_same_history(method, tmp_path):
-    whole = history(stream(method, tiny_model(dropout=0.3)))
+def test_killed_after_every_step_in_turn_it_goes_on_to_the_same_history(method, net, tmp_path):
+    whole = history(net.stream(method, dropout=0.3)[1])
     for n in range(1, len(whole) + 1):
-        killed = stream(method, tiny_model(dropout=0.3), Run(journal=Journal(tmp_path)))
+        _, killed = net.stream(method, dropout=0.3, run=Run(journal=Journal(tmp_path)))
         assert history(next(killed) for _ in range(n)) == whole[:n]
         killed.close()
 

@@ -12,12 +12,12 @@ from ipywidgets import HTML
 from tiny import tiny_data, tiny_model
 
 from prunekit import Data, Mask, Step, fit, gradual, magnitude, prune, show
+from prunekit.knobs import helps
 from prunekit.method import method
 from prunekit.methods.roulette import roulette
 from prunekit.prune import share_done
 from prunekit.steps import Run
 from prunekit.widgets import Guess, Panel
-from prunekit.widgets.controls import helps
 from prunekit.widgets.running import parts
 
 METHODS = [*show.functions("methods").values(), *show.functions("baselines").values()]

@@ -17,9 +17,7 @@ from prunekit.methods.roulette import (
     STEPS,
     WHEELS,
     _child,
-    _log_wheel,
     _relative_size,
-    _wheels,
     roulette,
 )
 from prunekit.select import spin
@@ -77,10 +75,10 @@ def agreement(counts, p):
 
 
 def test_pairs_of_picks_come_as_often_as_enumeration_says_and_a_wrong_wheel_is_found_out():
-    logits = _log_wheel(SIZES, "exp", 1.0)
+    logits = log_wheel(SIZES, "exp", 1.0)
     counts = spun(logits)
     assert agreement(counts, logits.exp()) > 0.001
-    for wrong in (_log_wheel(SIZES, "exp", 1.15), _log_wheel(SIZES, "inv", 1.0)):
+    for wrong in (log_wheel(SIZES, "exp", 1.15), log_wheel(SIZES, "inv", 1.0)):
         assert agreement(counts, wrong.exp()) < 1e-6
     # so would be the chances of picks with replacement
     p = logits.exp()
@@ -90,7 +88,7 @@ def test_pairs_of_picks_come_as_often_as_enumeration_says_and_a_wrong_wheel_is_f
 
 
 def test_the_first_pick_of_many_spins_follows_the_wheel():
-    logits = _log_wheel(SIZES, "inv", 1.0)
+    logits = log_wheel(SIZES, "inv", 1.0)
     draws, counts = generator(2), [0] * len(SIZES)
     for _ in range(20_000):
         counts[int(spin(logits, 1, draws))] += 1
@@ -107,7 +105,7 @@ def test_chances_sum_to_one_fall_with_the_size_and_do_not_depend_on_the_scale(wh
     for _ in range(2):
         mask = Mask.ones(layer)
         sizes = _relative_size(layer, mask)["weight"]
-        chances.append(_log_wheel(sizes, wheel, 4.0).exp())
+        chances.append(log_wheel(sizes, wheel, 4.0).exp())
         with torch.no_grad():
             layer.weight.mul_(3)
     assert chances[0].sum() == pytest.approx(1)
@@ -121,24 +119,24 @@ def test_equal_weights_have_equal_slices(wheel, value):
     layer = torch.nn.Linear(5, 4, bias=False)
     torch.nn.init.constant_(layer.weight, value)
     sizes = _relative_size(layer, Mask.ones(layer))["weight"]
-    assert torch.allclose(_log_wheel(sizes, wheel, 4.0).exp(), torch.full((20,), 0.05).double())
+    assert torch.allclose(log_wheel(sizes, wheel, 4.0).exp(), torch.full((20,), 0.05).double())
     assert torch.allclose(
-        _log_wheel(torch.zeros(20), wheel, 4.0).exp(), torch.full((20,), 0.05).double()
+        log_wheel(torch.zeros(20), wheel, 4.0).exp(), torch.full((20,), 0.05).double()
     )
-    assert _log_wheel(torch.ones(1), wheel, 4.0).exp().tolist() == [1]
+    assert log_wheel(torch.ones(1), wheel, 4.0).exp().tolist() == [1]
 
 
 @pytest.mark.parametrize("wheel", ["inv", "exp", "rank"])
 def test_a_very_strong_wheel_is_magnitude_pruning(wheel):
     a = torch.linspace(0.01, 5, 200)[torch.randperm(200, generator=generator())]
-    picked = spin(_log_wheel(a, wheel, 1e5), 60, generator(1))
+    picked = spin(log_wheel(a, wheel, 1e5), 60, generator(1))
     assert sorted(picked.tolist()) == sorted(a.topk(60, largest=False).indices.tolist())
 
 
 @every_wheel
 def test_the_strongest_allowed_wheel_still_has_a_finite_slice(wheel):
     a = torch.rand(1_000, generator=generator()) * 8
-    logits = _log_wheel(a, wheel, 64.0)
+    logits = log_wheel(a, wheel, 64.0)
     assert not logits.isnan().any()
     assert logits.exp().sum() == pytest.approx(1)
     assert len(set(spin(logits, 999, generator(1)).tolist())) == 999
@@ -146,7 +144,7 @@ def test_the_strongest_allowed_wheel_still_has_a_finite_slice(wheel):
 
 def test_the_literal_inverse_of_a_large_layer_is_nearly_uniform():
     a = torch.randn(100_000, generator=generator()).abs()
-    chances = _log_wheel(a, "sum", 1.0).exp() * len(a)
+    chances = log_wheel(a, "sum", 1.0).exp() * len(a)
     assert (chances - 1).abs().max() < 1e-4
 
 
@@ -163,7 +161,7 @@ def test_the_wheels_go_from_magnitude_to_blind(kind):
         return float((w[picked] ** 2).sum() / (w**2).sum())
 
     order = [("rank", 4.0), ("inv", 1.0), ("exp", 1.0), ("lin", 1.0), ("uniform", 1.0)]
-    shares = [share(spin(_log_wheel(a, *named), n, generator(1))) for named in order]
+    shares = [share(spin(log_wheel(a, *named), n, generator(1))) for named in order]
     assert share(a.topk(n, largest=False).indices) < shares[0]
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(0.2, abs=0.01)
@@ -173,7 +171,7 @@ def test_the_wheels_go_from_magnitude_to_blind(kind):
 
 
 def decoder(model, parent, *, scope="global", step=0.1, sparsity=0.9, draw_step=False, wheel="inv"):
-    wheels = _wheels(model, parent, wheel, 2.0, scope)
+    wheels = wheels(model, parent, wheel, 2.0, scope)
     return partial(
         _child, parent=parent, wheels=wheels, sparsity=sparsity, step=step, draw_step=draw_step
     )

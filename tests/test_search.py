@@ -50,9 +50,9 @@ def by_hand(model, data):
     return found
 
 
-def test_evaluate_is_apply_then_evaluate():
+def test_a_cost_is_that_of_the_mask_applied():
     model, data = normed(), tiny_data()
-    results = search.evaluate(model, data, CANDIDATES, thin)
+    results = search.costs(model, data, CANDIDATES, thin)
     assert results == by_hand(model, data)
     assert len(set(results)) > 3
     masks = [thin(model, c) for c in CANDIDATES]
@@ -68,15 +68,15 @@ def one_layer(model, candidate):
 def test_masks_over_different_layers_do_not_mix():
     model, data = normed(), tiny_data()
     names = [*Mask.ones(model)] * 2
-    alone = [search.evaluate(model, data, [name], one_layer)[0] for name in names]
-    assert search.evaluate(model, data, names, one_layer) == alone
+    alone = [search.costs(model, data, [name], one_layer)[0] for name in names]
+    assert search.costs(model, data, names, one_layer) == alone
     assert len(set(alone)) == 2
 
 
 def test_the_model_is_untouched():
     model = normed().train()
     before = copy.deepcopy(model)
-    search.evaluate(model, tiny_data(), CANDIDATES, thin)
+    search.costs(model, tiny_data(), CANDIDATES, thin)
     assert str(model.state_dict()) == str(before.state_dict())
     assert all(m.training for m in model.modules())
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
@@ -87,10 +87,10 @@ def test_three_threads_give_what_one_gives_and_leave_the_model_as_it_is():
     x, y = data.splits["validation"]
     big = Data({"train": (x, y), "validation": (x.repeat(100, 1), y.repeat(100))})
     before = copy.deepcopy(model)
-    serial = search.evaluate(model, big, CANDIDATES, thin)
+    serial = search.costs(model, big, CANDIDATES, thin)
     with ThreadPoolExecutor(3) as pool:
         for _ in range(3):
-            assert search.evaluate(model, big, CANDIDATES, thin, Run(workers=pool.map)) == serial
+            assert search.costs(model, big, CANDIDATES, thin, Run(workers=pool.map)) == serial
             assert all(m.training for m in model.modules())
     assert str(model.state_dict()) == str(before.state_dict())
 
@@ -104,7 +104,7 @@ def test_results_come_in_the_order_of_the_candidates_whoever_finishes_first():
         ]
 
     model, data = normed(), tiny_data()
-    assert search.evaluate(model, data, CANDIDATES, thin, Run(workers=last_first)) == by_hand(
+    assert search.costs(model, data, CANDIDATES, thin, Run(workers=last_first)) == by_hand(
         model, data
     )
 
@@ -117,13 +117,13 @@ def test_an_own_metric_comes_back_as_it_is():
         loss=F.mse_loss,
         metric=lambda o, y: -float((o - y).abs().max()),
     )
-    (result,) = search.evaluate(model, data, [(0.5, 1)], thin)
+    (result,) = search.costs(model, data, [(0.5, 1)], thin)
     pruned = thin(model, (0.5, 1)).apply_(copy.deepcopy(model))
     assert result == pytest.approx(-(pruned(x) - x).abs().max().item(), rel=1e-5)
 
 
 def test_no_candidates_give_no_results():
-    assert search.evaluate(tiny_model(), tiny_data(), [], thin) == []
+    assert search.costs(tiny_model(), tiny_data(), [], thin) == []
 
 
 # --------------------------------------------------------------------------------------- journal
@@ -132,7 +132,7 @@ def test_no_candidates_give_no_results():
 @method
 def judged(model, data, *, seed: int = 0, run: Run = Run()):
     for index, chosen in enumerate((CANDIDATES[:4], CANDIDATES[2:8], CANDIDATES[:1] * 3), 1):
-        results = search.evaluate(model, data, chosen, thin, run)
+        results = search.costs(model, data, chosen, thin, run)
         yield Step("search", index, 3, Mask({}), {}, {"results": results})
 
 
@@ -175,12 +175,10 @@ def test_the_journal_tells_decoders_and_weights_apart(tmp_path):
     def two(model, data, *, seed: int = 0, run: Run = Run()):
         found = []
         for share in (0.2, 0.8):
-            found += search.evaluate(
-                model, data, [1, 2], functools.partial(scaled, share=share), run
-            )
+            found += search.costs(model, data, [1, 2], functools.partial(scaled, share=share), run)
         with torch.no_grad():
             model[0].weight.mul_(-1)
-        found += search.evaluate(model, data, [1, 2], functools.partial(scaled, share=0.8), run)
+        found += search.costs(model, data, [1, 2], functools.partial(scaled, share=0.8), run)
         yield Step("search", 1, 1, Mask({}), {}, {"results": found})
 
     decoded.clear()
@@ -194,7 +192,7 @@ def test_the_journal_tells_decoders_and_weights_apart(tmp_path):
 def test_a_decoder_without_a_name_is_refused_only_with_a_journal(tmp_path):
     @method
     def nameless(model, data, *, seed: int = 0, run: Run = Run()):
-        found = search.evaluate(model, data, [1], lambda m, c: Mask.ones(m), run)
+        found = search.costs(model, data, [1], lambda m, c: Mask.ones(m), run)
         yield Step("search", 1, 1, Mask({}), {}, {"results": found})
 
     assert len([*nameless(tiny_model(), tiny_data())]) == 1

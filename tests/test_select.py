@@ -1,5 +1,6 @@
 """Selection: laws of what goes and what stays, and torch's own pruning as an oracle."""
 
+import itertools
 import math
 from functools import partial
 from itertools import pairwise
@@ -13,7 +14,7 @@ from torch.nn.utils import prune as torch_prune
 
 from prunekit.mask import Mask
 from prunekit.score import magnitude
-from prunekit.select import above, cubic, exchange, largest, stages
+from prunekit.select import above, cubic, exchange, largest, pool, spread, stages
 
 SPARSITY = st.floats(0, 1, exclude_max=True)
 SCOPE = st.sampled_from(["layer", "global"])
@@ -256,3 +257,153 @@ def test_exchange_needs_numbers_for_every_name():
     for scores, wanted in (({}, fine), (fine, {}), (fine, {"w": torch.tensor([math.nan, 0.0])})):
         with pytest.raises(ValueError, match="select: "):
             exchange(scores, wanted, 0.5, within)
+
+
+# --------------------------------------------------------------------------------- pool, spread
+
+UNITS = ["weight", "kernel", "stripe", "filter", "channel"]
+REDUCE = {
+    "sum": math.fsum,
+    "mean": lambda unit: math.fsum(unit) / len(unit),
+    "norm": lambda unit: math.hypot(*unit),
+}
+
+
+def unit_of(granularity, where):
+    """The unit that the weight at `where`, (out, in, *place), belongs to; what it goes over is 0."""
+    out, inner, *place = where if len(where) > 1 else (*where, 0)
+    unit = {
+        "weight": (out, inner, *place),
+        "kernel": (out, inner, *[0] * len(place)),
+        "stripe": (out, 0, *place),
+        "filter": (out, 0, *[0] * len(place)),
+        "channel": (0, inner, *[0] * len(place)),
+    }[granularity]
+    return unit[: len(where)]
+
+
+def members(granularity, shape):
+    """unit -> indices of its weights, by walking over all weights."""
+    units = {}
+    for where in itertools.product(*map(range, shape)):
+        units.setdefault(unit_of(granularity, where), []).append(where)
+    return units
+
+
+@st.composite
+def parameters(draw, whole=False):
+    """Scores of weights of linear layers and of convolutions in one to three dimensions."""
+    size = st.integers(1, 4)
+    shapes = draw(st.lists(st.lists(size, min_size=2, max_size=5), min_size=1, max_size=3))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    scores = {
+        f"p{i}": torch.randn(s, generator=generator, dtype=torch.double)
+        for i, s in enumerate(shapes)
+    }
+    return {name: (9 * s).round() for name, s in scores.items()} if whole else scores
+
+
+def ones(scores):
+    return Mask({name: torch.ones(s.shape, dtype=torch.bool) for name, s in scores.items()})
+
+
+@given(parameters(), st.sampled_from(UNITS), st.sampled_from([*REDUCE]))
+def test_a_units_score_is_that_of_its_weights_taken_together_by_a_loop(scores, granularity, reduce):
+    pooled = pool(scores, granularity, reduce)
+    for name, s in scores.items():
+        units = members(granularity, s.shape)
+        assert pooled[name].ndim == s.ndim
+        assert pooled[name].numel() == len(units)
+        for unit, weights in units.items():
+            expected = REDUCE[reduce]([float(s[w]) for w in weights])
+            assert float(pooled[name][unit]) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("granularity", "conv", "linear"),
+    [
+        ("weight", (4, 3, 2, 5), (4, 3)),
+        ("kernel", (4, 3, 1, 1), (4, 3)),
+        ("stripe", (4, 1, 2, 5), (4, 1)),
+        ("filter", (4, 1, 1, 1), (4, 1)),
+        ("channel", (1, 3, 1, 1), (1, 3)),
+    ],
+)
+def test_the_axes_of_a_unit_stay_with_size_1(granularity, conv, linear):
+    pooled = pool({"conv": torch.ones(4, 3, 2, 5), "fc": torch.ones(4, 3)}, granularity)
+    assert (tuple(pooled["conv"].shape), tuple(pooled["fc"].shape)) == (conv, linear)
+
+
+@given(parameters(), st.sampled_from(["sum", "mean"]))
+def test_weights_pooled_are_the_weights(scores, reduce):
+    pooled = pool(scores, "weight", reduce)
+    assert all(torch.equal(pooled[name], s) for name, s in scores.items())
+
+
+@given(parameters(whole=True), st.sampled_from(UNITS), SPARSITY, SCOPE)
+def test_whole_units_go_and_as_many_as_asked(scores, granularity, sparsity, scope):
+    pooled = pool(scores, granularity)
+    mask = spread(largest(pooled, sparsity, scope, ones(pooled)), scores)
+    gone = {}
+    for name, keep in mask.items():
+        assert keep.shape == scores[name].shape
+        units = members(granularity, keep.shape).values()
+        states = [{bool(keep[w]) for w in unit} for unit in units]
+        assert all(len(state) == 1 for state in states)  # a unit is kept or goes, as a whole
+        gone[name] = (states.count({False}), len(states))
+    for names in groups(mask, scope):
+        n, of = (sum(gone[name][i] for name in names) for i in (0, 1))
+        assert n == round(sparsity * of)
+
+
+@given(parameters(), st.sampled_from(UNITS))
+def test_all_units_spread_are_all_weights(scores, granularity):
+    assert spread(ones(pool(scores, granularity)), scores) == ones(scores)
+
+
+@given(parameters(), st.sampled_from(UNITS), SPARSITY)
+def test_the_units_of_a_mask_that_was_spread_come_back(scores, granularity, sparsity):
+    pooled = pool(scores, granularity)
+    units = largest(pooled, sparsity, "global", ones(pooled))
+    back = pool(spread(units, ones(scores)), granularity)
+    assert Mask({name: n > 0 for name, n in back.items()}) == units
+
+
+def test_a_bias_belongs_to_its_filter():
+    scores = {"weight": torch.ones(3, 2, 1, 1), "bias": torch.tensor([1.0, 2.0, 3.0])}
+    assert pool(scores, "filter")["bias"].tolist() == [1.0, 2.0, 3.0]
+    mask = spread(Mask({"bias": torch.tensor([True, False, True])}), scores)
+    assert mask["bias"].tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("granularity", ["kernel", "stripe", "channel"])
+def test_a_bias_has_no_smaller_units_and_no_channels(granularity):
+    with pytest.raises(ValueError, match=rf"bias has no {granularity}s, .* got shape \(3,\)"):
+        pool({"bias": torch.ones(3)}, granularity)
+
+
+def test_an_unknown_unit_or_reduction_is_refused():
+    with pytest.raises(ValueError, match="granularity must be one of 'weight', .*got 'neuron'"):
+        pool({"w": torch.ones(2, 2)}, "neuron")
+    with pytest.raises(ValueError, match="reduce must be one of 'sum', 'mean', 'norm', got 'max'"):
+        pool({"w": torch.ones(2, 2)}, "filter", "max")
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (3, 2), (3,), (1, 3, 1)])
+def test_units_that_do_not_fit_are_not_spread(shape):
+    units = Mask({"w": torch.ones(shape, dtype=torch.bool)})
+    with pytest.raises(ValueError, match=r"units of w .* \(3, 4\), got \(.*\)"):
+        spread(units, {"w": torch.ones(3, 4)})
+
+
+def test_units_of_an_unknown_parameter_are_not_spread():
+    with pytest.raises(ValueError, match=r"nothing to spread 'w' over; there are \['v'\]"):
+        spread(Mask({"w": torch.ones(1, dtype=torch.bool)}), {"v": torch.ones(1)})
+
+
+def test_whole_numbers_and_half_precision_are_pooled():
+    for dtype in (torch.int64, torch.bool, torch.bfloat16):
+        for reduce, expected in (("sum", 4.0), ("mean", 1.0), ("norm", 2.0)):
+            assert (
+                float(pool({"w": torch.ones(1, 4, dtype=dtype)}, "filter", reduce)["w"]) == expected
+            )

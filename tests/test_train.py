@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from prunekit import Data, Journal, Mask, Run, Step, accuracy, evaluate, fit, magnitude, prune
-from prunekit._random import LocalRandom
+from prunekit._random import LocalRandom, draws
 from prunekit.judge import as_metric, hardest_first, judge
 from prunekit.method import method
 from prunekit.steps import Stopped, derive
@@ -174,8 +174,16 @@ def test_a_loss_that_is_not_finite_is_an_error_and_the_weights_return():
     ],
 )
 def test_learning_rate_schedules_end_where_they_should(name, ends):
-    assert {t: SCHEDULES[name](t) for t in ends} == pytest.approx(ends)
-    assert max(SCHEDULES[name](i / 100) for i in range(101)) == pytest.approx(1)
+    assert {t: SCHEDULES[name](t, 0.25) for t in ends} == pytest.approx(ends)
+    assert max(SCHEDULES[name](i / 100, 0.25) for i in range(101)) == pytest.approx(1)
+
+
+def test_one_cycle_is_highest_at_its_peak():
+    for peak in (0.1, 0.2, 0.5, 0.9):
+        rates = [SCHEDULES["one-cycle"](i / 100, peak) for i in range(101)]
+        assert rates.index(max(rates)) == round(100 * peak)
+        assert max(rates) == pytest.approx(1)
+        assert min(rates) >= 0
 
 
 def test_every_schedule_has_its_end():
@@ -482,6 +490,84 @@ def test_draws_that_name_their_generator_and_modes_inside_are_left_alone():
 def test_draws_inside_go_on_and_do_not_repeat():
     with LocalRandom(0):
         assert not torch.equal(F.dropout(torch.ones(100)), F.dropout(torch.ones(100)))
+
+
+def seeded_without_generator():
+    """All operators of torch that may draw and cannot be given a generator."""
+    for name in torch._C._dispatch_get_all_op_names():
+        packet, _, overload = name.removeprefix("aten::").partition(".")
+        if name.startswith("aten::") and torch._C._dispatch_has_kernel(name):
+            func = getattr(getattr(torch.ops.aten, packet), overload or "default")
+            names = {a.name for a in func._schema.arguments}
+            if torch.Tag.nondeterministic_seeded in func.tags and "generator" not in names:
+                yield func, names
+
+
+def test_dropout_of_0_and_outside_training_draws_nothing_whatever_the_kernel():
+    seen = set()
+    for func, names in seeded_without_generator():
+        chance = names & {"dropout_p", "dropout", "p"}
+        if not chance:
+            assert draws(func, (), {}), func
+            continue
+        (chance,) = chance
+        assert draws(func, (), {chance: 0.3}), func
+        assert not draws(func, (), {chance: 0.0}), func
+        if "train" in names:
+            assert draws(func, (), {chance: 0.3, "train": None}), func  # None: as in training
+            assert not draws(func, (), {chance: 0.3, "train": False}), func
+        seen.add(func.overloadpacket.__name__)
+    assert seen >= {
+        "_scaled_dot_product_efficient_attention",
+        "_scaled_dot_product_flash_attention",
+        "_scaled_dot_product_cudnn_attention",
+        "_scaled_dot_product_flash_attention_for_cpu",
+        "_cudnn_rnn",
+        "miopen_rnn",
+    }
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "draw", [F.dropout, torch.bernoulli, torch.Tensor.bernoulli_, F.alpha_dropout]
+)
+def test_a_chance_of_0_or_1_leaves_the_global_generator_alone(draw, p):
+    before = torch.get_rng_state()
+    with LocalRandom(0):
+        draw(torch.ones(100), p)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+Q = torch.empty(1, 2, 4, 8, device="meta")  # (n, heads, length, width), without a GPU
+KERNELS = {
+    "_scaled_dot_product_efficient_attention": lambda p: (Q, Q, Q, None, False, p),
+    "_scaled_dot_product_flash_attention": lambda p: (Q, Q, Q, p),
+    "_scaled_dot_product_cudnn_attention": lambda p: (Q, Q, Q, None, False, p),
+    "_cudnn_rnn": lambda p: (
+        Q[0], [Q[0]], 1, None, Q[0], Q[0], 2, 8, 0, 1, False, p, True, False, [], None,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_gpus_kernels_are_let_through_without_dropout_and_refused_by_name_with_it(name):
+    call = getattr(torch.ops.aten, name)
+    with LocalRandom(0):
+        assert len(call(*KERNELS[name](0.0))) > 1
+        with pytest.raises(RuntimeError, match=rf"with aten\.{name}\.default, which takes no seed"):
+            call(*KERNELS[name](0.3))
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5])
+@pytest.mark.parametrize("train", [None, True, False])
+def test_native_dropout_draws_from_the_seed_alone(p, train):
+    x, before = torch.ones(1000), torch.get_rng_state()
+    with LocalRandom(0):
+        out, keep = torch.native_dropout(x, p, train)
+    assert torch.equal(torch.get_rng_state(), before)
+    dropped = p > 0 and train is not False
+    assert bool(keep.all()) != dropped
+    torch.testing.assert_close(out, x * keep * (2 if dropped else 1))
 
 
 # ------------------------------------------------------------------------------------- evaluate

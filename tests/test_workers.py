@@ -92,14 +92,14 @@ def history(run, **knobs):
 def test_all_workers_give_what_one_thread_gives(workers):
     data = tiny_data()
     models = [tiny_model(seed=seed) for seed in (0, 1)]
-    alone = [search.evaluate(m, data, CANDIDATES, thin) for m in models]
+    alone = [search.costs(m, data, CANDIDATES, thin) for m in models]
     limits = [sorted(alone[0])[6]] * len(CANDIDATES)
-    limited = search.evaluate(models[0], data, CANDIDATES, thin, limits=limits)
+    limited = search.costs(models[0], data, CANDIDATES, thin, limits=limits)
     with workers() as found:
         run = Run(workers=found)
         for _ in range(2):
-            assert [search.evaluate(m, data, CANDIDATES, thin, run) for m in models] == alone
-        assert search.evaluate(models[0], data, CANDIDATES, thin, run, limits) == limited
+            assert [search.costs(m, data, CANDIDATES, thin, run) for m in models] == alone
+        assert search.costs(models[0], data, CANDIDATES, thin, run, limits) == limited
         for knobs in ({}, {"judged_by": "loss"}):  # and a whole search
             assert history(run, **knobs) == history(Run(), **knobs)
     assert len(set(alone[0])) > 3
@@ -108,20 +108,20 @@ def test_all_workers_give_what_one_thread_gives(workers):
 @pytest.mark.parametrize("workers", [threads, processes, cluster])
 def test_what_is_done_to_a_model_after_it_was_sent_is_nothing_to_the_workers(workers):
     model, data = tiny_model(), tiny_data()
-    alone = search.evaluate(model, data, CANDIDATES, thin)
+    alone = search.costs(model, data, CANDIDATES, thin)
     with workers() as found:
         run = Run(workers=found)
         for seed in range(3):
             used = copy.deepcopy(model)  # known to the workers by what it holds
-            assert search.evaluate(used, data, CANDIDATES, thin, run) == alone
+            assert search.costs(used, data, CANDIDATES, thin, run) == alone
             thin(used, (0.2, seed)).apply_(used)
 
 
 def test_candidates_over_their_limit_are_infinite_and_the_others_as_without():
     model, data = tiny_model(), tiny_data()
-    full = search.evaluate(model, data, CANDIDATES, thin)
+    full = search.costs(model, data, CANDIDATES, thin)
     for limit in (0, min(full), sorted(full)[5], max(full)):
-        found = search.evaluate(model, data, CANDIDATES, thin, limits=[limit] * len(full))
+        found = search.costs(model, data, CANDIDATES, thin, limits=[limit] * len(full))
         assert found == [errors if errors <= limit else math.inf for errors in full]
 
 
@@ -138,14 +138,14 @@ def test_beyond_its_limit_a_candidate_is_not_looked_at():
     model = tiny_model()
     with torch.no_grad():
         model[2].bias.copy_(torch.tensor([9.0, 0.0, 0.0]))
-    assert search.evaluate(model, data, [(0.5, 0)], thin, limits=[249]) == [math.inf]
+    assert search.costs(model, data, [(0.5, 0)], thin, limits=[249]) == [math.inf]
 
 
 def test_a_limit_and_a_journal(tmp_path):
     @method
     def limited(model, data, *, seed: int = 0, run: Run = Run()):
         for limits in ([5] * 12, [20] * 12, None, [60] * 12):
-            results = search.evaluate(model, data, CANDIDATES, thin, run, limits)
+            results = search.costs(model, data, CANDIDATES, thin, run, limits)
             yield Step("search", 1, 4, Mask({}), {}, {"results": results})
 
     def results(run):
@@ -199,9 +199,9 @@ def test_model_and_data_are_sent_once_to_each_worker(monkeypatch, crew):
             yield pickle.loads(pickle.dumps(job))(task)
 
     model, data = tiny_model(), tiny_data()
-    alone = search.evaluate(model, data, CANDIDATES, thin)
+    alone = search.costs(model, data, CANDIDATES, thin)
     for _ in range(2):
-        assert search.evaluate(model, data, CANDIDATES, thin, Run(workers=workers)) == alone
+        assert search.costs(model, data, CANDIDATES, thin, Run(workers=workers)) == alone
     assert sorted(sent) == [*range(crew)]
 
 
@@ -217,8 +217,8 @@ def test_what_always_comes_to_the_wrong_worker_is_sent_with_all(monkeypatch):
         monkeypatch.setattr(search, "_kept", next(memories).copy())  # and learns nothing
         return [pickle.loads(pickle.dumps(job))(task) for task in tasks]
 
-    found = search.evaluate(model, data, CANDIDATES, thin, Run(workers=workers))
-    assert found == search.evaluate(model, data, CANDIDATES, thin)
+    found = search.costs(model, data, CANDIDATES, thin, Run(workers=workers))
+    assert found == search.costs(model, data, CANDIDATES, thin)
 
 
 def test_what_is_defined_again_is_another():
@@ -272,9 +272,7 @@ def test_a_stop_is_seen_while_others_judge():
 
     judged, stop = [], threading.Event()
     with pytest.raises(Stopped):
-        search.evaluate(
-            tiny_model(), tiny_data(), CANDIDATES, thin, Run(workers=workers, stop=stop)
-        )
+        search.costs(tiny_model(), tiny_data(), CANDIDATES, thin, Run(workers=workers, stop=stop))
     assert 3 <= len(judged) <= 4
 
 
@@ -291,8 +289,8 @@ def test_what_was_just_sent_is_not_what_is_forgotten(monkeypatch):
 def test_every_candidate_is_judged_once_by_processes(tmp_path):
     decode = functools.partial(leaving_a_trace, folder=str(tmp_path))
     with processes() as workers:
-        search.evaluate(tiny_model(), tiny_data(), CANDIDATES, decode, Run(workers=workers))
-        search.evaluate(tiny_model(), tiny_data(), CANDIDATES, decode, Run(workers=workers))
+        search.costs(tiny_model(), tiny_data(), CANDIDATES, decode, Run(workers=workers))
+        search.costs(tiny_model(), tiny_data(), CANDIDATES, decode, Run(workers=workers))
     assert len([*tmp_path.iterdir()]) == 2 * len(CANDIDATES)
 
 
@@ -300,9 +298,9 @@ def test_a_worker_of_a_cluster_that_dies_costs_nothing_but_time(tmp_path):
     model, data = tiny_model(), tiny_data()
     decode = functools.partial(leaving_a_trace, folder=str(tmp_path), die=True)
     with cluster() as workers:
-        found = search.evaluate(model, data, CANDIDATES, decode, Run(workers=workers))
+        found = search.costs(model, data, CANDIDATES, decode, Run(workers=workers))
     assert (tmp_path / "died").exists()
-    assert found == search.evaluate(model, data, CANDIDATES, thin)
+    assert found == search.costs(model, data, CANDIDATES, thin)
 
 
 @method
@@ -310,7 +308,7 @@ def in_two_parts(model, data, *, folder: str, die: bool = True, seed: int = 0, r
     safe = functools.partial(leaving_a_trace, folder=folder)
     fatal = functools.partial(leaving_a_trace, folder=folder, die=die)
     for index, decode in enumerate((safe, fatal), 1):
-        results = search.evaluate(model, data, CANDIDATES, decode, run)
+        results = search.costs(model, data, CANDIDATES, decode, run)
         yield Step("search", index, 2, Mask({}), {}, {"results": results})
 
 
@@ -356,7 +354,7 @@ def test_a_cluster_that_goes_away_is_a_clear_error_and_the_journal_is_kept(tmp_p
 @pytest.mark.parametrize("workers", [threads, processes, cluster])
 def test_an_error_in_a_worker_names_the_candidate(workers):
     with workers() as found, pytest.raises(KeyError, match="no such layer") as caught:
-        search.evaluate(tiny_model(), tiny_data(), CANDIDATES, failing, Run(workers=found))
+        search.costs(tiny_model(), tiny_data(), CANDIDATES, failing, Run(workers=found))
     assert any(repr(CANDIDATES[7]) in note for note in caught.value.__notes__)
 
 
@@ -366,7 +364,7 @@ def test_a_metric_that_is_not_a_number_is_refused_and_the_candidate_named():
         {"train": (x, x), "validation": (x, x)}, loss=squared, metric=lambda outputs, y: math.nan
     )
     with pytest.raises(ValueError, match="search: the metric of the data is NaN") as caught:
-        search.evaluate(tiny_model(), data, [(0.5, 1)], thin)
+        search.costs(tiny_model(), data, [(0.5, 1)], thin)
     assert "(0.5, 1)" in caught.value.__notes__[0]
 
 

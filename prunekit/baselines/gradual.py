@@ -8,60 +8,53 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Unpack
 
 from torch import nn
 
 from prunekit import score, select
-from prunekit.knobs import Count, Fraction, Names, Positive, Precision, Range, Scope
+from prunekit.knobs import Count, Fraction, Names, Range, Scope
 from prunekit.mask import Mask, check_prunable
 from prunekit.method import method
 from prunekit.steps import Run, Step
-from prunekit.train import fit
+from prunekit.train import Tuning, fit
 
 
-@method(check=check_prunable)
+def _check(model: nn.Module, data: object, *, epochs: int, **knobs: Any) -> None:
+    check_prunable(model, data, **knobs)
+    if not epochs:
+        raise ValueError("gradual: epochs must be 1 or more, it prunes while it trains, got 0")
+
+
+@method(check=_check, tuning=dict(epochs=10, lr=0.01), quick=dict(epochs=2, every=1))
 def gradual(
     model: nn.Module,
     data: Any,
     *,
     sparsity: Fraction = 0.9,
-    epochs: Count = 10,
     until: Annotated[float, Range(0, 1, low_open=True)] = 0.75,
     every: Count = 20,
-    lr: Positive = 0.01,
-    precision: Precision = "fp32",
     scope: Scope = "layer",
     biases: bool = False,
     ignore: Names = (),
     seed: int = 0,
     run: Run = Run(),
+    **tuning: Unpack[Tuning],
 ) -> Iterator[Step]:
     """Train on and prune by |w| after every `every` minibatches, along the cubic schedule.
 
     sparsity: share of the weights removed at the end of the pruning phase.
-    epochs: passes over the training data, pruning and settling together.
     until: share of the training after which the sparsity rises no more.
     every: minibatches from one pruning to the next.
-    lr: learning rate at its highest.
-    precision: of the training; see `prunekit.train.fit`.
     scope: whether weights compete in their layer (as in the paper) or in the whole model.
     biases: prune biases too.
     ignore: names of parameters to leave alone.
     """
     yield from fit(
-        model,
-        data,
-        epochs=epochs,
-        lr=lr,
-        precision=precision,
-        mask=Mask.ones(model, biases, ignore),
+        model, data, mask=Mask.ones(model, biases, ignore), every=every, phase="finetune",
         remask=functools.partial(_along_schedule, sparsity=sparsity, until=until, scope=scope),
-        every=every,
-        phase="finetune",
-        seed=seed,
-        run=run,
-    )
+        seed=seed, run=run, **tuning,
+    )  # fmt: skip
 
 
 def _along_schedule(

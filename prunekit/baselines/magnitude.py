@@ -7,26 +7,17 @@ networks", arXiv 1506.02626.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Unpack
 
 from torch import nn
 
-from prunekit import score, search, select
-from prunekit.knobs import (
-    Count,
-    Fraction,
-    Names,
-    Natural,
-    Positive,
-    Precision,
-    Range,
-    Scope,
-    Several,
-)
+from prunekit import score, select
+from prunekit.knobs import Count, Fraction, Names, Range, Scope, Several
 from prunekit.mask import Mask, prunable
 from prunekit.method import method
-from prunekit.steps import Run, Step, derive
-from prunekit.train import fit
+from prunekit.rounds import in_rounds
+from prunekit.steps import Run, Step
+from prunekit.train import Tuning
 
 
 def _check(
@@ -40,7 +31,7 @@ def _check(
         )
 
 
-@method(check=_check)
+@method(check=_check, tuning=dict(epochs=0, lr=0.01), quick=dict(rounds=2, epochs=2))
 def magnitude(
     model: nn.Module,
     data: Any,
@@ -48,14 +39,12 @@ def magnitude(
     sparsity: Fraction = 0.9,
     sensitivities: Annotated[tuple[float, ...], Several(Range(0, 10))] = (),
     rounds: Count = 1,
-    epochs: Natural = 0,
-    lr: Positive = 0.01,
-    precision: Precision = "fp32",
     scope: Scope = "global",
     biases: bool = False,
     ignore: Names = (),
     seed: int = 0,
     run: Run = Run(),
+    **tuning: Unpack[Tuning],
 ) -> Iterator[Step]:
     """Remove the weights with the smallest |w|, `rounds` times, fine-tuning after each.
 
@@ -64,39 +53,29 @@ def magnitude(
         below sensitivity × the standard deviation of the parameter's surviving weights (Han's rule;
         the sparsity follows, `scope` plays no part).
     rounds: 1 is one-shot, more is iterative.
-    epochs: passes over the training data after each round.
-    lr: learning rate of the fine-tuning at its highest.
-    precision: of the training; see `prunekit.train.fit`.
     scope: whether weights compete in their layer or in the whole model.
     biases: prune biases too.
     ignore: names of parameters to leave alone.
     """
-    mask = Mask.ones(model, biases, ignore)
-    for index, target in enumerate(select.stages(sparsity, rounds), start=1):
+
+    def choose(mask: Mask, target: float) -> Mask:
         scores = score.magnitude(model, mask)
         if sensitivities:
-            mask = select.above(scores, _thresholds(model, mask, sensitivities), mask)
-        else:
-            mask = select.largest(scores, target, scope, mask)
-        yield search.cut(model, data, mask, index, rounds, run)
-        yield from fit(
-            model,
-            data,
-            epochs=epochs,
-            lr=lr,
-            precision=precision,
-            mask=mask,
-            phase="finetune",
-            seed=derive(seed, index),
-            run=run,
-        )
+            return select.above(scores, _thresholds(model, mask, sensitivities), mask)
+        return select.largest(scores, target, scope, mask)
+
+    weights = Mask.ones(model, biases, ignore)
+    yield from in_rounds(
+        model, data, weights, choose,
+        sparsity=sparsity, rounds=rounds, seed=seed, run=run, **tuning,
+    )  # fmt: skip
 
 
 def _thresholds(model: nn.Module, mask: Mask, sensitivities: tuple[float, ...]) -> dict[str, float]:
     """sensitivity × standard deviation of the surviving weights, a parameter at a time."""
-    parameters, found = dict(model.named_parameters()), {}
+    parameters, thresholds = dict(model.named_parameters()), {}
     each = sensitivities if len(sensitivities) > 1 else sensitivities * len(mask)
     for (name, keep), s in zip(mask.items(), each, strict=True):
         survivors = parameters[name].detach().cpu()[keep]
-        found[name] = s * float(survivors.std(correction=0)) if survivors.numel() else 0.0
-    return found
+        thresholds[name] = s * float(survivors.std(correction=0)) if survivors.numel() else 0.0
+    return thresholds

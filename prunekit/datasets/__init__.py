@@ -15,7 +15,7 @@ from torch import Tensor
 
 from prunekit._files import home
 from prunekit._torchvision import torchvision
-from prunekit.data import SPLITS, Data, Pair, hold_out, rows_of
+from prunekit.data import SHORT_NAMES, SPLITS, Data, Pair, hold_out, rows_of
 
 VALIDATION = 5_000  # images held out of the training set of mnist, cifar10 and cifar100
 
@@ -103,16 +103,26 @@ def _carved(name: str, full: Pair, test: Pair, held: np.ndarray, settings: dict[
 
 
 def crop_and_mirror(x: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
-    """Shift each image by up to `padding` pixels and mirror every other one; x `(n, c, h, w)`."""
-    n, _, h, w = x.shape
-    padded = torch.nn.functional.pad(x, [padding] * 4)
-    top, left = torch.randint(0, 2 * padding + 1, (2, n, 1), generator=generator)
-    rows = top + torch.arange(h)  # (n, h)
-    columns = left + torch.arange(w)  # (n, w)
-    mirrored = torch.rand(n, 1, generator=generator) < 0.5
+    """Shift each image by up to `padding` pixels and mirror every other one; x `(n, c, h, w)`.
+
+    Drawn on the CPU, computed on the device of x; the result is laid out channels last.
+    """
+    n, c, h, w = x.shape
+    top, left = torch.randint(0, 2 * padding + 1, (2, n, 1), generator=generator).to(x.device)
+    mirrored = (torch.rand(n, 1, generator=generator) < 0.5).to(x.device)
+    rows = top + torch.arange(h, device=x.device)  # (n, h)
+    columns = left + torch.arange(w, device=x.device)  # (n, w)
     columns = torch.where(mirrored, columns.flip(1), columns)
-    image = torch.arange(n)[:, None, None]
-    return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    high, wide = h + 2 * padding, w + 2 * padding
+    padded = x.new_zeros(n, high, wide, c)
+    padded[:, padding : padding + h, padding : padding + w] = x.permute(0, 2, 3, 1)
+    lines = torch.arange(n, device=x.device)[:, None] * high + rows  # (n, h), in n · high
+    pixels = lines[:, :, None] * wide + columns[:, None, :]  # (n, h, w), in n · high · wide
+    picked = padded.view(-1, c).index_select(0, pixels.flatten())
+    return picked.view(n, h, w, c).permute(0, 3, 1, 2)
+
+
+SHORT_NAMES[crop_and_mirror] = "crop_and_mirror"
 
 
 def _files_of(name: str) -> dict[str, str]:

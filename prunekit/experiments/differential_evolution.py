@@ -148,14 +148,13 @@ def taught(**download: Any) -> Data:
             dim=1,
         )  # (teachers, n, 10)
     targets = (1 - TAUGHT) * torch.eye(10)[y] + TAUGHT * answers.mean(0)
-    mixed = Data(
-        data.splits | {"train": (x, targets)},
-        name="mnist, taught", classes=data.classes, mean=data.mean, std=data.std,
-    )  # fmt: skip
     # Of what the answers come from: their last bits may differ from one processor to another.
     known = [state_key(teacher) for teacher in teachers]
-    mixed.__dict__["key"] = digest("taught", data.key, known, TEMPERATURE, TAUGHT)
-    return mixed
+    return Data(
+        data.splits | {"train": (x, targets)},
+        name="mnist, taught", classes=data.classes, mean=data.mean, std=data.std,
+        key=digest("taught", data.key, known, TEMPERATURE, TAUGHT),
+    )  # fmt: skip
 
 
 BEYOND: dict[str, dict[str, Any]] = {

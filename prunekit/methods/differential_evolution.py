@@ -13,33 +13,33 @@ import functools
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from prunekit import score, search, select
-from prunekit._modules import named_tensors
-from prunekit.data import Data, accuracy
+from prunekit._modules import put_back, snapshot
+from prunekit.data import Data
 from prunekit.evolve import FEWEST, STRATEGIES, Generation, evolve, spread
-from prunekit.judge import SLACK, as_metric, evaluate, hardest_first, metric_name, targets
-from prunekit.knobs import Choice, Count, Fraction, Names, Natural, Positive, Precision, Range
+from prunekit.judge import SLACK, as_metric, hardest_first
+from prunekit.knobs import Choice, Count, Fraction, Names, Natural, Positive, Range
 from prunekit.mask import Mask, prunable
 from prunekit.method import method
-from prunekit.steps import Run, Step, derive
-from prunekit.train import fit
+from prunekit.steps import Run, Step, Tried, derive
+from prunekit.train import Tuning, fit
 
-# What is smallest in the best candidate, from its loss (errors, or minus the metric) and the number
-# of weights it keeps; `dense` is the loss before pruning, `allowed` the loss that pruning may have,
-# `budget` the number of weights that may be kept.
+# What is smallest in the best candidate, from its cost and the number of weights it keeps; `dense`
+# is the cost before pruning, `allowed` the cost that pruning may have, `budget` the number of
+# weights that may be kept.
 # paper: the formula of the fitness is not public; here: Deb's rule, a weighted sum, or Deb's rule
 # with the parts exchanged, so that the final size can be asked for.
 FITNESS: dict[str, Callable[..., Any]] = {
-    "constrained": lambda loss, kept, allowed, **_: (max(0.0, loss - allowed), kept),
-    "weighted": lambda loss, kept, dense, total, scale, balance, **_: (
-        (balance and balance * max(0.0, loss - dense) / scale) + (1 - balance) * kept / total
+    "constrained": lambda cost, kept, allowed, **_: (max(0.0, cost - allowed), kept),
+    "weighted": lambda cost, kept, dense, total, scale, balance, **_: (
+        (balance and balance * max(0.0, cost - dense) / scale) + (1 - balance) * kept / total
     ),
-    "budget": lambda loss, kept, budget, **_: (max(0, kept - budget), loss),
+    "budget": lambda cost, kept, budget, **_: (max(0, kept - budget), cost),
 }
 SETTLED = 0.75  # share of a training after which no weight returns
 GRID = 10  # sensitivities that the scan tries in each layer
@@ -173,7 +173,7 @@ class _Judge:
     def __init__(
         self,
         model: nn.Module,
-        data: Any,
+        data: Data,
         mask: Mask,
         layers: _Layers,
         rate: Callable[[float, int], Any],
@@ -181,15 +181,15 @@ class _Judge:
         run: Run,
     ):
         self.model, self.data, self.layers, self.run = model, data, layers, run
-        self.rate, self.skip, self.n = rate, skip, targets(data, "validation")
+        self.rate, self.skip, self.n = rate, skip, data.unit("validation")
         self.decode = functools.partial(
             _cut, mask=mask, names=layers.names, deviations=layers.deviations
         )
-        self.known: dict[tuple[float, ...], tuple[int, float]] = {}  # vector -> kept, loss
+        self.known: dict[tuple[float, ...], tuple[int, float]] = {}  # vector -> kept, cost
 
     def most(self, rival: Any, kept: int) -> float:
-        """The largest loss with which so many weights do not lose against the rival's score."""
-        if self.data.metric is not accuracy:
+        """The largest cost with which so many weights do not lose against the rival's score."""
+        if not self.data.counts_errors:
             return -math.inf if self.rate(-math.inf, kept) > rival else math.inf
         return bisect.bisect_right(range(self.n + 1), rival, key=lambda e: self.rate(e, kept)) - 1
 
@@ -200,48 +200,49 @@ class _Judge:
         if rivals is not None and self.skip:
             limits = [self.most(*pair) for pair in zip(rivals, kept, strict=True)]
         asked = [i for i, limit in enumerate(limits) if limit >= 0]
-        results = search.evaluate(
+        answers = search.costs(
             self.model, self.data, [candidates[i] for i in asked], self.decode, self.run,
             [limits[i] for i in asked],
         )  # fmt: skip
-        losses = [math.inf] * len(candidates)
-        for i, result in zip(asked, results, strict=True):
-            losses[i] = result if self.data.metric is accuracy else -result
-            found = (kept[i], losses[i])  # infinite if stopped; a twin may have gone on to the end
-            self.known[candidates[i]] = min(found, self.known.get(candidates[i], found))
-        return [self.rate(*pair) for pair in zip(losses, kept, strict=True)]
+        costs = [math.inf] * len(candidates)
+        for i, cost in zip(asked, answers, strict=True):
+            costs[i] = cost
+            pair = (kept[i], cost)  # infinite if stopped; a twin may have gone on to the end
+            self.known[candidates[i]] = min(pair, self.known.get(candidates[i], pair))
+        return [self.rate(*pair) for pair in zip(costs, kept, strict=True)]
 
-    def about(self, generation: Generation) -> dict[str, Any]:
+    def tried(self, generation: Generation, allowed: float | None, unit: str) -> Tried:
         """The population as plain numbers."""
-        vectors = generation.vectors.tolist()
-        kept, losses = zip(*(self.known[tuple(vector)] for vector in vectors), strict=True)
-        sign = 1 if self.data.metric is accuracy else -1
-        return {
-            "vectors": vectors,
-            "kept": [*kept],
-            "results": [sign * loss for loss in losses],
-            "chosen": generation.best,
-            "replaced": [*generation.replaced],
-        }
+        vectors = tuple(map(tuple, generation.vectors.tolist()))
+        kept, costs = zip(*(self.known[vector] for vector in vectors), strict=True)
+        return Tried(costs, generation.best, kept, vectors, generation.replaced, allowed, unit)
 
 
 def _scan(judge: _Judge, allowed: float, bound: float) -> list[float]:
     """The upper bound of each gene: the largest sensitivity, of a grid up to `bound`, with which a
-    layer that is cut alone, and with each smaller one, costs no more loss than allowed."""
+    layer that is cut alone, and with each smaller one, costs no more than allowed."""
     genes, grid = len(judge.layers.names), [bound * ((i + 1) / GRID) for i in range(GRID)]
-    if judge.data.metric is accuracy and allowed >= judge.n:
+    if judge.data.counts_errors and allowed >= judge.n:
         return [bound] * genes  # nothing can cost more
     alone = [tuple(s * (g == gene) for g in range(genes)) for gene in range(genes) for s in grid]
     limits = [allowed] * len(alone)
-    results = search.evaluate(judge.model, judge.data, alone, judge.decode, judge.run, limits)
-    if judge.data.metric is not accuracy:
-        results = [-result for result in results]
+    costs = search.costs(judge.model, judge.data, alone, judge.decode, judge.run, limits)
     highest = []
     for gene in range(genes):
-        fine = [loss <= allowed for loss in results[gene * GRID : (gene + 1) * GRID]]
+        fine = [cost <= allowed for cost in costs[gene * GRID : (gene + 1) * GRID]]
         passed = fine.index(False) if False in fine else GRID
         highest.append(grid[passed - 1] if passed else 0.0)
     return highest
+
+
+def _generations(
+    judge: _Judge, highest: list[float], population: int, generator: torch.Generator, **knobs: Any
+) -> Iterator[Generation]:
+    """Evolution between 0 and the highest value of each gene, from vectors drawn evenly."""
+    high = torch.tensor(highest).double()  # (genes,)
+    first = spread(population, torch.zeros_like(high), high, generator)  # (population, genes)
+    first[0] = 0  # which keeps everything
+    yield from evolve(judge, first, torch.zeros_like(high), high, generator=generator, **knobs)
 
 
 def _check(
@@ -258,9 +259,9 @@ def _check(
             f"differential_evolution: tolerance must be at least drop, {drop:g}, where no epochs "
             f"follow a cut, got {tolerance:g}. Else a cut that uses its drop is taken back."
         )
-    if images and not isinstance(data, Data):
+    if images and not data.reorderable:
         raise ValueError(f"differential_evolution: images must be 0 for own data, got {images}")
-    if judged_by == "loss" and not isinstance(data, Data):
+    if judged_by == "loss" and not data.reorderable:
         raise ValueError(
             "differential_evolution: judged_by must be 'metric' for own data, got 'loss'"
         )
@@ -268,7 +269,12 @@ def _check(
         raise ValueError(f"differential_evolution: images must be at most {n}, got {images}")
 
 
-@method(check=_check, regrows=True)
+@method(
+    check=_check,
+    tuning=dict(epochs=4, lr=0.01),
+    regrows=True,
+    quick=dict(rounds=2, generations=2, population=8, epochs=2, last_epochs=2),
+)
 def differential_evolution(
     model: nn.Module,
     data: Any,
@@ -294,16 +300,14 @@ def differential_evolution(
     judged_by: Annotated[str, Choice("metric", "loss")] = "metric",
     skip: bool = True,
     splice: Fraction = 0.0,
-    epochs: Natural = 4,
     last_epochs: Natural = 0,
-    lr: Positive = 0.01,
-    precision: Precision = "fp32",
     biases: bool = False,
     ignore: Names = (),
     seed: int = 0,
     run: Run = Run(),
+    **tuning: Unpack[Tuning],
 ) -> Iterator[Step]:
-    """Search, prune, recover and fine-tune, `rounds` times; the `info` of a generation holds it.
+    """Search, prune, recover and fine-tune, `rounds` times; a generation is its step's `tried`.
 
     rounds: how often.
     drop: accuracy below the network at the start that pruning may cost, before fine-tuning.
@@ -332,67 +336,60 @@ def differential_evolution(
     skip: leave out evaluations that cannot change the outcome.
     splice: share of each parameter's kept weights that are exchanged for removed ones after an
         epoch of fine-tuning, at first; it falls to 0.
-    epochs: passes over the training data after each round.
     last_epochs: passes over the training data at the end, which no tolerance judges.
-    lr: learning rate of the fine-tuning at its highest.
-    precision: of the training; see `prunekit.train.fit`.
     biases: prune biases too.
     ignore: names of parameters to leave alone.
     """
-    mask, failures = Mask.ones(model, biases, ignore), 0
-    start, name = evaluate(model, data, run=run), metric_name(data)
+    mask, done, failures = Mask.ones(model, biases, ignore), 0, 0  # done: rounds not taken back
+    # Candidates are judged by `few`, rounds by all of the validation data.
     few = data.only("validation").fewer(validation=images) if images else data
-    if judged_by == "loss":
-        few = _judged_by_loss(few)
-    n = targets(few, "validation") if few.metric is accuracy else 1  # a loss: errors, or -metric
-    (dense,) = search.evaluate(model, few, [mask], search.itself, run)
-    dense = dense if few.metric is accuracy else -dense
+    by_loss, bounded = judged_by == "loss", fitness == "constrained"
+    few = _judged_by_loss(few) if by_loss else few
+    name, unit, n = data.metric_name, "loss" if by_loss else few.cost_name, few.unit("validation")
+    start = now = search.cost(model, data, run)  # now: of the mask
+    worst = start + (tolerance + SLACK) * data.unit("validation")
+    dense = search.cost(model, few, run)
     train = functools.partial(
-        fit, model, data, lr=lr, precision=precision, run=run, phase="finetune", every=0,
+        fit, model, data, run=run, phase="finetune", every=0,
         remask=functools.partial(_splice, share=splice) if splice else None,
     )  # fmt: skip
-    done = 0  # rounds that were not taken back
     for index in range(1, rounds + 1):
         layers, allowed = _layers(model, mask), dense + drop * n + SLACK
         rate = functools.partial(
             FITNESS[fitness], allowed=allowed, dense=dense, total=mask.total,
-            balance=balance, scale=(n - dense if few.metric is accuracy else abs(dense)) or 1,
+            balance=balance, scale=(n - dense if few.counts_errors else abs(dense)) or 1,
             budget=_budget(density ** ((done + 1) / rounds), mask.total),
         )  # fmt: skip
         judge = _Judge(model, hardest_first(model, few, run), mask, layers, rate, skip, run)
+        # What a layer alone may cost bounds its gene: evolution does not look beyond.
         highest = _scan(judge, dense + scan * n + SLACK, bound if index == 1 else later)
-        high = torch.tensor([max(highest)] if uniform else highest).double()
         generator = torch.Generator().manual_seed(derive(seed, "search", index))
-        first = spread(population, torch.zeros_like(high), high, generator)
-        first[0] = 0  # which keeps everything
-        for generation in evolve(
-            judge, first, torch.zeros_like(high), high, generations=generations,
-            strategy=strategy, scale=scale, crossover=crossover, generator=generator,
+        for generation in _generations(
+            judge, [max(highest)] if uniform else highest, population, generator,
+            generations=generations, strategy=strategy, scale=scale, crossover=crossover,
         ):  # fmt: skip
-            info = {"round": index, **judge.about(generation)}
-            if fitness == "constrained":
-                info["allowed"] = int(allowed) if few.metric is accuracy else -allowed
-            best = info["results"][generation.best]
-            found = {name: as_metric(best, few)}
-            if judged_by == "loss":
-                found, info["counted"] = {"loss": -best}, "minus the loss"
-            yield Step("search", generation.index + 1, generations + 1, mask, found, info)
-        chosen = generation.vectors[generation.best].tolist()
+            limit = (int(allowed) if few.counts_errors else allowed) if bounded else None
+            tried = judge.tried(generation, limit, unit)
+            best, of = tried.costs[tried.chosen], generations + 1
+            figures = {"loss": best} if by_loss else {name: as_metric(best, few)}
+            yield Step("search", generation.index + 1, of, mask, figures, {"round": index}, tried)
+        chosen = generation.vectors[generation.best].tolist()  # (genes,)
         # paper: a few connections come back, when is not public; here: in each round, as any may
         # turn out to be the last; none where there is a budget, which they would exceed.
         how = "off" if fitness == "budget" else recovery
         cut = _recover(model, mask, judge.decode(model, chosen), how, recovered, generator)
-        before = {key: tensor.detach().clone() for key, tensor in named_tensors(model).items()}
+        before = snapshot(model)  # for a round that costs too much in the end
         yield search.cut(model, data, cut, index, rounds, run, sensitivities=chosen)
-        cut = yield from _last_mask(train(epochs=epochs, mask=cut, seed=derive(seed, index)), cut)
-        if evaluate(model, data, run=run) >= start - tolerance - SLACK:
-            mask, done, failures = cut, done + 1, 0
+        steps = train(mask=cut, seed=derive(seed, index), **tuning)
+        cut = yield from _last_mask(steps, cut)
+        if (cost := search.cost(model, data, run)) <= worst:
+            mask, now, done, failures = cut, cost, done + 1, 0
             continue
-        with torch.no_grad():
-            for key, tensor in named_tensors(model).items():
-                tensor.copy_(before[key])
+        # The round is taken back: the network is what it was, and less is asked of the next.
         drop, failures = drop / 2, failures + 1
-        yield Step("rewind", index, rounds, mask, {name: evaluate(model, data)}, {"drop": drop})
+        put_back(model, before)
+        yield Step("rewind", index, rounds, mask, {name: as_metric(now, data)}, {"drop": drop})
         if failures == 2:
             break
-    yield from train(epochs=last_epochs, mask=mask, seed=derive(seed, 0))
+    last = tuning | Tuning(epochs=last_epochs)
+    yield from train(mask=mask, seed=derive(seed, 0), **last)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import math
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,21 +13,6 @@ from prunekit.knobs import Choice, Knob, Patterns, Range, Several, Switch
 from prunekit.widgets.running import in_loop, loop_of_the_kernel
 
 WIDE = {"width": "28em"}  # with the name, and as wide as a slider beside its field
-
-
-def helps(method: Callable[..., Any]) -> dict[str, str]:
-    """What the docstring of a method says of each knob: its lines ``name: text``."""
-    found: dict[str, str] = {}
-    name = ""
-    for line in (inspect.getdoc(method) or "").splitlines():
-        if match := re.match(r"(\w+): (.*)", line):
-            name = match[1]
-            found[name] = match[2]
-        elif name and line.startswith("    "):
-            found[name] += " " + line.strip()
-        else:
-            name = ""
-    return found
 
 
 def control(knob: Knob, text: str, values: Sequence[Any]) -> Control:

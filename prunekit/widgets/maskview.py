@@ -10,7 +10,8 @@ import torch
 import traitlets
 from torch import Tensor, nn
 
-from prunekit.judge import evaluate, metric_name, size
+from prunekit.data import wrap
+from prunekit.judge import evaluate
 from prunekit.mask import Mask
 from prunekit.report import shown_metric
 from prunekit.widgets._static import script, style
@@ -37,7 +38,7 @@ class MaskView(OfCell, anywidget.AnyWidget):
     verdict = traitlets.Unicode().tag(sync=True)
 
     def __init__(self, model: nn.Module, mask: Mask | None = None, data: Any = None):
-        self.model, self.data = model, data
+        self.model, self.data = model, wrap(data) if data is not None else None
         self.mask = mask if mask is not None else Mask.ones(model)
         self.mask.check(model)
         names = [name for name in self.mask if self.mask[name].ndim > 1]
@@ -99,8 +100,8 @@ class MaskView(OfCell, anywidget.AnyWidget):
         text = f"sparsity {mask.sparsity:.3f}"
         if self.data is None:
             return text
-        metric, value = metric_name(self.data), evaluate(self.model, self.data, mask=mask)
-        figure = shown_metric(value, metric, size(self.data, "validation"))
+        metric, value = self.data.metric_name, evaluate(self.model, self.data, mask=mask)
+        figure = shown_metric(value, metric, self.data.size("validation"))
         return f"{text}, validation {metric} {figure}"
 
     def _told(self, result: Any) -> None:

@@ -17,13 +17,13 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from prunekit import plot
-from prunekit.judge import metric_name
-from prunekit.knobs import Knob, Range, knobs
+from prunekit.data import wrap
+from prunekit.knobs import Knob, Range, helps, knobs
 from prunekit.prune import Method, bound, share_done, whole
 from prunekit.report import Report, shown_metric
 from prunekit.steps import Step
 from prunekit.widgets.connection import Connection
-from prunekit.widgets.controls import Control, control, helps, named
+from prunekit.widgets.controls import Control, control, named
 from prunekit.widgets.guess import Guess
 from prunekit.widgets.running import ENDED, IDLE, PAUSED, RUNNING, OfCell, Running, in_loop
 from prunekit.widgets.sketch import Sketch
@@ -71,7 +71,7 @@ class Panel(OfCell, ipywidgets.VBox):
     ):
         settings = {**bound(method), **settings}
         self.method, self.model, self.data, self.draw, self.guess = (
-            whole(method), model, data, draw, guess,
+            whole(method), model, wrap(data), draw, guess,
         )  # fmt: skip
         self.name = self.method.__name__
         self.report: Report | None = None
@@ -288,7 +288,7 @@ class Panel(OfCell, ipywidgets.VBox):
         if not steps:
             return ""
         assert self.running.pruning is not None
-        metric, n = metric_name(self.data), self.running.pruning.examples
+        metric, n = self.data.metric_name, self.running.pruning.examples
         rows = [("step", "", "sparsity", f"validation {metric}")]
         for step in steps[-ROWS:]:
             figure = shown_metric(step.metrics[metric], metric, n) if metric in step.metrics else ""

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from prunekit.judge import evaluate, metric_name, size
+from prunekit.data import wrap
+from prunekit.judge import evaluate
 from prunekit.mask import Mask, prunable
 from prunekit.report import shown_metric
 from prunekit.widgets.instant import Instant, bars
@@ -19,7 +20,8 @@ def differential_evolution(model: nn.Module, data: Any) -> Instant:
     """A slider a layer: weights below sensitivity × the layer's standard deviation are removed."""
     weights = {name: p.detach().cpu() for name, p in prunable(model).items()}
     deviations = {name: float(w.std(correction=0)) for name, w in weights.items()}
-    metric, n = metric_name(data), size(data, "validation")
+    data = wrap(data)
+    metric, n = data.metric_name, data.size("validation")
 
     def work(**sensitivities: float) -> str:
         limits = {name: s * deviations[name] for name, s in sensitivities.items()}

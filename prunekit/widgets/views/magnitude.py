@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunekit.judge import evaluate, metric_name, size
+from prunekit.data import wrap
+from prunekit.judge import evaluate
 from prunekit.mask import Mask, prunable
 from prunekit.report import shown_metric
 from prunekit.widgets.instant import Instant, bars
@@ -21,7 +22,8 @@ def magnitude(model: nn.Module, data: Any) -> Instant:
     sizes = torch.cat([w.flatten() for w in weights.values()]).float()
     most = float(sizes.sort().values[int(0.999 * (len(sizes) - 1))]) or 1.0
     counts = torch.histc(sizes.clamp(max=most), BINS, 0, most).tolist()
-    metric, n = metric_name(data), size(data, "validation")
+    data = wrap(data)
+    metric, n = data.metric_name, data.size("validation")
 
     def work(threshold: float) -> str:
         mask = Mask({name: w >= threshold for name, w in weights.items()})

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from prunekit import select
-from prunekit.judge import evaluate, metric_name, size
+from prunekit.data import wrap
+from prunekit.judge import evaluate
 from prunekit.mask import Mask, prunable
-from prunekit.methods.roulette import WHEELS, _child, _log_wheel, _rest, _wheels
 from prunekit.report import shown_metric
+from prunekit.steps import derive
 from prunekit.widgets.instant import Instant, bars
 from prunekit.widgets.running import Latest, in_loop, loop_of_the_kernel
 
@@ -35,7 +36,7 @@ def roulette(model: nn.Module, data: Any = None, layer: str = "") -> Instant:
     smallest = float(squares[:n].sum() / squares.sum())
 
     def work(wheel: str, strength: float) -> str:
-        logits = _log_wheel(sizes, wheel, strength)
+        logits = select.log_wheel(sizes, wheel, strength)
         chances = [float(part.exp().sum()) for part in logits.chunk(BINS)]
         picked = select.spin(logits.float(), n, torch.Generator().manual_seed(0))
         lost = float(squares[picked].sum() / squares.sum())
@@ -49,7 +50,7 @@ def roulette(model: nn.Module, data: Any = None, layer: str = "") -> Instant:
         )  # fmt: skip
         return f"<p>{says}</p>{picture}"
 
-    wheels = sorted(WHEELS, key=lambda wheel: wheel != "inv")  # the method's own first
+    wheels = sorted(select.WHEELS, key=lambda wheel: wheel != "inv")  # the method's own first
     view = Instant(work, f"A wheel over {layer}", wheel=wheels, strength=(0.25, 8.0, 4.0))
     if data is not None:
         view.children = (*view.children, Tree(model, data, view))
@@ -64,7 +65,7 @@ class Tree(ipywidgets.VBox):
     """
 
     def __init__(self, model: nn.Module, data: Any, view: Instant):
-        self.model, self.data, self.view = model, data, view
+        self.model, self.data, self.view = model, wrap(data), view
         loop = loop_of_the_kernel()
         self.spin, self.again, self.shown = (
             ipywidgets.Button(description="Spin", button_style="primary"),
@@ -100,12 +101,12 @@ class Tree(ipywidgets.VBox):
 
     def _drawn(self, tree: int, level: int, parent: Mask, chosen: dict[str, Any]) -> list[Mask]:
         """The children of a level."""
-        wheels = _wheels(self.model, parent, chosen["wheel"], chosen["strength"], "global")
-        return [
-            _child(self.model, (level, child, tree), parent=parent, wheels=wheels,
-                   sparsity=MOST, step=SHARE, draw_step=False)
-            for child in range(CHILDREN)
-        ]  # fmt: skip
+        wheels = select.wheels(self.model, parent, chosen["wheel"], chosen["strength"], "global")
+        children = []
+        for child in range(CHILDREN):
+            generator = torch.Generator().manual_seed(derive(tree, "spin", level, child))
+            children.append(select.spun(parent, wheels, SHARE, MOST, generator))
+        return children
 
     def _judged(self, tree: int, child: Mask) -> float:
         return evaluate(self.model, self.data, mask=child)
@@ -129,10 +130,10 @@ class Tree(ipywidgets.VBox):
             self.spin.disabled = self._ended()
 
     def _ended(self) -> bool:
-        return self.masks[0].kept <= _rest(self.parent.total, MOST)
+        return self.masks[0].kept <= select.rest(self.parent.total, MOST)
 
     def _show(self) -> None:
-        metric, n = metric_name(self.data), size(self.data, "validation")
+        metric, n = self.data.metric_name, self.data.size("validation")
         best = max(self.values) if len(self.values) == len(self.masks) else None
         says = f"level {self.level}, sparsity {self.masks[0].sparsity:.3f}"
         if self._ended():

@@ -1,0 +1,42 @@
+"""The loop that most methods are: choose, cut, fine-tune."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any, Unpack
+
+from torch import nn
+
+from prunekit import search, select
+from prunekit.mask import Mask
+from prunekit.steps import Run, Step, derive
+from prunekit.train import Tuning, fit
+
+# choose(mask, sparsity): what is left of the mask at that sparsity.
+Choose = Callable[[Mask, float], Mask]
+
+
+def in_rounds(
+    model: nn.Module,
+    data: Any,
+    mask: Mask,
+    choose: Choose,
+    *,
+    sparsity: float,
+    rounds: int,
+    seed: int,
+    run: Run,
+    **tuning: Unpack[Tuning],
+) -> Generator[Step, None, Mask]:
+    """Choose what stays, cut the rest and fine-tune, `rounds` times; gives back the last mask.
+
+    ``choose(mask, target)`` gives the next mask; each round's target removes an equal share of what
+    is left, so that the last is `sparsity`.
+    """
+    for index, target in enumerate(select.stages(sparsity, rounds), start=1):
+        mask = choose(mask, target)
+        yield search.cut(model, data, mask, index, rounds, run)
+        yield from fit(
+            model, data, mask=mask, phase="finetune", seed=derive(seed, index), run=run, **tuning
+        )
+    return mask
