@@ -1,13 +1,41 @@
-"""The command line: ``python -m prunekit run | lab | list | reproduce | page``."""
+"""The command line: ``prunekit run | lab | list | reproduce | page``, or ``python -m prunekit``."""
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NoReturn
 
 import prunekit
+
+DESCRIPTION = "Learn, run and compare neural-network pruning."
+RUN = "Prune a trained LeNet step by step and execute the notebooks."
+LAB = "Copy the notebooks into a folder and open JupyterLab there. Copies are never written over."
+LIST = "List methods, baselines, models, data sets, experiments and notebooks."
+PAGE = "Write one page that replays an experiment's recorded run in any browser."
+REPRODUCE = """\
+Run the cells of experiments that are not yet recorded. Each has a process with one thread. One that
+was stopped or killed goes on where it was; one that fails does not stop the others. The data are
+read from the folder that PRUNEKIT_DATA names, else from the user's cache."""
+EXAMPLES = """\
+examples:
+  {prog} baselines --download        the whole grid, on MNIST
+  {prog} baselines --short           the same protocol cut to minutes
+  {prog} cifar-bases --arm resnet_20 --seed 0 --seconds 28800
+  {prog} roulette --only lenet_5 --again --jobs 2
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with its arguments in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -31,35 +59,18 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _reproduce(arguments: argparse.Namespace) -> int:
-    from tqdm import tqdm
+    from prunekit import show
 
-    from prunekit import experiments
-
-    name, short = arguments.experiment, arguments.short
-    if arguments.jobs is not None and arguments.jobs < 1:
-        raise ValueError(f"reproduce: --jobs must be 1 or more, got {arguments.jobs}")
-    experiment = experiments.load(name)
-    folder = Path(arguments.results) if arguments.results else None
-    folder = folder or experiments.results_folder(name, short)
-    grid = [c for c in experiments.cells_of(experiment, short, folder) if arguments.only in c.name]
-    if not grid:
-        raise ValueError(f"reproduce: no arm of {name} contains {arguments.only!r}")
-    if arguments.download:
-        grid[0].data(download=True)
-    waiting = [cell for cell in grid if not experiments.is_done(cell)]
-    print(f"{experiment.title} ({experiment.status}; {experiment.paper})")
-    print(f"{len(grid)} cells, {len(grid) - len(waiting)} already recorded in {folder}", flush=True)
-    with tqdm(total=len(waiting), unit="cell", desc=name) as bar:
-        for record in experiments.reproduce(
-            name, short=short, folder=folder, jobs=arguments.jobs, only=arguments.only
-        ):
-            bar.write(f"{record['arm']}, seed {record['seed']}: {record['seconds']} s")
-            bar.update()
-    found = [cell for cell in experiments.recorded(name, folder) if arguments.only in cell["arm"]]
-    print(experiments.table(found).to_string())
-    for claim in experiment.claims:
-        print(f"paper: {claim}")
-    return 0
+    names = ("short", "only", "arm", "network", "seed")
+    return show.reproduce(
+        arguments.experiment,
+        which={name: getattr(arguments, name) for name in names},
+        folder=Path(arguments.results) if arguments.results else None,
+        jobs=arguments.jobs,
+        seconds=arguments.seconds,
+        again=arguments.again,
+        download=arguments.download,
+    )
 
 
 def _page(arguments: argparse.Namespace) -> int:
@@ -69,47 +80,107 @@ def _page(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _whole(low: int) -> Any:
+    def whole_number(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {low}, got {text!r}")
+        return int(text)
+
+    return whole_number
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m prunekit", description=prunekit.__doc__)
+    called = Path(sys.argv[0]).stem
+    parser = _Parser("prunekit" if called == "prunekit" else "python -m prunekit")
+    parser.description = DESCRIPTION
+    parser.epilog = "`%(prog)s COMMAND --help` explains a command."
     parser.add_argument("--version", action="version", version=prunekit.__version__)
-    commands = parser.add_subparsers(required=True, metavar="command")
+    commands = parser.add_subparsers(required=True, metavar="command", dest="command")
 
     def command(name: str, function: object, text: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text, description=text)
+        short = text.partition(".")[0].replace("\n", " ")
+        added = commands.add_parser(name, help=short[0].lower() + short[1:], description=text)
         added.set_defaults(function=function)
         return added
 
-    run = command("run", _run, "prune a trained LeNet step by step and execute the notebooks")
-    run.add_argument(
-        "--out", default="out", help="folder for the figure and the pages (default: out)"
+    run = command("run", _run, RUN)
+    run.add_argument("--out", default="out", help="folder for figure and pages (default: out)")
+    lab = command("lab", _lab, LAB)
+    lab.add_argument(
+        "--folder", default="prunekit-course", help="for the copies (default: prunekit-course)"
     )
-    lab = command("lab", _lab, "copy the notebooks into a folder and open JupyterLab there")
-    lab.add_argument("--folder", default="prunekit-course", help="default: prunekit-course")
-    lab.add_argument("rest", nargs="*", help="arguments for JupyterLab, after --")
-    command("list", _list, "list methods, baselines, models, data sets, experiments and notebooks")
-    reproduce = command("reproduce", _reproduce, "run an experiment at the paper's scale")
-    reproduce.add_argument("experiment")
-    reproduce.add_argument("--short", action="store_true", help="the same protocol cut to minutes")
-    reproduce.add_argument("--download", action="store_true", help="fetch the data if missing")
-    reproduce.add_argument("--results", help="folder for the cells")
-    reproduce.add_argument("--jobs", type=int, help="cells side by side (default: one a core)")
-    reproduce.add_argument("--only", default="", help="only arms whose names contain this")
-    page = command("page", _page, "write one page that replays an experiment's recorded run")
-    page.add_argument("experiment")
+    lab.add_argument("rest", nargs="*", help="arguments for JupyterLab, after -- (default: none)")
+    command("list", _list, LIST)
+    _add_reproduce(command("reproduce", _reproduce, REPRODUCE))
+    page = command("page", _page, PAGE)
+    page.add_argument("experiment", help="one with a recorded run, such as roulette")
     page.add_argument("out", help="the page, such as roulette.html")
     return parser
 
 
+def _add_reproduce(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLES.replace("{prog}", parser.prog)
+    add = parser.add_argument
+    add("experiment", nargs="+", metavar="NAME", help="experiments, run in this order")
+    add("--arm", default="", help="only the arm of exactly this name (default: all)")
+    add("--only", default="", metavar="PART", help="only arms whose names contain this")
+    number = _whole(0)
+    add("--network", type=number, metavar="N", help="only from this trained network (default: all)")
+    add("--seed", type=number, metavar="N", help="only with this seed (default: all)")
+    add("--short", action="store_true", help="the protocol cut to minutes (default: as published)")
+    add(
+        "--seconds", type=_whole(1), metavar="N",
+        help="begin no cell after so many seconds; those under way end at their next epoch or "
+        "generation (default: no limit)",
+    )  # fmt: skip
+    add(
+        "--jobs", type=_whole(1), metavar="N",
+        help="cells side by side (default: one a core; on an accelerator 4, which is the most)",
+    )  # fmt: skip
+    add(
+        "--again", action="store_true",
+        help="compute recorded cells again, into another folder, and say whether they agree "
+        "(default: compute what is missing)",
+    )  # fmt: skip
+    add(
+        "--results", metavar="FOLDER",
+        help="folder for the cells (default: beside the code or in the user's cache; a temporary "
+        "one with --again)",
+    )  # fmt: skip
+    add("--download", action="store_true", help="fetch the data if missing (default: an error)")
+
+
 def main(words: list[str] | None = None) -> int:
-    arguments = _parser().parse_args(words)
+    parser = _parser()
+    arguments = parser.parse_args(words)
+    who = f"{parser.prog} {arguments.command}"
     try:
-        return int(arguments.function(arguments))
+        with _ended_like_ctrl_c():
+            return int(arguments.function(arguments))
     except KeyboardInterrupt:
-        print("\ninterrupted; what is finished is kept, run again to go on", file=sys.stderr)
+        print(
+            f"\n{who}: interrupted; what is finished is kept, run again to go on", file=sys.stderr
+        )
         return 130
     except (ValueError, OSError, ArithmeticError, BrokenProcessPool) as error:
-        print(error, *getattr(error, "__notes__", ()), file=sys.stderr)
+        text = str(error).removeprefix(f"{arguments.command}: ")
+        print(f"{who}: error: {text}", *getattr(error, "__notes__", ()), file=sys.stderr)
         return 2
+
+
+@contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """SIGTERM, with which a scheduler ends what takes too long, is an interrupt inside."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

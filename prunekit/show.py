@@ -6,13 +6,18 @@ import contextlib
 import importlib
 import inspect
 import json
+import math
 import os
 import pkgutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,8 +26,12 @@ import prunekit
 from prunekit import datasets, experiments, models, score
 from prunekit._files import replacing
 from prunekit.baselines.magnitude import magnitude
+from prunekit.experiments import Cell
+from prunekit.experiments.cells import other_code, read
+from prunekit.experiments.records import agreement, complete
+from prunekit.journal import Locked
 from prunekit.prune import prune
-from prunekit.steps import Step
+from prunekit.steps import Step, Stopped
 
 
 def notebooks() -> list[Path]:
@@ -127,12 +136,144 @@ def lab(folder: Path, arguments: list[str]) -> int:
     first = folder / notebooks()[0].name
     command = [sys.executable, "-m", "jupyterlab", str(first), f"--notebook-dir={folder.resolve()}"]
     sys.stdout.flush()
-    # Ctrl-C is JupyterLab's: it asks whether to stop, saves and cleans up.
-    before = signal.signal(signal.SIGINT, lambda *_: None)
+    return _until_it_ends([*command, *arguments])
+
+
+def _until_it_ends(command: list[str], patience: float = 10.0) -> int:
+    """Run a command to its end and give back its exit code.
+
+    Ctrl-C is the command's: JupyterLab asks whether to stop, saves and cleans up. SIGTERM is handed
+    on to it; what does not end within `patience` seconds is killed.
+    """
+    child = subprocess.Popen(command)
+
+    def end(*_: object) -> None:
+        child.terminate()
+        timer = threading.Timer(patience, child.kill)
+        timer.daemon = True
+        timer.start()
+
+    handlers = {signal.SIGINT: lambda *_: None, signal.SIGTERM: end}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        return subprocess.call([*command, *arguments])
+        code = child.wait()
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return code if code >= 0 else 128 - code  # as a shell says it
+
+
+def reproduce(
+    names: Sequence[str],
+    *,
+    which: Mapping[str, Any],
+    folder: Path | None = None,
+    jobs: int | None = None,
+    seconds: float | None = None,
+    again: bool = False,
+    download: bool = False,
+) -> int:
+    """Run experiments one after the other and print what comes of them; 1 if a cell failed, or
+    does not agree. `which` says which cells; see `prunekit.experiments.chosen`."""
+    until = math.inf if seconds is None else time.time() + seconds
+    grids = {}
+    for name in names:  # what is asked for must exist before hours go by
+        place = folder / name if folder is not None and len(names) > 1 else folder
+        grids[name] = experiments.chosen(experiments.load(name), folder=place, **which)
+        if download:
+            for cell in {cell.arm.data: cell for cell in grids[name]}.values():
+                cell.data(download=True)
+    failed = []
+    for name, cells in grids.items():
+        run = _again if again else _grid
+        failed += [f"{name}, {line}" for line in run(experiments.load(name), cells, jobs, until)]
+    for line in failed:
+        print(line, file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _grid(
+    experiment: experiments.Experiment,
+    cells: Sequence[Cell],
+    jobs: int | None,
+    until: float,
+) -> list[str]:
+    """Run the cells that are not done; a line for each that failed."""
+    waiting = [cell for cell in cells if not experiments.is_done(cell)]
+    print(f"{experiment.title} ({experiment.status}; {experiment.paper})")
+    done = len(cells) - len(waiting)
+    print(f"{len(cells)} cells, {done} already recorded in {cells[0].folder}", flush=True)
+    _say_other_code([cell for cell in cells if cell not in waiting])
+    failed, finished = _outcomes(experiment.name, cells, len(waiting), jobs, until)
+    arms = {cell.name for cell in cells}
+    records = experiments.recorded(experiment.name, cells[0].folder)
+    print(experiments.table([r for r in records if r["arm"] in arms]).to_string())
+    for claim in experiment.claims:
+        print(f"paper: {claim}")
+    if left := len(waiting) - len(finished) - len(failed):
+        print(f"{left} cells are left; run again to go on")
+    return failed
+
+
+def _say_other_code(cells: Sequence[Cell]) -> None:
+    for cell in cells:
+        record = read(cell)
+        if record is not None and other_code(cell, record):
+            commits = ", ".join(record["commits"])
+            print(f"{cell}: recorded by other code, of commit {commits}; --again compares")
+
+
+def _outcomes(
+    name: str, cells: Sequence[Cell], total: int, jobs: int | None, until: float
+) -> tuple[list[str], list[tuple[Cell, dict[str, Any]]]]:
+    """Run the cells and print a line for each; what failed, a line each, and what was finished."""
+    from tqdm import tqdm
+
+    failed, finished = [], []
+    with tqdm(total=total, unit="cell", desc=name) as bar:
+        for cell, outcome in experiments.outcomes(cells, jobs, until):
+            bar.update()
+            if isinstance(outcome, dict):
+                finished.append((cell, outcome))
+                bar.write(f"{cell}: {outcome['seconds']} s")
+            elif isinstance(outcome, Locked):
+                bar.write(f"{cell}: runs elsewhere, passed over")
+            elif isinstance(outcome, Stopped):
+                bar.write(f"{cell}: its time is over, run again to go on")
+            else:
+                text = " ".join(f"{type(outcome).__name__}: {outcome}".split())
+                failed.append(f"{cell}: failed: {text}")
+                bar.write(failed[-1])
+    return failed, finished
+
+
+def _again(
+    experiment: experiments.Experiment,
+    cells: Sequence[Cell],
+    jobs: int | None,
+    until: float,
+) -> list[str]:
+    """Compute recorded cells again and say whether they agree; a line for each that does not."""
+    recorded = experiments.results_folder(experiment.name, cells[0].short)
+    found = [(cell, read(replace(cell, folder=recorded))) for cell in cells]
+    pairs = [(cell, record) for cell, record in found if record is not None]
+    if not pairs:
+        raise ValueError(f"reproduce: there is no recorded cell of {experiment.name} to compare")
+    with tempfile.TemporaryDirectory() as temporary:
+        here = cells[0].folder == recorded  # no other folder was asked for
+        folder = Path(temporary) if here else cells[0].folder
+        journals = folder / "journals"  # nothing of the first run is read
+        others = [replace(cell, folder=folder, journals=journals) for cell, _ in pairs]
+        print(f"{experiment.title}: {len(others)} cells again, in {folder}", flush=True)
+        failed, _ = _outcomes(experiment.name, others, len(others), jobs, until)
+        for (cell, record), other in zip(pairs, others, strict=True):
+            if (repeated := read(other)) is None:  # it failed, or its time is over
+                continue
+            said = agreement(complete(record, cell.arm), complete(repeated, cell.arm))
+            print(f"{cell}: {said}")
+            if said.how == "not":
+                failed.append(f"{cell}: does not agree, {said.first}")
+    return failed
 
 
 def _not_yet_run(notebook: Path) -> str:

@@ -2,8 +2,11 @@
 
 import json
 import math
+import os
 import re
 import subprocess
+import time
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -44,7 +47,8 @@ from prunekit.experiments.cells import (
     read,
     same_settings,
 )
-from prunekit.experiments.grid import _experiments
+from prunekit.experiments.grid import _experiments, side_by_side
+from prunekit.experiments.records import agreement
 from prunekit.journal import Journal, Locked
 from prunekit.knobs import Range, knobs
 from prunekit.method import method
@@ -501,6 +505,90 @@ def test_short_results_lie_outside_the_package(toy, tmp_path):
     assert results_folder("toy") == experiments.cells.HERE / "results" / "toy"
 
 
+def test_cells_are_chosen_by_arm_network_and_seed(toy, tmp_path):
+    toy(**{"once 0.5": replace(ARMS["once 0.5"], networks=(1, 2))})
+    toy_ = experiments.load("toy")
+
+    def of(**which):
+        return [(c.name, c.network, c.seed) for c in experiments.chosen(toy_, **which)]
+
+    assert len(of()) == 12
+    assert of(arm="dense", seed=2) == [("dense", None, 2)]
+    assert of(network=2, seed=1) == [("once 0.5", 2, 1)]
+    assert of(only="0.8", network=2) == [("Gradual / 0.8", 2, 2)]
+    assert {c.folder for c in experiments.chosen(toy_, folder=tmp_path)} == {tmp_path}
+    for which, words in (
+        (dict(arm="dens"), "toy has no arm 'dens'. Did you mean 'dense'?"),
+        (dict(arm="0.5"), "toy has no arm '0.5'. `--only PART` takes a part of a name."),
+        (dict(only="x"), "toy has no arm that contains 'x'"),
+        (dict(arm="dense", network=0), "toy has no cell from network 0"),
+        (dict(seed=7), "toy has no cell with seed 7"),
+        (dict(short=True, arm="Gradual / 0.8"), "the short form of toy has no cell of the arm"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(words)):
+            of(**which)
+
+
+def test_an_accelerator_is_shared_by_four_cells_at_most(monkeypatch):
+    assert side_by_side(9) == 9
+    assert 1 <= side_by_side() <= os.cpu_count()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert (side_by_side(9), side_by_side(2), side_by_side()) == (4, 2, 4)
+
+
+def spawned(**arms):
+    """Arms that other processes can read: they know nothing of what the tests register here."""
+    return {
+        name: Arm(magnitude, dict(sparsity=0.5) | knobs, start=start, seeds=(0,))
+        for name, (knobs, start) in arms.items()
+    }
+
+
+FRESH = partial(tiny_model, 0.0)
+
+
+def test_a_cell_that_fails_or_runs_elsewhere_does_not_stop_the_others(toy, tmp_path, monkeypatch):
+    arms = spawned(
+        fails=(dict(epochs=1, lr=1e30, rounds=9), FRESH), elsewhere=(dict(epochs=2), FRESH),
+        works=({}, FRESH),
+    )  # fmt: skip
+    toy(dict(arms=arms))
+    with pytest.raises(Stopped):
+        run_cell(cell(tmp_path, "elsewhere"), StopAt(6))
+    (folder,) = (tmp_path / "home" / "journals" / "toy").iterdir()
+    run = Run(journal=Journal(folder, any_code=True))
+    other = magnitude(tiny_model(), tiny_data(), **arms["elsewhere"].knobs, seed=0, run=run)
+    next(other)
+    records = []
+    with pytest.raises(ExceptionGroup, match="1 cells of toy failed") as raised:
+        for record in experiments.reproduce("toy", folder=tmp_path, jobs=2):
+            records.append(record)
+    other.close()
+    assert [record["arm"] for record in records] == ["works"]
+    (error,) = raised.value.exceptions
+    assert isinstance(error, FloatingPointError)
+    assert "in the cell fails, seed 0" in error.__notes__
+    assert [path.name for path in tmp_path.glob("*.json")] == ["works-0.json"]
+    assert is_done(cell(tmp_path, "works"))
+
+
+def test_a_process_that_dies_takes_no_other_cell_along(toy, tmp_path):
+    toy(dict(arms=spawned(dies=({}, os._exit), works=({}, FRESH))))
+    found = {c.name: o for c, o in experiments.outcomes(
+        cells_of(experiments.load("toy"), False, tmp_path), jobs=2)}  # fmt: skip
+    assert isinstance(found["dies"], BrokenProcessPool)
+    assert found["works"]["arm"] == "works"
+
+
+def test_after_the_time_no_cell_begins(toy, tmp_path):
+    toy(dict(arms=spawned(works=({}, FRESH))))
+    grid = cells_of(experiments.load("toy"), False, tmp_path)
+    ((_, outcome),) = experiments.outcomes(grid, until=time.time() - 1)
+    assert isinstance(outcome, Stopped)
+    assert [*experiments.reproduce("toy", folder=tmp_path, until=0)] == []
+    assert not [*tmp_path.glob("*.json")]
+
+
 # --------------------------------------------------------------------------------------- results
 
 
@@ -531,6 +619,32 @@ def test_the_table_is_mean_and_spread_over_the_seeds(toy, tmp_path):
     assert rows.loc["once 0.5", "compression"] == f"{147 / 81:.1f}×"
     assert rows.loc["free", "compression"] == "5.0 ± 2.8×"  # 3 and 7
     assert rows.loc["single", "test after"] == f"{accuracy[0]:.4f}"
+
+
+def test_a_cell_agrees_with_itself_however_it_was_recorded(toy, tmp_path):
+    record = json.loads(json.dumps(run_cell(cell(tmp_path))))
+    first = experiments.records.complete(old(record), ARMS["once 0.5"])
+    for one, other in ((record, record), (first, record), (record, first)):
+        assert str(agreement(one, other)) == "equal"
+
+
+def test_where_two_records_of_a_cell_differ_is_told(toy, tmp_path):
+    record = run_cell(cell(tmp_path))
+
+    def other(**changed):
+        return json.loads(json.dumps(record)) | changed
+
+    after = record["after"] | {"test": record["after"]["test"] + 3}
+    said = agreement(record, other(after=after))
+    assert str(said) == f"not: after, test: {after['test'] - 3} against {after['test']}"
+    trace = other()["trace"]
+    trace["accuracy"][3] = round(trace["accuracy"][3] + 0.01, 6)
+    said = agreement(record, other(trace=trace))
+    assert said.how == "in numbers"
+    assert said.first.startswith("step 4, accuracy: ")
+    assert said.first.endswith("the accuracy of the steps is within 0.0100")
+    shorter = {name: column[:-1] for name, column in record["trace"].items()}
+    assert str(agreement(record, other(trace=shorter))) == "in numbers: 6 steps against 5"
 
 
 def test_mean_spread_is_numpys():

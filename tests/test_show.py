@@ -1,15 +1,26 @@
 """The command line: run, lab, list, reproduce."""
 
+import importlib
 import json
+import re
+import signal
 import subprocess
 import sys
+import time
+import tomllib
+from pathlib import Path
 
 import nbformat
 import pytest
+from tiny import tiny_data
 
 from prunekit import experiments, show
-from prunekit.__main__ import main
+from prunekit.__main__ import _parser, main
 from prunekit.experiments.cells import _read
+from prunekit.journal import Locked
+from prunekit.steps import Stopped
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -65,7 +76,7 @@ def test_lab_copies_what_is_missing_and_never_writes_over_a_copy(
     small_notebook, tmp_path, capsys, monkeypatch
 ):
     called = []
-    monkeypatch.setattr(subprocess, "call", lambda command: called.append(command) or 0)
+    monkeypatch.setattr(show, "_until_it_ends", lambda command: called.append(command) or 0)
     folder = tmp_path / "course"
     assert main(["lab", "--folder", str(folder), "--", "--no-browser"]) == 0
     copy = folder / small_notebook.name
@@ -98,10 +109,21 @@ def test_list_names_everything_there_is(capsys):
 
 
 def test_what_cannot_be_reproduced_is_said_in_one_line(capsys, monkeypatch, tmp_path):
+    who = "python -m prunekit reproduce: error: "
     assert main(["reproduce", "nothing"]) == 2
     assert capsys.readouterr().err == (
-        f"reproduce: experiment must be one of {experiments.names()}, got 'nothing'\n"
+        f"{who}experiment must be one of {experiments.names()}, got 'nothing'\n"
     )
+    for words, said in (
+        (["--arm", "lenet_5 dens"], "baselines has no arm 'lenet_5 dens'. Did you mean"),
+        (["--only", "no such"], "baselines has no arm that contains 'no such'"),
+        (["--network", "3"], "baselines has no cell from network 3"),
+        (["--short", "--again"], "there is no recorded cell of baselines to compare"),
+    ):
+        assert main(["reproduce", "baselines", *words]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(who + said)
+        assert error.count("\n") == 1
     monkeypatch.setenv("PRUNEKIT_DATA", str(tmp_path))
     _read.cache_clear()
     assert main(["reproduce", "baselines", "--only", "dense"]) == 2
@@ -109,8 +131,114 @@ def test_what_cannot_be_reproduced_is_said_in_one_line(capsys, monkeypatch, tmp_
     assert str(tmp_path) in said
     assert "train-images-idx3-ubyte" in said
     assert "PRUNEKIT_DATA" in said
-    assert main(["reproduce", "baselines", "--only", "no such arm"]) == 2
-    assert "no arm of baselines contains 'no such arm'" in capsys.readouterr().err
+
+
+def command(*words, called="/somewhere/bin/prunekit"):
+    """The command as its own process, called by that path."""
+    code = f"import sys; sys.argv[0] = {called!r}\nfrom prunekit.__main__ import main\n"
+    return [sys.executable, "-c", code + "sys.exit(main())", *words]
+
+
+def run(*words, **settings):
+    return subprocess.run(command(*words, **settings), capture_output=True, text=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize(
+    ("called", "prog"),
+    [("/somewhere/bin/prunekit", "prunekit"), ("prunekit/__main__.py", "python -m prunekit")],
+)
+def test_it_is_called_by_its_name_and_says_what_is_wrong_in_one_line(
+    called, prog, monkeypatch, capsys
+):
+    monkeypatch.setattr(sys, "argv", [called])
+    for words, who, said in (
+        ([], prog, "the following arguments are required: command"),
+        (["page", "roulette"], f"{prog} page", "the following arguments are required: out"),
+        (["reproduce", "x", "--jobs", "0"], f"{prog} reproduce",
+         "argument --jobs: must be a whole number from 1, got '0'"),
+        (["reproduce", "x", "--seed", "one"], f"{prog} reproduce",
+         "argument --seed: must be a whole number from 0, got 'one'"),
+    ):  # fmt: skip
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 2
+        assert capsys.readouterr() == ("", f"{who}: error: {said}; see {who} --help\n")
+
+
+def test_a_process_of_its_own_ends_with_the_same_words_and_code():
+    done = run("page", "roulette")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "prunekit page: error: the following arguments are required: out; "
+        "see prunekit page --help\n"
+    )
+
+
+def test_the_help_explains_every_argument_with_its_default():
+    done = run("--help")
+    assert done.returncode == 0
+    for name in ("run", "lab", "list", "reproduce", "page"):
+        assert re.search(rf"^    {name}\b", done.stdout, re.MULTILINE)
+    assert ">>>" not in done.stdout
+    for name, parser in parsers().items():
+        for action in parser._actions:
+            assert action.help, f"{name}: {action.dest}"
+            optional = action.option_strings and action.dest not in ("help", "only")
+            assert not optional or "default: " in action.help, f"{name}: {action.dest}"
+    said = run("reproduce", "--help").stdout
+    assert "prunekit reproduce baselines --short" in said
+    assert "PRUNEKIT_DATA" in said
+
+
+def parsers():
+    (commands,) = (a for a in _parser()._actions if isinstance(a.choices, dict))
+    return commands.choices
+
+
+def test_the_installed_command_is_this_one():
+    target = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["prunekit"]
+    module, _, function = target.partition(":")
+    assert getattr(importlib.import_module(module), function) is main
+
+
+CHILD = """
+import pathlib, signal, sys, time
+def end(*_):
+    pathlib.Path(sys.argv[1]).write_text("ended")
+    sys.exit(int(sys.argv[2]))
+signal.signal(signal.SIGTERM, end if sys.argv[2] != "never" else signal.SIG_IGN)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGTERM")
+@pytest.mark.parametrize(("how", "code"), [("5", 5), ("never", 128 + signal.SIGKILL)])
+def test_sigterm_to_lab_ends_jupyterlab(tmp_path, how, code):
+    child = [sys.executable, "-c", CHILD, str(tmp_path / "said"), how]
+    program = f"from prunekit.show import _until_it_ends as run; exit(run({child!r}, 1.0))"
+    started = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert started.stdout.readline() == "ready\n"
+    time.sleep(0.2)
+    started.terminate()
+    rest, _ = started.communicate(timeout=30)  # ends only when the child's output is closed too
+    assert (started.returncode, rest) == (code, "")
+    assert (tmp_path / "said").exists() == (how != "never")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGTERM")
+def test_sigterm_to_reproduce_is_an_interrupt(full_mnist, tmp_path):
+    words = ["reproduce", "mnist-bases", "--short", "--jobs", "1", "--results", str(tmp_path)]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    started = subprocess.Popen(command(*words), **pipes)
+    for _ in range(2):
+        assert started.stdout.readline()  # it has begun
+    started.terminate()
+    _, said = started.communicate(timeout=120)
+    assert started.returncode == 130
+    assert "prunekit reproduce: interrupted; what is finished is kept" in said
 
 
 def test_reproduce_computes_the_missing_cells_and_prints_the_table(full_mnist, tmp_path, capsys):
@@ -125,3 +253,46 @@ def test_reproduce_computes_the_missing_cells_and_prints_the_table(full_mnist, t
     assert cell["kept"] / cell["parameters"] == pytest.approx(1 / 11.8, rel=0.01)
     assert main(arguments) == 0
     assert "1 cells, 1 already recorded" in capsys.readouterr().out
+
+
+def test_a_cell_computed_again_agrees_until_its_record_is_another(full_mnist, tmp_path, capsys):
+    words = ["reproduce", "baselines", "--short", "--jobs", "1"]
+    words += ["--arm", "lenet_300_100 magnitude without fine-tuning", "--network", "0"]
+    assert main(words) == 0
+    assert main([*words, "--again"]) == 0
+    line = "lenet_300_100 magnitude without fine-tuning, network 0, seed 0"
+    said = capsys.readouterr()
+    assert f"{line}: equal\n" in said.out
+    folder = experiments.results_folder("baselines", short=True)
+    (path,) = folder.glob("*.json")
+    cell = json.loads(path.read_text())
+    cell["after"]["test"] += 1
+    path.write_text(json.dumps(cell))
+    assert main([*words, "--again", "--results", str(tmp_path / "again")]) == 1
+    said, n = capsys.readouterr(), cell["after"]["test"]
+    assert f"{line}: not: after, test: {n} against {n - 1}\n" in said.out
+    assert said.err.endswith(
+        f"baselines, {line}: does not agree, after, test: {n} against {n - 1}\n"
+    )
+    assert len([*(tmp_path / "again").glob("*.json")]) == 1
+    path.unlink()
+
+
+def test_a_cell_that_fails_is_a_line_and_the_exit_code(monkeypatch, capsys, tmp_path):
+    toy = experiments.Experiment(
+        "toy", "A toy", "nobody", "reproduction", tiny_data, {"a": None, "b": None}
+    )
+    cells = [experiments.Cell(toy, name, None, 0, False, tmp_path) for name in "abcd"]
+    outcomes = [{"seconds": 3}, ValueError("no\nluck"), Locked("in use"), Stopped()]
+    monkeypatch.setattr(experiments, "outcomes", lambda *_: zip(cells, outcomes, strict=True))
+    failed, finished = show._outcomes("toy", cells, 4, None, 0.0)
+    assert failed == ["b, seed 0: failed: ValueError: no luck"]
+    assert [cell.name for cell, _ in finished] == ["a"]
+    said = capsys.readouterr()
+    for line in ("a, seed 0: 3 s", "c, seed 0: runs elsewhere, passed over", "d, seed 0: its time"):
+        assert line in said.out
+    monkeypatch.setattr(experiments, "load", lambda name: toy)
+    monkeypatch.setattr(experiments, "chosen", lambda *_, **__: cells)
+    monkeypatch.setattr(show, "_grid", lambda *_: failed)
+    assert show.reproduce(["toy"], which={}) == 1
+    assert capsys.readouterr().err == "toy, b, seed 0: failed: ValueError: no luck\n"

@@ -4,7 +4,7 @@
 """
 
 from prunekit.experiments.cells import Cell, is_done, results_folder, run_cell
-from prunekit.experiments.grid import cells_of, load, names, reproduce
+from prunekit.experiments.grid import cells_of, chosen, load, names, outcomes, reproduce
 from prunekit.experiments.protocol import Arm, Claim, Experiment
 from prunekit.experiments.records import (
     at,
@@ -21,7 +21,7 @@ from prunekit.experiments.records import (
 )
 
 __all__ = [
-    "Arm", "Cell", "Claim", "Experiment", "at", "cells_of", "figure", "is_done", "load",
-    "mean_spread", "names", "path", "recorded", "reproduce", "results_folder", "rows", "run_cell",
-    "showcase", "stopped", "table", "tradeoff", "where",
+    "Arm", "Cell", "Claim", "Experiment", "at", "cells_of", "chosen", "figure", "is_done", "load",
+    "mean_spread", "names", "outcomes", "path", "recorded", "reproduce", "results_folder", "rows",
+    "run_cell", "showcase", "stopped", "table", "tradeoff", "where",
 ]  # fmt: skip

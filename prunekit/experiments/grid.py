@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import math
 import multiprocessing
 import os
 import pkgutil
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,8 @@ import torch
 
 from prunekit.experiments.cells import Cell, is_done, results_folder, run_cell
 from prunekit.experiments.protocol import Experiment
+from prunekit.journal import Locked
+from prunekit.steps import Stopped
 
 
 @lru_cache(maxsize=1)
@@ -51,43 +57,113 @@ def cells_of(experiment: Experiment, short: bool, folder: Path) -> list[Cell]:
     ]
 
 
-def reproduce(
-    name: str,
+def chosen(
+    experiment: Experiment,
     *,
     short: bool = False,
     folder: Path | None = None,
-    jobs: int | None = None,
     only: str = "",
+    arm: str = "",
+    network: int | None = None,
+    seed: int | None = None,
+) -> list[Cell]:
+    """The cells of the arms whose names contain `only`, of the arm that is called `arm`, that start
+    from `network`, or have `seed`. Raises ValueError if there are none."""
+    place = folder if folder is not None else results_folder(experiment.name, short)
+    cells = cells_of(experiment, short, place)
+    if arm and arm not in experiment.arms:
+        near = difflib.get_close_matches(arm, [*experiment.arms], 1)
+        hint = f" Did you mean {near[0]!r}?" if near else " `--only PART` takes a part of a name."
+        raise ValueError(f"reproduce: {experiment.name} has no arm {arm!r}.{hint}")
+    wanted: dict[str, tuple[bool, Callable[[Cell], Any]]] = {
+        f"no arm that contains {only!r}": (bool(only), lambda cell: only in cell.name),
+        f"no cell of the arm {arm!r}": (bool(arm), lambda cell: cell.name == arm),
+        f"no cell from network {network}": (
+            network is not None, lambda cell: cell.network == network
+        ),
+        f"no cell with seed {seed}": (seed is not None, lambda cell: cell.seed == seed),
+    }  # fmt: skip
+    for what, (asked, fits) in wanted.items():
+        cells = [cell for cell in cells if not asked or fits(cell)]
+        if not cells:
+            form = "the short form of " * short
+            raise ValueError(f"reproduce: {form}{experiment.name} has {what}")
+    return cells
+
+
+def side_by_side(jobs: int | None = None) -> int:
+    """How many cells run at a time: as asked for, or one a core; at most 4 on an accelerator."""
+    if torch.cuda.is_available():
+        return min(jobs or 4, 4)
+    try:
+        cores = len(os.sched_getaffinity(0))  # those that this process may use
+    except AttributeError:  # not on Linux
+        cores = os.cpu_count() or 1
+    return jobs or cores
+
+
+def reproduce(
+    name: str, *, jobs: int | None = None, until: float = math.inf, **which: Any
 ) -> Iterator[dict[str, Any]]:
     """Run the cells that are not yet recorded, `jobs` at a time with one thread each.
 
-    Yields each record when its cell is finished. `only` keeps the arms whose names contain it.
-    Ctrl-C stops the running cells at their next minibatch; run again to go on from there.
+    Yields each record when its cell is finished. `which` goes to `chosen`. Cells that another
+    process is at are passed over. A cell that fails does not stop the others: at the end all that
+    failed are raised in an ExceptionGroup. No cell begins after `until` (seconds of the epoch), and
+    one under way ends at its next step. Ctrl-C stops all at their next minibatch; run again to go
+    on from there.
     """
-    experiment = load(name)
-    folder = folder if folder is not None else results_folder(name, short)
-    grid = [cell for cell in cells_of(experiment, short, folder) if only in cell.name]
-    publishing = [cell for cell in grid if cell.arm.publish]
-    for stage in (publishing, [cell for cell in grid if cell not in publishing]):
-        if missing := [cell for cell in stage if not is_done(cell)]:
-            yield from _side_by_side(missing, min(jobs or os.cpu_count() or 1, len(missing)))
+    failures = []
+    for cell, outcome in outcomes(chosen(load(name), **which), jobs, until):
+        if isinstance(outcome, dict):
+            yield outcome
+        elif not isinstance(outcome, (Locked, Stopped)):
+            outcome.add_note(f"in the cell {cell}")
+            failures.append(outcome)
+    if failures:
+        raise ExceptionGroup(f"reproduce: {len(failures)} cells of {name} failed", failures)
 
 
-def _side_by_side(missing: list[Cell], jobs: int) -> Iterator[dict[str, Any]]:
+Outcome = dict[str, Any] | Exception
+
+
+def outcomes(
+    cells: Sequence[Cell], jobs: int | None = None, until: float = math.inf
+) -> Iterator[tuple[Cell, Outcome]]:
+    """Run the cells that are not yet recorded; each comes, when it ends, with its record or with
+    what ended it: `Locked` if another process is at it, `Stopped` after `until`."""
+    publishing = [cell for cell in cells if cell.arm.publish]
+    others = [cell for cell in cells if not cell.arm.publish]
+    for stage in (publishing, others):
+        missing, suspects = [cell for cell in stage if not is_done(cell)], []
+        if time.time() > until:
+            yield from ((cell, Stopped()) for cell in missing)
+            continue
+        for cell, outcome in _in_pool(missing, side_by_side(jobs), until):
+            if isinstance(outcome, BrokenProcessPool):
+                suspects.append(cell)
+            else:
+                yield cell, outcome
+        for cell in suspects:  # a process that dies takes its pool along: who it was, is found out
+            yield from _in_pool([cell], 1, until)
+
+
+def _in_pool(cells: Sequence[Cell], jobs: int, until: float) -> Iterator[tuple[Cell, Outcome]]:
+    if not cells:
+        return
     context = multiprocessing.get_context("spawn")
-    stop = context.Event()
+    stop, jobs = context.Event(), min(jobs, len(cells))
     with ProcessPoolExecutor(jobs, context, _begin_worker, (stop,)) as pool:
         running: dict[Future[dict[str, Any]], Cell] = {}
         try:
-            for cell in missing:
-                running[pool.submit(_in_worker, cell)] = cell
+            for cell in cells:
+                running[pool.submit(_in_worker, cell, until)] = cell
             for future in as_completed(running):
                 try:
-                    yield future.result()
+                    outcome: Outcome = future.result()
                 except Exception as error:
-                    cell = running[future]
-                    error.add_note(f"in the cell {cell.name!r}, seed {cell.seed}")
-                    raise
+                    outcome = error
+                yield running[future], outcome
         except BaseException:
             stop.set()
             pool.shutdown(cancel_futures=True)
@@ -112,5 +188,7 @@ def _begin_worker(stop: Any) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _in_worker(cell: Cell) -> dict[str, Any]:
-    return run_cell(cell, _stop)
+def _in_worker(cell: Cell, until: float) -> dict[str, Any]:
+    if time.time() > until:
+        raise Stopped
+    return run_cell(cell, _stop, until)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -230,6 +231,54 @@ def _metric(cell: Mapping[str, Any], value: float | None, split: str) -> float:
         return math.nan
     n = cell["examples"][split]
     return (n - value) / n if cell["metric"] == "accuracy" else value
+
+
+# What a cell counts and judges at its end; what it went through is its trace.
+RESULTS = ("before", "after", "kept", "parameters", "prunable", "macs")
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Whether a cell that was computed again agrees: "equal", to the last bit that is recorded; "in
+    numbers", where it ends with the same counts and results; or "not"; and what differs first."""
+
+    how: str
+    first: str = ""
+
+    def __str__(self) -> str:
+        return self.how + (f": {self.first}" if self.first else "")
+
+
+def agreement(recorded: Mapping[str, Any], again: Mapping[str, Any]) -> Agreement:
+    """Compare two records of one cell, both in the present form, in all that both hold."""
+    for name in RESULTS:
+        if difference := _difference(recorded[name], again[name], name):
+            return Agreement("not", difference)
+    steps = [rows(recorded), rows(again)]
+    if len(steps[0]) != len(steps[1]):
+        return Agreement("in numbers", f"{len(steps[0])} steps against {len(steps[1])}")
+    for number, (one, other) in enumerate(zip(*steps, strict=True), start=1):
+        if difference := _difference(one, other, f"step {number}"):
+            pairs = zip(_metrics(recorded), _metrics(again), strict=True)
+            apart = max(abs(a - b) for a, b in pairs)
+            text = f"{difference}; the {recorded['metric']} of the steps is within {apart:.4f}"
+            return Agreement("in numbers", text)
+    return Agreement("equal")
+
+
+def _metrics(cell: Mapping[str, Any]) -> list[float]:
+    return [row.get(cell["metric"]) or 0.0 for row in rows(cell)]
+
+
+def _difference(one: Any, other: Any, where: str) -> str:
+    """The first place at which two values differ, in what both hold; "" if there is none."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        pairs = [(f"{where}, {name}", one[name], other[name]) for name in one if name in other]
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        pairs = [(where, a, b) for a, b in zip(one, other, strict=True)]
+    else:
+        return "" if one == other else f"{where}: {one} against {other}"
+    return next((text for at, a, b in pairs if (text := _difference(a, b, at))), "")
 
 
 def mean_spread(values: list[float], digits: int = 4) -> str:
