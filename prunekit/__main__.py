@@ -41,7 +41,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     experiment = experiments.load(name)
     folder = Path(arguments.results) if arguments.results else None
     folder = folder or experiments.results_folder(name, short)
-    grid = [c for c in experiments.cells(experiment, short, folder) if arguments.only in c.arm]
+    grid = [c for c in experiments.cells_of(experiment, short, folder) if arguments.only in c.name]
     if not grid:
         raise ValueError(f"reproduce: no arm of {name} contains {arguments.only!r}")
     if arguments.download:

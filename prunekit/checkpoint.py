@@ -6,6 +6,7 @@ safetensors can load it; ``name.json`` holds what was said about it and the chec
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -31,9 +32,17 @@ def _checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def save(path: str | os.PathLike[str], model: nn.Module, info: dict[str, Any]) -> Path:
-    """Write ``path.safetensors`` and ``path.json``; each appears whole or not at all."""
+def save(
+    path: str | os.PathLike[str], model: nn.Module, info: dict[str, Any], *, half: bool = False
+) -> Path:
+    """Write ``path.safetensors`` and ``path.json``; each appears whole or not at all.
+
+    With `half`, floating-point tensors are stored with 16 bits; `load_into` gives them back the
+    model's own type.
+    """
     tensors, text = _pair(path)
+    if half:
+        model = copy.deepcopy(model).half()
     with replacing(text) as new_text, replacing(tensors) as new_tensors:
         save_model(model, str(new_tensors))
         described = json.dumps(info | {"sha256": _checksum(new_tensors)}, indent=1)

@@ -308,35 +308,40 @@ def landscape(
 
 def population(steps: Sequence[Step], total: int, title: str = "") -> Figure:
     """Every member of every generation as a dot, by the share of the weights that it keeps."""
-    found = [step for step in steps if "vectors" in step.info]
+    searched = [(s.index, s.tried) for s in steps if s.tried is not None and s.tried.kept]
     figure, axis = axes(title, "generation", "kept weights (%)")
-    for step in found:
-        shares = [100 * kept / total for kept in step.info["kept"]]
-        axis.scatter([step.index] * len(shares), shares, s=12, color="0.6", zorder=1)
-    best = [100 * step.info["kept"][step.info["chosen"]] / total for step in found]
-    axis.plot([step.index for step in found], best, marker="o", markersize=5, color=KEPT, zorder=2)
+    for number, tried in searched:
+        shares = [100 * kept / total for kept in tried.kept]
+        axis.scatter([number] * len(shares), shares, s=12, color="0.6", zorder=1)
+    numbers = [number for number, _ in searched]
+    best = [100 * tried.kept[tried.chosen] / total for _, tried in searched]
+    axis.plot(numbers, best, marker="o", markersize=5, color=KEPT, zorder=2)
     axis.scatter([], [], s=12, color="0.6", label="a member")
     axis.plot([], [], marker="o", color=KEPT, label="the best one that is allowed")
-    _whole_steps(axis, [step.index for step in found])
+    _whole_steps(axis, numbers)
     axis.legend()
     return figure
 
 
 def tree(steps: Sequence[Step], examples: int, title: str = "") -> Figure:
     """Every child of every level as a dot, the chosen ones joined: how a branching tree grew."""
-    grown = [step for step in steps if "children" in step.info]
+    grown = [s for s in steps if s.tried is not None and not s.tried.vectors]
+    levels = [step.info.get("level", step.index) for step in grown]
+    children = [_accuracies(step, examples) for step in grown]
     figure, axis = axes(title, "level", "validation accuracy")
-    for step in grown:
-        values = [1 - errors / examples for errors in step.info["children"]]
-        axis.scatter([step.info["level"]] * len(values), values, s=12, color="0.6", zorder=1)
-    chosen = [1 - step.info["children"][step.info["chosen"]] / examples for step in grown]
-    levels = [step.info["level"] for step in grown]
-    axis.plot(levels, chosen, marker="o", markersize=5, color=KEPT, zorder=2)
+    for level, values in zip(levels, children, strict=True):
+        axis.scatter([level] * len(values), values, s=12, color="0.6", zorder=1)
+    best = [v[s.tried.chosen] for s, v in zip(grown, children, strict=True) if s.tried is not None]
+    axis.plot(levels, best, marker="o", markersize=5, color=KEPT, zorder=2)
     axis.scatter([], [], s=12, color="0.6", label="a child")
     axis.plot([], [], marker="o", color=KEPT, label="the chosen one")
     _whole_steps(axis, levels)
     axis.legend()
     return figure
+
+
+def _accuracies(step: Step, examples: int) -> list[float]:
+    return [1 - errors / examples for errors in step.tried.costs] if step.tried else []
 
 
 def _whole_steps(axis: Axes, places: Sequence[int]) -> None:

@@ -174,3 +174,19 @@ def test_a_save_that_fails_leaves_the_old_pair_and_nothing_else(tmp_path):
     model = tiny_model(seed=2)
     checkpoint.load_into(model, tmp_path / "m")
     assert equal(model, tiny_model(seed=0))
+
+
+def test_half_the_bits_take_half_the_space_and_come_back_as_floats(tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 50, 3), nn.BatchNorm2d(50), nn.Flatten(), nn.Linear(50, 9))
+    model(torch.randn(4, 3, 3, 3))  # the norm has seen something
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    whole, half = (checkpoint.save(tmp_path / str(h), model, {}, half=h) for h in (False, True))
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    other = copy.deepcopy(model)
+    checkpoint.load_into(other, half)
+    for name, tensor in other.state_dict().items():
+        assert tensor.dtype == before[name].dtype
+        expected = before[name].half().to(tensor.dtype) if tensor.is_floating_point() else tensor
+        assert torch.equal(tensor, expected)
+    assert other[1].num_batches_tracked == 1

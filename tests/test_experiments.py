@@ -1,13 +1,18 @@
 """Cells of an experiment: run once, redone when they change, resumed when stopped."""
 
 import json
+import math
 import re
+import subprocess
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from scipy import stats
 from tiny import tiny_data, tiny_model
 from torch import nn
@@ -18,9 +23,7 @@ from prunekit.data import spearman, squared_error
 from prunekit.experiments import (
     Arm,
     Experiment,
-    _changed,
-    _changes,
-    cells,
+    cells_of,
     figure,
     is_done,
     mean_spread,
@@ -31,10 +34,23 @@ from prunekit.experiments import (
     run_cell,
     table,
 )
-from prunekit.knobs import knobs
+from prunekit.experiments.cells import (
+    UNKNOWN,
+    _read,
+    changed,
+    changes,
+    commit,
+    other_code,
+    read,
+    same_settings,
+)
+from prunekit.experiments.grid import _experiments
+from prunekit.journal import Journal, Locked
+from prunekit.knobs import Range, knobs
+from prunekit.method import method
 from prunekit.methods.differential_evolution import differential_evolution
 from prunekit.methods.roulette import roulette
-from prunekit.steps import Stopped
+from prunekit.steps import Run, Step, Stopped, Tried
 
 ARMS = {
     "once 0.5": Arm(
@@ -58,23 +74,34 @@ def toy(monkeypatch, tmp_path):
     monkeypatch.setenv("PRUNEKIT_HOME", str(tmp_path / "home"))
     monkeypatch.setitem(models.MODELS, "tiny", tiny_model)
     monkeypatch.setattr(models, "pretrained", models.build)
-    experiments._read.cache_clear()
+    _read.cache_clear()
 
-    def register(**changed):
-        monkeypatch.setattr(experiments, "load", lambda name: experiment(**changed))
-        return experiment(**changed)
+    def register(settings=None, **changed):
+        toy = replace(experiment(**changed), **(settings or {}))
+        monkeypatch.setitem(_experiments(), "toy", toy)
+        return toy
 
     register()
     yield register
-    experiments._read.cache_clear()
+    _read.cache_clear()
 
 
 def cell(folder, arm="once 0.5", seed=0, short=False):
-    return experiments.Cell("toy", arm, seed, short, folder)
+    toy = experiments.load("toy")
+    network = None if toy.arms[arm].fresh else seed
+    return experiments.Cell(toy, arm, network, seed, short, folder)
 
 
 def lasting(record):
-    return {k: v for k, v in record.items() if k not in ("seconds", "environments")}
+    return {k: v for k, v in record.items() if k not in ("seconds", "environments", "commits")}
+
+
+def old(record):
+    """A cell as the first ones were recorded."""
+    new = ("network", "given", "weights", "codes", "commits", "precision")
+    cell = {name: value for name, value in record.items() if name not in new}
+    asked = {name: cell["knobs"][name] for name in record["given"]}
+    return cell | {"hash": "00", "knobs": asked}
 
 
 class StopAt:
@@ -127,32 +154,198 @@ def test_the_file_of_a_cell_is_its_record(toy, tmp_path):
 
 
 def test_a_finished_cell_is_done_until_knobs_weights_or_data_change(toy, tmp_path, monkeypatch):
-    made = cell(tmp_path)
-    assert not is_done(made)
-    run_cell(made)
-    assert is_done(made)
+    name = "once 0.5"
+    assert not is_done(cell(tmp_path))
+    run_cell(cell(tmp_path))
+    assert is_done(cell(tmp_path))
     assert not is_done(cell(tmp_path, seed=1))
-    toy(**{made.arm: replace(ARMS[made.arm], data=partial(tiny_data, seed=1))})
-    assert not is_done(made)
-    toy(**{made.arm: replace(ARMS[made.arm], start=partial(tiny_model, 0.0))})
-    assert is_done(made)  # the same weights from elsewhere
-    toy(**{made.arm: replace(ARMS[made.arm], start=lambda seed: tiny_model(seed=seed + 1))})
-    assert not is_done(made)
+    toy(**{name: replace(ARMS[name], data=partial(tiny_data, seed=1))})
+    assert not is_done(cell(tmp_path))
+    toy(**{name: replace(ARMS[name], start=partial(tiny_model, 0.0))})
+    assert is_done(cell(tmp_path))  # the same weights from elsewhere
+    toy(**{name: replace(ARMS[name], start=lambda seed: tiny_model(seed=seed + 1))})
+    assert not is_done(cell(tmp_path))
     toy()
     monkeypatch.setattr(models, "pretrained", lambda name, seed: tiny_model(seed=9))
-    assert not is_done(made)
+    assert not is_done(cell(tmp_path))
+
+
+def test_a_cell_holds_what_it_was_made_of(toy, tmp_path):
+    record = run_cell(cell(tmp_path, seed=1))
+    assert (record["model"], record["network"], record["seed"]) == ("tiny", 1, 1)
+    assert record["given"] == ["epochs", "rounds", "sparsity"]
+    defaults = {name: knob.default for name, knob in knobs(magnitude).items()}
+    asked = {"sparsity": 0.5, "rounds": 2, "epochs": 2}
+    assert record["knobs"] == json.loads(json.dumps(defaults | asked))
+    assert record["commits"] == [commit()]
+    assert record["precision"] == ["fp32"]
+    assert record["environments"][0]["threads"] == 1
+    assert record["command"] == (
+        "python -m prunekit reproduce toy --arm 'once 0.5' --seed 1 --network 1"
+    )
+    assert run_cell(cell(tmp_path, "dense", seed=2))["network"] is None
+
+
+def test_network_and_seed_are_two_numbers(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "pretrained", lambda name, network: tiny_model(seed=network))
+    toy(**{"once 0.5": replace(ARMS["once 0.5"], networks=(2, 1), seeds=(0, 5))})
+    grid = [c for c in cells_of(experiments.load("toy"), False, tmp_path) if c.name == "once 0.5"]
+    assert [(c.network, c.seed) for c in grid] == [(2, 0), (2, 5), (1, 0), (1, 5)]
+    assert len({c.path for c in grid}) == 4
+    short = cells_of(experiments.load("toy"), True, tmp_path)
+    assert [(c.network, c.seed) for c in short if c.name == "once 0.5"] == [(2, 0)]
+    records = [run_cell(c) for c in grid[:3]]
+    assert records[0]["before"] == records[1]["before"] != records[2]["before"]
+    assert all(map(is_done, grid[:3]))
+    assert not is_done(grid[3])
+
+
+def test_a_default_that_changes_is_another_cell_and_a_knob_that_goes_is_not(toy, tmp_path):
+    record = json.loads(json.dumps(run_cell(cell(tmp_path))))
+
+    def done(knobs):
+        cell(tmp_path).path.write_text(json.dumps(record | {"knobs": knobs}))
+        return is_done(cell(tmp_path))
+
+    assert done(record["knobs"] | {"gone": 3})
+    assert not done(record["knobs"] | {"momentum": 0.5})  # the default is 0.9 now
+    fewer = {name: value for name, value in record["knobs"].items() if name != "momentum"}
+    assert done(fewer)  # new since: the run was as its default is
+    fewer.pop("rounds")
+    assert not done(fewer)  # the arm asks for more than the default
+
+
+def test_the_first_cells_are_done_if_what_they_were_asked_for_is(toy, tmp_path):
+    record = run_cell(cell(tmp_path, seed=1))
+    made = cell(tmp_path, seed=1)
+    made.path.write_text(json.dumps(old(record)))
+    assert is_done(made)
+    (found,) = recorded("toy", tmp_path)
+    assert (found["network"], found["seed"]) == (1, 1)
+    assert found["given"] == record["given"]
+    assert found["knobs"]["momentum"] == found["commits"] == found["precision"] == UNKNOWN
+    assert found["knobs"]["sparsity"] == 0.5
+    assert found["trace"] == json.loads(json.dumps(record["trace"]))
+    for name, value in (("knobs", {"sparsity": 0.4}), ("method", "random"), ("data", "00")):
+        made.path.write_text(json.dumps(old(record) | {name: value}))
+        assert not is_done(made)
+
+
+def test_the_first_steps_are_read_in_the_present_form():
+    population = {"round": 2, "vectors": [[1.0]], "kept": [5], "results": [7], "replaced": [0],
+                  "allowed": 8}  # fmt: skip
+    trace = {"phase": ["prune", "search", "rewind"], "index": [1, 1, 1], "kept": [9, 9, 9],
+             "children": [[3, 4], None, None], "chosen": [0, 1, None],
+             "population": [None, population, None], "drop": [None, None, 0.5]}  # fmt: skip
+    first = {"seed": 0, "knobs": {}, "metric": "accuracy", "trace": trace}
+    tree, search, rewind = rows(experiments.records.complete(first, ARMS["once 0.5"]))
+    assert tree["tried"] == {"costs": [3, 4], "chosen": 0}
+    assert search["tried"] == {
+        "costs": [7], "chosen": 1, "vectors": [[1.0]], "kept": [5], "replaced": [0], "allowed": 8
+    }  # fmt: skip
+    assert (search["info"], rewind["info"]) == ({"round": 2}, {"drop": 0.5})
+    assert rewind["kept"] == 9
+    turned = experiments.records.complete(first | {"metric": "likeness"}, ARMS["once 0.5"])
+    assert rows(turned)[0]["tried"] == {
+        "costs": [-3, -4], "chosen": 0, "unit": "minus the likeness"
+    }  # fmt: skip
+
+
+@method
+def chatty(
+    model, data, *, sparsity: Annotated[float, Range(0, 1)] = 0.5, seed: int = 0, run: Run = Run()
+):
+    """Tells much; its knobs and words are known to nothing else."""
+    tried = Tried((2.0, math.inf), 0, (3, 4), ((0.1234567,), (1.0,)), (1,), 5.0, "stones")
+    info = {"path": [{"at": 0.12345678}], "word": "yes", "worst": math.inf}
+    yield Step("prune", 1, 1, Mask.ones(model), {"accuracy": 0.5}, info, tried)
+
+
+def test_what_a_method_tells_is_recorded_without_knowing_its_words(toy, tmp_path):
+    toy(**{"once 0.5": Arm(chatty, {}, "tiny")})
+    (row,) = rows(run_cell(cell(tmp_path)))
+    assert row["tried"] == {"costs": [2.0, None], "chosen": 0, "kept": [3, 4], "unit": "stones"}
+    assert row["info"] == {"path": [{"at": 0.123457}], "word": "yes", "worst": None}
+
+
+def test_seconds_are_those_of_all_starts_and_the_journal_goes_when_the_cell_is_done(
+    toy, tmp_path, monkeypatch
+):
+    clock = iter(range(0, 10**6, 10))  # each look at it takes ten seconds
+    monkeypatch.setattr(experiments.cells.time, "monotonic", lambda: next(clock))
+    journals, made = tmp_path / "home" / "journals" / "toy", cell(tmp_path)
+    with pytest.raises(Stopped):
+        run_cell(made, StopAt(6))
+    (folder,) = journals.iterdir()
+    (first,) = folder.glob("session-*.json")
+    seconds = json.loads(first.read_text())["seconds"]
+    first.write_text(json.dumps({"seconds": seconds, "commit": "of yesterday"}))
+    record = run_cell(made)
+    assert record["seconds"] > seconds > 0
+    assert record["commits"] == ["of yesterday", commit()]
+    assert [*journals.iterdir()] == []
+
+
+def ended_after(made, n):
+    """The record of a cell whose time is over after its n-th step; None if that ended it."""
+    clock = iter([0] * (n - 1) + [2] * 100)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiments.cells.time, "time", lambda: next(clock))
+        try:
+            return run_cell(made, until=1)
+        except Stopped:
+            return None
+
+
+def test_a_cell_ends_at_the_first_step_after_its_time_and_goes_on_later(toy, tmp_path):
+    whole = run_cell(cell(tmp_path / "whole"))
+    starts = [ended_after(cell(tmp_path), n) for n in (1, 3, 4, 100)]
+    assert starts[:3] == [None] * 3
+    assert json.dumps(lasting(starts[3])) == json.dumps(lasting(whole))
+
+
+def test_a_locked_journal_is_another_process_and_is_left_alone(toy, tmp_path):
+    made = cell(tmp_path)
+    with pytest.raises(Stopped):
+        run_cell(made, StopAt(6))
+    (folder,) = (tmp_path / "home" / "journals" / "toy").iterdir()
+    before, run = sorted(folder.iterdir()), Run(journal=Journal(folder, any_code=True))
+    steps = magnitude(tiny_model(), tiny_data(), **made.given, seed=0, run=run)
+    next(steps)
+    with pytest.raises(Locked):
+        run_cell(made)
+    assert sorted(folder.iterdir()) == before
+    steps.close()
+
+
+def test_other_code_is_told_and_no_reason_to_compute_anew(toy, tmp_path):
+    run_cell(cell(tmp_path))
+    record = read(cell(tmp_path))
+    assert len(record["codes"]) == 1
+    assert not other_code(cell(tmp_path), record)
+    changed = record | {"codes": ["0123456789abcdef"]}
+    assert other_code(cell(tmp_path), changed)
+    assert not other_code(cell(tmp_path), old(record))  # nobody knows
+    cell(tmp_path).path.write_text(json.dumps(changed))
+    assert is_done(cell(tmp_path))
+
+
+def test_the_commit_is_that_of_the_checkout():
+    root = Path(__file__).parents[1]
+    asked = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    head = subprocess.run(asked, capture_output=True, text=True).stdout.strip()
+    assert head.startswith(commit().removesuffix("+changes")) if head else commit() == UNKNOWN
 
 
 def test_a_cell_is_redone_when_a_knob_changes(toy, tmp_path):
-    made = cell(tmp_path)
-    first = run_cell(made)
+    first = run_cell(cell(tmp_path))
     toy(**{"once 0.5": Arm(magnitude, dict(sparsity=0.25, rounds=2, epochs=2), "tiny")})
-    assert not is_done(made)
-    second = run_cell(made)
-    assert is_done(made)
+    assert not is_done(cell(tmp_path))
+    second = run_cell(cell(tmp_path))
+    assert is_done(cell(tmp_path))
     assert (first["kept"], second["kept"]) == (147 - 66, 147 - 33)
     toy()
-    assert not is_done(made)
+    assert not is_done(cell(tmp_path))
 
 
 def test_the_short_form_of_a_cell_is_another_run(toy, tmp_path):
@@ -203,9 +396,11 @@ def test_a_regression_is_recorded_with_its_metric(toy, tmp_path):
         expected = stats.spearmanr(model(x).detach().flatten(), y).statistic
         assert figure(record, "after", split) == pytest.approx(expected)
     assert record["metric"] == "spearman"
-    assert record["trace"]["chosen"] == [s.info["chosen"] for s in steps]
-    for found, step in zip(record["trace"]["children"], steps, strict=True):
-        assert found == pytest.approx(step.info["children"], abs=1e-6)
+    for row, step in zip(rows(record), steps, strict=True):
+        assert row["tried"]["chosen"] == step.tried.chosen
+        assert row["tried"]["costs"] == pytest.approx(step.tried.costs, abs=1e-6)
+        assert row["tried"]["unit"] == step.tried.unit == "minus the spearman"
+        assert row["info"] == step.info
     assert path(record)[-1] == (
         1 - steps[-1].mask.density,
         pytest.approx(figure(record, "after", "test")),
@@ -229,6 +424,30 @@ def test_a_publishing_cell_saves_its_weights_beside_and_its_short_form_does_not(
     assert int((saved(x).argmax(1) != y).sum()) == record["after"]["test"] == info["after"]["test"]
 
 
+@pytest.mark.parametrize(("scale", "stored"), [(1.0, "fp16"), (1e-7, "fp32")])
+def test_a_model_is_stored_with_half_the_bits_only_where_its_answers_stay(
+    toy, tmp_path, monkeypatch, scale, stored
+):
+    def scaled():  # a last layer of tiny weights, most of which half the bits round away
+        model = tiny_model()
+        with torch.no_grad():
+            model[2].weight *= scale
+            model[2].bias *= scale
+        return model
+
+    monkeypatch.setitem(models.MODELS, "tiny", scaled)
+    toy(dense=Arm(fit, dict(epochs=1, lr=1e-12), "tiny", publish=True, store="fp16"))
+    record = run_cell(cell(tmp_path, "dense"))
+    whole, (x, _) = scaled(), tiny_data().splits["test"]
+    expected = int((whole(x).argmax(1) != scaled().half().float()(x).argmax(1)).sum())
+    assert record["stored"] == {"as": stored, "changed by fp16": expected}
+    assert (expected <= 2) == (stored == "fp16")
+    tensors = load_file(tmp_path / "weights" / "tiny-0.safetensors")
+    types = {tensor.dtype for tensor in tensors.values()}
+    assert types == {torch.float16 if stored == "fp16" else torch.float32}
+    assert models.checkpoint.read_info(tmp_path / "weights" / "tiny-0")["stored"]["as"] == stored
+
+
 def test_a_variant_is_saved_for_the_first_seed_alone(toy, tmp_path):
     toy(**{"once 0.5": replace(ARMS["once 0.5"], variant="2x")})
     run_cell(cell(tmp_path, seed=1))
@@ -248,20 +467,6 @@ def test_a_cell_whose_weights_are_gone_is_not_done(toy, tmp_path):
     assert not is_done(made)
 
 
-@pytest.mark.parametrize("short", [False, True])
-def test_what_is_not_shipped_is_kept_elsewhere_and_the_rest_starts_from_it(
-    toy, tmp_path, monkeypatch, short
-):
-    monkeypatch.setattr(experiments, "load", lambda name: replace(experiment(), shipped=False))
-    pruned = cell(tmp_path, short=short)
-    assert not is_done(pruned)
-    dense = run_cell(cell(tmp_path, "dense", short=short))
-    folder = tmp_path if short else tmp_path / "home"
-    assert [*tmp_path.rglob("tiny*.safetensors")] == [folder / "weights" / "tiny-0.safetensors"]
-    assert run_cell(pruned)["before"] == dense["after"]
-    assert is_done(pruned)
-
-
 def test_a_cell_that_starts_from_a_model_that_is_not_there_is_not_done(toy, tmp_path, monkeypatch):
     made = cell(tmp_path)
     run_cell(made)
@@ -279,21 +484,21 @@ def test_a_cell_that_starts_from_a_model_that_is_not_there_is_not_done(toy, tmp_
 
 
 def test_cells_that_publish_come_first_and_the_rest_keeps_its_order(toy, tmp_path):
-    grid = cells(experiment(), False, tmp_path)
-    assert [c.arm for c in grid] == ["dense"] * 3 + ["once 0.5"] * 3 + ["Gradual / 0.8"] * 3
+    grid = cells_of(experiment(), False, tmp_path)
+    assert [c.name for c in grid] == ["dense"] * 3 + ["once 0.5"] * 3 + ["Gradual / 0.8"] * 3
     assert [c.seed for c in grid] == [0, 1, 2] * 3
 
 
 def test_the_short_form_has_its_own_seeds_and_leaves_arms_out(toy, tmp_path):
-    grid = cells(experiment(), True, tmp_path)
-    assert [(c.arm, c.seed) for c in grid] == [("dense", 0), ("once 0.5", 0)]
-    assert grid[1].settings()[1] == dict(sparsity=0.5, rounds=2, epochs=1)
-    assert cell(tmp_path).settings()[1] == dict(sparsity=0.5, rounds=2, epochs=2)
+    grid = cells_of(experiment(), True, tmp_path)
+    assert [(c.name, c.seed) for c in grid] == [("dense", 0), ("once 0.5", 0)]
+    assert grid[1].given == dict(sparsity=0.5, rounds=2, epochs=1)
+    assert cell(tmp_path).given == dict(sparsity=0.5, rounds=2, epochs=2)
 
 
 def test_short_results_lie_outside_the_package(toy, tmp_path):
     assert results_folder("toy", short=True) == tmp_path / "home" / "short" / "toy"
-    assert results_folder("toy") == experiments.HERE / "results" / "toy"
+    assert results_folder("toy") == experiments.cells.HERE / "results" / "toy"
 
 
 # --------------------------------------------------------------------------------------- results
@@ -343,11 +548,19 @@ def test_a_figure_is_an_accuracy_or_the_metric_itself():
 # ------------------------------------------------------------------------- those there really are
 
 
+# model -> the networks that some experiment trains and all others start from
+PUBLISHED = {}
+for each in map(experiments.load, experiments.names()):
+    for name, arm in each.arms.items():
+        if arm.publish:
+            PUBLISHED.setdefault(arm.model, set()).update(seed for _, seed in each.pairs(name))
+
+
 @pytest.mark.parametrize("name", experiments.names())
 def test_an_experiment_is_sound(name, tmp_path):
     found = experiments.load(name)
     assert found.name == name
-    assert found.status in ("reproduction", "after the abstract")
+    assert found.status in ("reproduction", "after the paper", "after the abstract")
     assert re.search(r"arXiv \d{4}\.\d{4,5}|10\.\d{4,9}/", found.paper)
     assert all(claim.what and claim.value and claim.source for claim in found.claims)
     for arm in found.arms.values():
@@ -357,16 +570,14 @@ def test_an_experiment_is_sound(name, tmp_path):
                 rules[knob].check(arm.method.__name__, value)
         assert arm.model in models.MODELS
     for short in (False, True):
-        grid = cells(found, short, tmp_path)
+        grid = cells_of(found, short, tmp_path)
         assert grid
         assert len({c.path for c in grid}) == len(grid)
-        trained = {(c.settings()[0].model, c.seed) for c in grid if c.settings()[0].publish}
         for c in grid:
-            arm, _ = c.settings()
-            if found.shipped or arm.publish:
+            if c.arm.fresh or c.arm.model.startswith("lenet"):  # those that are shipped
                 c.start()
             else:
-                assert (arm.model, c.seed) in trained
+                assert c.network in PUBLISHED[c.arm.model]
 
 
 def test_an_unknown_experiment_is_refused():
@@ -443,15 +654,14 @@ def test_the_recorded_masks_are_those_of_the_trace(name):
     assert [s.mask.kept for s in steps] == found["trace"]["kept"]
     assert [s.phase for s in steps] == found["trace"]["phase"]
     for step in (steps[0], steps[-1]):
-        assert step.metrics["accuracy"] == pytest.approx(1 - min(step.info["children"]) / 5_000)
+        assert step.metrics["accuracy"] == pytest.approx(1 - min(step.tried.costs) / 5_000)
     model = models.pretrained(found["model"], found["seed"])
     assert count.params(model, steps[-1].mask) == found["kept"]
 
 
 def test_the_recorded_masks_of_a_toy_are_those_that_the_method_yields(toy, tmp_path, monkeypatch):
-    shown = replace(experiments.load("toy"), showcase="once 0.5")
-    monkeypatch.setattr(experiments, "load", lambda name: shown)
-    monkeypatch.setattr(experiments, "HERE", tmp_path)
+    shown = toy(dict(showcase="once 0.5"))
+    monkeypatch.setattr(experiments.cells, "HERE", tmp_path)
     for seed in (0, 1):
         run_cell(replace(cell(tmp_path, seed=seed), folder=tmp_path / "results" / "toy"))
     arm = shown.arms["once 0.5"]
@@ -477,14 +687,14 @@ def test_masks_in_which_weights_return_are_recorded_too():
     masks.insert(2, masks[1])
     arrays, before = {}, None
     for number, mask in enumerate(masks, start=1):
-        arrays |= _changes(before, mask, number)
+        arrays |= changes(before, mask, number)
         before = mask
     assert not [
         key for key in arrays if key.startswith("3 ") or key.endswith("e c")
     ]  # nothing changed
     found = {n: torch.ones(s, dtype=torch.bool) for n, s in shapes.items()}
     for number, mask in enumerate(masks, start=1):
-        found = _changed(found, number, arrays)
+        found = changed(found, number, arrays)
         assert Mask(found) == mask
 
 
@@ -493,51 +703,86 @@ def test_the_populations_of_the_showcase_are_recorded(toy, tmp_path, monkeypatch
         rounds=2, generations=3, population=5, epochs=2, last_epochs=1, drop=0.1, tolerance=0.05
     )
     arm = Arm(differential_evolution, settings, "tiny", start=lambda seed: trained())
-    toy(**{"once 0.5": arm})
-    shown = replace(experiments.load("toy"), showcase="once 0.5")
-    monkeypatch.setattr(experiments, "load", lambda name: shown)
-    monkeypatch.setattr(experiments, "HERE", tmp_path)
+    toy(dict(showcase="once 0.5"), **{"once 0.5": arm})
+    monkeypatch.setattr(experiments.cells, "HERE", tmp_path)
     run_cell(replace(cell(tmp_path), folder=tmp_path / "results" / "toy"))
     expected = [*differential_evolution(trained(), tiny_data(), **settings, seed=0)]
     found = experiments.showcase("toy")
     assert any(step.phase == "rewind" for step in found)  # weights return
     for a, b in zip(found, expected, strict=True):
         assert (a.phase, a.index, a.of, a.mask) == (b.phase, b.index, b.of, b.mask)
-        for name in ("round", "kept", "results", "replaced", "chosen"):
-            assert a.info.get(name) == b.info.get(name)
-        if a.phase == "search":
-            assert np.allclose(a.info["vectors"], b.info["vectors"], atol=1e-6)
+        for name, value in b.info.items():
+            assert a.info[name] == pytest.approx(value, abs=1e-6)
+        if b.tried is None:
+            assert a.tried is None
+            continue
+        assert a.tried == replace(b.tried, costs=a.tried.costs, vectors=a.tried.vectors)
+        assert a.tried.costs == pytest.approx(b.tried.costs, abs=1e-6)
+        assert np.allclose(a.tried.vectors, b.tried.vectors, atol=1e-6)
+
+
+def level(arm, seed, sparsity, errors, **changed):
+    """A cell of which little is known."""
+    return {
+        "arm": f"net {arm}", "model": "net", "network": seed, "seed": seed, "metric": "accuracy",
+        "method": arm.split()[0], "data": "d", "given": ["rounds", "sparsity"],
+        "knobs": {"rounds": 3, "sparsity": sparsity}, "examples": {"test": 100},
+        "after": {"test": errors},
+    } | changed  # fmt: skip
 
 
 def test_a_grid_under_way_is_drawn_at_the_levels_that_all_seeds_have():
-    def cell(arm, seed, errors):
-        return {
-            "arm": f"net {arm}", "model": "net", "seed": seed, "metric": "accuracy",
-            "examples": {"test": 100}, "after": {"test": errors},
-        }  # fmt: skip
+    cells = [level("magnitude a", 0, 0.5, 1), level("magnitude b", 0, 0.9, 7)]
+    cells += [level("magnitude a", 1, 0.5, 3), level("random c", 0, 0.9, 20)]
+    cells += [level("dense", 0, 0, 0) | {"given": []}]
+    assert experiments.tradeoff(cells) == {"magnitude": [[(0.5, 0.99)], [(0.5, 0.97)]]}
 
-    found = [cell("magnitude 0.5", 0, 1), cell("magnitude 0.9", 0, 7), cell("magnitude 0.5", 1, 3)]
-    found += [cell("dense", 0, 0), cell("random 0.9", 0, 20)]
-    assert experiments.tradeoff(found) == {
-        "magnitude": [[(0.5, 0.99)], [(0.5, 0.97)]],
-        "random": [[(0.9, 0.8)]],
-    }
+
+def test_arms_that_differ_in_more_than_the_sparsity_are_two_lines():
+    cells = [level(f"magnitude {n} {s}", 0, s, 1, knobs={"rounds": n, "sparsity": s})
+             for n in (1, 2) for s in (0.5, 0.9)]  # fmt: skip
+    assert [*experiments.tradeoff(cells)] == ["magnitude 1", "magnitude 2"]
+    cells += [
+        cell | {"model": "other", "arm": cell["arm"].replace("net", "other")} for cell in cells
+    ]
+    assert len(experiments.tradeoff(cells)) == 4
+
+
+def test_cells_are_chosen_by_their_fields_and_knobs():
+    cells = [level("magnitude a", 0, 0.5, 1), level("magnitude b", 0, 0.9, 7)]
+    cells += [level("magnitude a", 1, 0.5, 3), level("random c", 0, 0.9, 20)]
+    assert experiments.where(cells, sparsity=0.5) == [cells[0], cells[2]]
+    assert experiments.where(cells, method="magnitude", seed=0, rounds=3) == cells[:2]
+    assert experiments.where(cells, sparsity=0.4) == []
+    assert experiments.where([], anything=1) == []
+    with pytest.raises(ValueError, match="no field and no knob 'sparsty'"):
+        experiments.where(cells, sparsty=0.5)
 
 
 def test_masks_that_lose_a_name_are_not_recorded():
     with pytest.raises(ValueError, match=r"the same names, lost \['w'\]"):
-        _changes(Mask({"w": torch.ones(2).bool()}), Mask({}), 2)
+        changes(Mask({"w": torch.ones(2).bool()}), Mask({}), 2)
 
 
-SHIPPED = [name for name in experiments.names() if experiments.load(name).shipped]
+def committed(name):
+    grid = cells_of(experiments.load(name), False, experiments.cells.shipped_results(name))
+    return [c for c in grid if c.path.exists()]
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_the_recorded_cells_were_made_with_the_knobs_weights_and_data_of_today(name, full_mnist):
-    folder = experiments.HERE / "results" / name
-    recorded = experiments.cells(experiments.load(name), False, folder)
-    recorded = [c for c in recorded if c.path.exists()]
-    assert [c.arm for c in recorded if not experiments.is_done(c)] == []
+def test_nothing_that_is_recorded_has_lost_its_arm():
+    on_disk = {*(experiments.cells.HERE / "results").glob("*/*.json")}
+    assert on_disk == {c.path for name in experiments.names() for c in committed(name)}
+    assert len(on_disk) >= 470
+
+
+@pytest.mark.parametrize("name", experiments.names())
+def test_no_recorded_cell_has_other_settings_than_today(name):
+    assert [str(c) for c in committed(name) if not same_settings(c, read(c))] == []
+
+
+@pytest.mark.parametrize("name", experiments.names())
+def test_no_recorded_cell_would_be_computed_anew(name, full_mnist):
+    assert [str(c) for c in committed(name) if not is_done(c)] == []
 
 
 @pytest.mark.parametrize("name", experiments.names())
@@ -546,7 +791,7 @@ def test_the_knobs_of_every_arm_go_together_in_short_too(name):
         if arm.start is not None:  # its model is for other data than these
             continue
         model = models.build(arm.model)
-        shape = (3, 32, 32) if arm.model in ("alexnet", "vgg_16") else (1, 28, 28)
+        shape = (3, 32, 32) if next(model.parameters()).shape[1] == 3 else (1, 28, 28)
         part = (torch.zeros(5_000, *shape, dtype=torch.uint8), torch.arange(5_000) % 10)
         data = Data({"train": part, "validation": part})
         for settings in (arm.knobs, {**arm.knobs, **(arm.short or {})}):

@@ -1,6 +1,8 @@
 """What a lineage is given, without a browser."""
 
 import json
+import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -10,6 +12,7 @@ from tiny import tiny_data, tiny_model
 from prunekit import Mask, Step, experiments, magnitude, prune
 from prunekit.methods.differential_evolution import differential_evolution
 from prunekit.methods.roulette import roulette
+from prunekit.steps import Tried
 from prunekit.train import fit
 from prunekit.widgets import LineageView
 from prunekit.widgets.lineage import family
@@ -81,37 +84,49 @@ def test_a_round_that_was_taken_back_is_told():
 
 def test_the_recorded_run_is_told_as_it_was():
     steps, view = experiments.showcase("roulette"), LineageView("roulette")
-    told = [entry["values"] for entry in view.family["entries"]]
-    assert told == [step.info["children"] for step in steps]
+    told = [tuple(entry["values"]) for entry in view.family["entries"]]
+    assert told == [step.tried.costs for step in steps]
     assert view.family["seed"] == experiments.load("roulette").seeds[0]
     experiment = experiments.load("roulette")
     run = f"the recorded run “{experiment.showcase}”, seed {experiment.seeds[0]}"
     assert view.title == f"{experiment.title}: {run}"
-    assert repr(view) == f"LineageView({len(steps)} levels × {len(steps[0].info['children'])})"
+    assert repr(view) == f"LineageView({len(steps)} levels × {len(steps[0].tried.costs)})"
 
 
-def test_only_what_the_steps_hold_is_told():
-    mask = Mask({"w": torch.ones(2, 3, dtype=torch.bool)})
-    info = {"children": [3.0, float("nan")], "chosen": 0, "counted": "likeness"}
-    shown = family([Step("prune", 1, 1, mask, {"likeness": 3.0}, info)])
+MASK = Mask({"w": torch.ones(2, 3, dtype=torch.bool)})
+
+
+def test_a_metric_is_told_with_its_own_sign_and_what_is_no_number_is_left_out():
+    tried = Tried((-3.0, math.inf), 0, unit="minus the likeness")
+    shown = family([Step("prune", 1, 1, MASK, {"likeness": 3.0}, tried=tried)])
     assert shown["labels"][1] == shown["counted"] == "likeness"
     assert shown["entries"][0]["values"] == [3.0, None]
-    info = {"vectors": [[1.0]], "kept": [5], "chosen": 0, "replaced": [0]}
-    bare, limited = (
-        family([Step("search", 1, 1, mask, {"accuracy": 1.0}, info | more)])["entries"][0]
-        for more in ({}, {"allowed": 3.0})
-    )
-    assert not {"results", "allowed"} & {*bare}
-    assert (bare["round"], limited["allowed"]) == (None, 3.0)
+    assert shown["entries"][0]["number"] == 1  # no level is told
     assert json.loads(json.dumps(shown, allow_nan=False)) == shown
+
+
+@pytest.mark.parametrize(
+    ("unit", "allowed", "told"), [("errors", 3, 3), ("loss", 3, 3), ("minus the likeness", 3, -3)]
+)
+def test_who_costs_more_than_allowed_is_told(unit, allowed, told):
+    found = Tried((2, 3, 4, math.inf), 0, (5, 6, 7, 8), ((1.0,),) * 4, (0, 1, 2, 3), unit=unit)
+    bare, limited = (
+        family([Step("search", 1, 1, MASK, {}, tried=replace(found, allowed=limit))])["entries"][0]
+        for limit in (None, allowed)
+    )
+    assert not {"broken", "allowed"} & {*bare}
+    # Who was given up had lost anyway: by how much is not known.
+    assert (bare["round"], limited["allowed"], limited["broken"]) == (None, told, [2])
+    assert limited["values"] == [5, 6, 7, 8]
+    assert limited["results"][3] is None
 
 
 def test_a_run_without_a_lineage_is_refused_by_name():
     report = run(magnitude)
-    with pytest.raises(ValueError, match="steps of magnitude hold no children and no population"):
+    with pytest.raises(ValueError, match="steps of magnitude hold nobody who was tried"):
         LineageView(report)
     for steps in (report.history, []):
-        with pytest.raises(ValueError, match="steps of this run hold no children and no"):
+        with pytest.raises(ValueError, match="steps of this run hold nobody who was tried"):
             LineageView(steps)
     with pytest.raises(ValueError, match="no recorded run with masks"):
         LineageView("baselines")

@@ -17,7 +17,7 @@ from prunekit.baselines.magnitude import magnitude
 from prunekit.baselines.random import random
 from prunekit.mask import Mask
 from prunekit.prune import compare, prune
-from prunekit.steps import Step
+from prunekit.steps import Step, Tried
 
 
 @pytest.fixture(autouse=True)
@@ -140,9 +140,20 @@ def test_a_landscape_shows_values_dots_names_and_arrows():
     assert hatched == [(0.5, 0.5), (1.5, 0.5)]
 
 
+def test_a_tree_is_drawn_with_the_chosen_children_joined():
+    tried = [Tried((3, 1, 2), 1), Tried((4, 6), 0)]
+    steps = [Step("prune", 9, 9, Mask({}), {}, {"level": n + 1}, tried[n]) for n in (0, 1)]
+    searched = Step("search", 1, 1, Mask({}), {}, tried=Tried((9,), 0, (5,), ((0.0,),)))
+    (axis,) = plot.tree([*steps, Step("finetune", 1, 1, Mask({}), {}), searched], 10).axes
+    dots = [c.get_offsets().tolist() for c in axis.collections if len(c.get_offsets())]
+    assert dots[0] == [[1, pytest.approx(value)] for value in (0.7, 0.9, 0.8)]
+    assert dots[1] == [[2, pytest.approx(value)] for value in (0.6, 0.4)]
+    assert axis.lines[0].get_xydata().tolist() == [[1, 0.9], [2, 0.6]]
+
+
 def test_a_population_is_drawn_with_its_best():
-    info = {"vectors": [[0.0]] * 3, "kept": [50, 20, 80], "chosen": 0}
-    steps = [Step("search", i, 1, Mask({}), {}, info) for i in (0, 1)]
+    tried = Tried((1, 2, 0), 0, (50, 20, 80), ((0.0,),) * 3)
+    steps = [Step("search", i, 1, Mask({}), {}, tried=tried) for i in (0, 1)]
     (axis,) = plot.population([*steps, Step("prune", 1, 1, Mask({}), {})], 100).axes
     drawn = [c.get_offsets() for c in axis.collections if len(c.get_offsets())]
     assert [d.tolist() for d in drawn] == [[[i, 50], [i, 20], [i, 80]] for i in (0, 1)]

@@ -50,9 +50,9 @@ def test_a_replay_is_given_every_step_with_its_masks(method, knobs):
         assert run["sparsity"][number] == pytest.approx(step.sparsity, abs=1e-5)
         assert run["value"][number] == pytest.approx(step.metrics["accuracy"], abs=1e-5)
         assert (run["index"][number], run["of"][number]) == (step.index, step.of)
-        tried = step.info.get("kept") if "vectors" in step.info else step.info.get("children")
+        tried = step.tried and (step.tried.kept if step.tried.vectors else step.tried.costs)
         entry = run["lineage"]["entries"][number]
-        assert (entry["values"] if entry else None) == tried
+        assert (tuple(entry["values"]) if entry else None) == tried
     assert json.loads(json.dumps(run)) == run
     assert "NaN" not in json.dumps(run)
 
@@ -82,7 +82,7 @@ def test_the_recorded_run_is_replayed_as_it_was():
     shown, steps = Replay("roulette"), experiments.showcase("roulette")
     read = masks({"run": shown.run, "masks": shown.masks})
     assert np.array_equal(read["fc1.weight"][-1], steps[-1].mask["fc1.weight"].reshape(-1).numpy())
-    assert shown.run["lineage"]["entries"][0]["values"] == steps[0].info["children"]
+    assert shown.run["lineage"]["entries"][0]["values"] == [*steps[0].tried.costs]
 
 
 def test_a_recorded_run_has_a_title_that_names_its_experiment_and_what_of_it_is_shown():

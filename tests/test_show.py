@@ -9,6 +9,7 @@ import pytest
 
 from prunekit import experiments, show
 from prunekit.__main__ import main
+from prunekit.experiments.cells import _read
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def test_what_cannot_be_reproduced_is_said_in_one_line(capsys, monkeypatch, tmp_
         f"reproduce: experiment must be one of {experiments.names()}, got 'nothing'\n"
     )
     monkeypatch.setenv("PRUNEKIT_DATA", str(tmp_path))
-    experiments._read.cache_clear()
+    _read.cache_clear()
     assert main(["reproduce", "baselines", "--only", "dense"]) == 2
     said = capsys.readouterr().err
     assert str(tmp_path) in said

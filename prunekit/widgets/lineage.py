@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import anywidget
@@ -12,9 +13,11 @@ import traitlets
 
 from prunekit import experiments
 from prunekit.report import Report
-from prunekit.steps import Step
+from prunekit.steps import Step, Tried
 from prunekit.widgets._static import script, style
 from prunekit.widgets.running import OfCell
+
+MINUS = "minus the "  # what the name of a cost begins with that is a metric, turned around
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ def opened(source: Report | Sequence[Step] | str, title: str = "") -> Source:
         experiment = experiments.load(source)
         steps = experiments.showcase(source)
         method = experiment.arms[experiment.showcase].method.__name__
-        arm, seed = experiment.showcase, experiment.seeds[0]
+        arm = experiment.showcase
+        _, seed = experiment.pairs(arm)[0]
         title = title or f"{experiment.title}: the recorded run “{arm}”, seed {seed}"
         return Source(steps, title, method, seed=seed)
     if isinstance(source, Report):
@@ -60,57 +64,58 @@ def family(steps: Sequence[Step], seed: int | None = None, vectors: bool = True)
     """Who was tried at each step and who went on, as plain values.
 
     ``kind`` is "tree" for the children of levels, "population" for the candidates of generations,
-    or "" if the steps hold neither. ``entries`` has one a step, None where nobody was tried; its
-    ``values`` are the results of the children, or the weights that the candidates keep. `vectors`
-    says whether the candidates' own numbers are told too.
+    or "" if nobody was tried. ``entries`` has one a step, None where nobody was; its ``values`` are
+    the results of the children, or the weights that the candidates keep, and ``broken`` the
+    candidates that cost more than allowed. `vectors` says whether the candidates' own numbers are
+    told too.
     """
-    metric = metric_of(steps)
-    counted = "errors" if metric == "accuracy" else metric
-    counted = next((step.info["counted"] for step in steps if "counted" in step.info), counted)
-    if any("vectors" in step.info for step in steps):
-        kind, labels = "population", ["generation", "weights kept"]
-        entries = [_population(step, vectors) if "vectors" in step.info else None for step in steps]
-    else:
-        kind = "tree" if any("children" in step.info for step in steps) else ""
-        labels = ["level", counted]
-        entries = [_level(step) if "children" in step.info else None for step in steps]
+    tried = [step.tried for step in steps if step.tried is not None]
+    counted = tried[0].unit.removeprefix(MINUS) if tried else "errors"
+    population = any(each.vectors for each in tried)
+    told = partial(_generation, vectors=vectors) if population else _level
     undone = [step.index for step in steps if step.phase == "rewind"]
     return {
-        "kind": kind,
-        "labels": labels,
+        "kind": ("population" if population else "tree") if tried else "",
+        "labels": ["generation", "weights kept"] if population else ["level", counted],
         "counted": counted,
         "seed": seed,
-        "undone": undone if kind == "population" else [],
-        "entries": entries,
+        "undone": undone if population else [],
+        "entries": [told(step, step.tried) if step.tried else None for step in steps],
     }
 
 
-def _level(step: Step) -> dict[str, Any]:
-    info = step.info
+def _results(tried: Tried, costs: Sequence[float]) -> list[float | None]:
+    """Costs as one reads them: a metric has its own sign."""
+    sign = -1 if tried.unit.startswith(MINUS) else 1
+    return [finite(sign * cost) for cost in costs]
+
+
+def _level(step: Step, tried: Tried) -> dict[str, Any]:
     return {
-        "number": info.get("level", step.index),
+        "number": step.info.get("level", step.index),
         "round": None,
-        "values": [finite(value) for value in info["children"]],
-        "chosen": info["chosen"],
+        "values": _results(tried, tried.costs),
+        "chosen": tried.chosen,
         "kept": step.mask.kept,
     }
 
 
-def _population(step: Step, vectors: bool) -> dict[str, Any]:
-    info = step.info
+def _generation(step: Step, tried: Tried, vectors: bool) -> dict[str, Any]:
     entry = {
         "number": step.index,
-        "round": info.get("round"),
-        "values": info["kept"],
-        "chosen": info["chosen"],
-        "replaced": info["replaced"],
+        "round": step.info.get("round"),
+        "values": [*tried.kept],
+        "results": _results(tried, tried.costs),
+        "chosen": tried.chosen,
+        "replaced": [*tried.replaced],
     }
-    if "results" in info:
-        entry["results"] = [finite(value) for value in info["results"]]
-    if "allowed" in info:  # the result that a candidate may have at worst
-        entry["allowed"] = finite(info["allowed"])
+    if tried.allowed is not None:  # the cost that a candidate may have at most
+        (entry["allowed"],) = _results(tried, [tried.allowed])
+        # Infinite is who was given up, as it had lost: how far it is beyond the limit is not known.
+        lost = [i for i, cost in enumerate(tried.costs) if tried.allowed < cost < math.inf]
+        entry["broken"] = lost
     if vectors:
-        entry["vectors"] = [[round(gene, 2) for gene in vector] for vector in info["vectors"]]
+        entry["vectors"] = [[round(gene, 2) for gene in vector] for vector in tried.vectors]
     return entry
 
 
@@ -132,8 +137,8 @@ class LineageView(OfCell, anywidget.AnyWidget):
         shown = family(run.steps, run.seed)
         if not shown["kind"]:
             raise ValueError(
-                f"LineageView: the steps of {run.method or 'this run'} hold no children and no "
-                "population. Pass a run of roulette or differential_evolution."
+                f"LineageView: the steps of {run.method or 'this run'} hold nobody who was tried. "
+                "Pass a run of roulette or differential_evolution."
             )
         super().__init__(family=shown, title=run.title)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from prunekit import Mask, Step, experiments
+from prunekit.steps import Tried
 from prunekit.widgets import LineageView
 
 MASK = Mask({"w": torch.ones(2, 3, dtype=torch.bool)})
@@ -41,10 +42,10 @@ def population(allowed=None):
             for i in replaced:
                 kept[i] = 1500 * (7 - i) - 100 * index + int(40 * draw[i][1])
                 vectors[i], results[i] = draw[i][2:], int(20 * draw[i][3])
-            info = {"round": round_, "vectors": vectors, "kept": kept, "results": results,
-                    "chosen": kept.index(min(kept)), "replaced": replaced}  # fmt: skip
-            info |= {} if allowed is None else {"allowed": allowed}
-            steps.append(Step("search", index, 12, MASK, {"accuracy": 0.9}, info))
+            best = kept.index(min(kept))
+            tried = Tried(results, best, kept, vectors, replaced, allowed)
+            info, figures = {"round": round_}, {"accuracy": 0.9}
+            steps.append(Step("search", index, 12, MASK, figures, info, tried))
     return steps
 
 
@@ -102,14 +103,14 @@ def theme(tab):
 
 def history(steps, place, who):
     """The last clause that is told of a candidate, found by looking at its place only."""
-    values = [step.info["vectors"][who] for step in steps[: place + 1]]
+    values = [step.tried.vectors[who] for step in steps[: place + 1]]
     since = place
     while since > 0 and values[since - 1] == values[place]:
         since -= 1
     if since == 0:
         return "of the first generation"
     here = "" if since == place else f"here since generation {since + 1}, "
-    return f"{here}took the place of one that kept {steps[since - 1].info['kept'][who]:,}"
+    return f"{here}took the place of one that kept {steps[since - 1].tried.kept[who]:,}"
 
 
 def test_every_candidate_is_reached_by_keys_and_told(show):
@@ -118,13 +119,13 @@ def test_every_candidate_is_reached_by_keys_and_told(show):
     press(tab, "Home", *["ArrowDown"] * 6)
     for place, step in enumerate(steps):
         press(tab, *["ArrowDown"] * 6)
-        for who in sorted(range(6), key=lambda i: step.info["kept"][i]):
-            genes = ", ".join(f"{gene:.2f}" for gene in step.info["vectors"][who])
-            n = step.info["results"][who]
-            best = "; the best of its generation" if who == step.info["chosen"] else ""
+        for who in sorted(range(6), key=lambda i: step.tried.kept[i]):
+            genes = ", ".join(f"{gene:.2f}" for gene in step.tried.vectors[who])
+            n = step.tried.costs[who]
+            best = "; the best of its generation" if who == step.tried.chosen else ""
             assert said(tab) == (
                 f"round 1, generation {place + 1}, candidate {who + 1}: keeps "
-                f"{step.info['kept'][who]:,} weights, {n} error{'s' * (n != 1)}, "
+                f"{step.tried.kept[who]:,} weights, {n} error{'s' * (n != 1)}, "
                 f"sensitivities {genes}{best}; {history(steps, place, who)}"
             )
             press(tab, "ArrowUp")
@@ -152,26 +153,26 @@ def test_the_chosen_way_through_the_tree(show):
     places = tab.evaluate("places(null)")
     press(tab, "Home")
     for number, step in enumerate(steps):
-        chosen, children = step.info["chosen"], step.info["children"]
+        chosen, children = step.tried.chosen, step.tried.costs
         text = f"level {number + 1}, child {chosen + 1} (seed 0): {children[chosen]} errors; "
         text += f"chosen, keeps {step.mask.kept:,} weights"
         if number:
-            before = steps[number - 1].info
-            parent = before["chosen"]
+            before = steps[number - 1].tried
+            parent = before.chosen
             text += f"; came from child {parent + 1} of level {number}, "
-            text += f"with {before['children'][parent]} errors"
+            text += f"with {before.costs[parent]} errors"
         assert said(tab) == text
         press(tab, "ArrowRight")
     label = tab.locator("canvas").get_attribute("aria-label")
-    ends = [min(steps[at].info["children"]) for at in (0, -1)]
+    ends = [min(steps[at].tried.costs) for at in (0, -1)]
     assert f"{ends[0]} errors at level 1 and {ends[1]} errors at level 59" in label
     press(tab, *["ArrowLeft"] * 9)
     look = theme(tab)
     for at, step in enumerate(steps):
         wanted = SELECTED if at < 49 else CHOSEN
         if at != 49:  # the ring of the selected one
-            assert close(pixel(tab, places[at][step.info["chosen"]]), wanted[look])
-    worst = max(range(10), key=lambda i: (steps[49].info["children"][i], i))
+            assert close(pixel(tab, places[at][step.tried.chosen]), wanted[look])
+    worst = max(range(10), key=lambda i: (steps[49].tried.costs[i], i))
     assert f"child {worst + 1} (seed 0)" in press(tab, *["ArrowUp"] * 9)
     assert "; not chosen; came from" in said(tab)
 
@@ -179,8 +180,8 @@ def test_the_chosen_way_through_the_tree(show):
 def test_the_children_of_a_level_are_joined_to_the_chosen_one_above(show):
     # So far apart that no line crosses the middle of another.
     levels = [[330, 100, 217], [145, 260, 390]]
-    infos = [{"children": levels[0], "chosen": 1}, {"children": levels[1], "chosen": 0}]
-    tab = show([Step("prune", i + 1, 2, MASK, {"accuracy": 0.9}, infos[i]) for i in (0, 1)])
+    tried = [Tried(levels[0], 1), Tried(levels[1], 0)]
+    tab = show([Step("prune", i + 1, 2, MASK, {"accuracy": 0.9}, {}, tried[i]) for i in (0, 1)])
     above, below = tab.evaluate("places(null)")
     for parent, joined in ((1, True), (0, False)):
         for child in below:
@@ -194,7 +195,7 @@ def test_a_replaced_candidate_is_joined_to_who_took_its_place(show):
     press(tab, "Home", "ArrowUp", "ArrowUp")  # nothing is laid over the lines
     places = tab.evaluate("places(1)")
     for at, step in enumerate(steps[1:], start=1):
-        for who in step.info["replaced"]:
+        for who in step.tried.replaced:
             middle = [
                 (a + b) / 2 for a, b in zip(places[at - 1][who], places[at][who], strict=True)
             ]
@@ -206,21 +207,21 @@ def test_who_is_beyond_the_limit_is_hollow_and_it_is_said(show):
     assert "beyond the limit" not in tab.locator(".pk-legend").inner_text()
     assert "the selected one and those it came from" in tab.locator(".pk-legend").inner_text()
     steps = population()[:12]
-    limit = sorted(step.info["results"][step.info["chosen"]] for step in steps)[6]
+    limit = sorted(step.tried.costs[step.tried.chosen] for step in steps)[6]
     steps = population(allowed=limit)[:12]
     tab = show(steps)
     assert "hollow: beyond the limit" in tab.locator(".pk-legend").inner_text()
     places, over = tab.evaluate("places(1)"), []
     press(tab, "Home", *["ArrowUp"] * 6)
     for at, step in enumerate(steps):
-        who = step.info["chosen"]
-        errors = step.info["results"][who]
+        who = step.tried.chosen
+        errors = step.tried.costs[who]
         assert close(pixel(tab, places[at][who]), CHOSEN[theme(tab)]) == (errors <= limit)
         over.append(errors > limit)
     assert {*over} == {True, False}
     press(tab, "Home", *["ArrowDown"] * 6)  # the last one keeps the fewest
     for at, broken in enumerate(over):
-        assert steps[at].info["chosen"] == 5
+        assert steps[at].tried.chosen == 5
         assert (f"beyond the limit of {limit} errors" in said(tab)) == broken
         press(tab, "ArrowRight")
 
@@ -231,7 +232,7 @@ def test_the_menu_chooses_the_round(show):
     menu = tab.locator("select[aria-label=round]")
     for round_, last in ((2, steps[23]), (1, steps[11])):
         menu.select_option(str(round_))
-        best = f"round {round_}, generation 12, candidate {last.info['chosen'] + 1}:"
+        best = f"round {round_}, generation 12, candidate {last.tried.chosen + 1}:"
         assert said(tab).startswith(best)
         assert f"round {round_}: " in tab.locator("canvas").get_attribute("aria-label")
     assert show(steps[:12]).locator("select[aria-label=round]").is_hidden()

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from prunekit import Mask, Step, experiments
+from prunekit.steps import Tried
 from prunekit.widgets.replay import page, traits, write_page
 
 
@@ -46,7 +47,7 @@ def test_it_shows_the_step_that_the_slider_stands_on(opened):
         step = steps[number]
         assert words(opened) == (
             f"step {number + 1} of {len(steps)}: cut {step.index} of {step.of}: 10 children tried, "
-            f"the chosen one has {min(step.info['children'])} errors; "
+            f"the chosen one has {min(step.tried.costs)} errors; "
             f"sparsity {step.sparsity:.3f}, validation accuracy {step.metrics['accuracy']:.3f}"
         )
         assert blue(opened) == int(step.mask["fc1.weight"].sum())
@@ -94,9 +95,9 @@ def told(step):
     )
     sparsity = f"sparsity {step.sparsity:.3f}"
     if step.phase == "search":
-        kept, total = step.info["kept"][step.info["chosen"]], step.mask.total
+        kept, total = step.tried.kept[step.tried.chosen], step.mask.total
         return (
-            f"round {step.info['round']}, search, generation {nth}: {len(step.info['kept'])} tried, "
+            f"round {step.info['round']}, search, generation {nth}: {len(step.tried.kept)} tried, "
             f"the best would keep {kept:,} of {total:,} weights ({kept / total:.1%}) with {accuracy}; "
             f"the network itself still has {sparsity}"
         ).replace("%)", " %)")
@@ -122,8 +123,8 @@ def test_a_search_tells_what_it_would_do_and_no_other_step_repeats_it(tab, tmp_p
 
 
 def test_a_population_is_told_by_what_its_best_would_keep(tab, tmp_path):
-    info = {"vectors": [[1.0], [2.0]], "kept": [4000, 2345], "chosen": 1, "replaced": [0, 1]}
-    put(tab, tmp_path, [Step("search", 1, 1, Mask({}), {"accuracy": 0.9}, info)])
+    tried = Tried((3, 1), 1, (4000, 2345), ((1.0,), (2.0,)), (0, 1))
+    put(tab, tmp_path, [Step("search", 1, 1, Mask({}), {"accuracy": 0.9}, tried=tried)])
     assert words(tab) == (
         "step 1 of 1: search, generation 1 of 1: 2 tried, the best would keep 2,345 weights "
         "with validation accuracy 0.900; the network itself still has sparsity 0.000"
@@ -131,8 +132,8 @@ def test_a_population_is_told_by_what_its_best_would_keep(tab, tmp_path):
 
 
 def test_a_level_without_a_figure_is_told_in_words(tab, tmp_path):
-    info = {"children": [float("nan")] * 2, "chosen": 0}
-    put(tab, tmp_path, [Step("prune", 1, 1, Mask({}), {"accuracy": 0.9}, info)])
+    tried = Tried((float("inf"),) * 2, 0)
+    put(tab, tmp_path, [Step("prune", 1, 1, Mask({}), {"accuracy": 0.9}, tried=tried)])
     assert ": 2 children tried, the chosen one has no figure; sparsity" in words(tab)
 
 

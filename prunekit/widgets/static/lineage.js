@@ -32,11 +32,8 @@ function entered(group, place, who) {
   return place;
 }
 
-function breaks(family, entry, who) {
-  const [result, limit] = [entry.results?.[who] ?? null, entry.allowed ?? null];
-  if (result === null || limit === null) return false;
-  return family.counted === "errors" ? result > limit : result < limit;
-}
+// Whether a candidate costs more than allowed.
+const breaks = (entry, who) => (entry.broken ?? []).includes(who);
 
 // Axes that hold all of a group.
 function familyAxes(context, width, height, family, group, look) {
@@ -67,14 +64,14 @@ function drawFamily({ context, spot, radius }, family, group, look) {
   context.stroke();
   context.fillStyle = context.strokeStyle = look.soft;
   group.forEach((entry, place) => entry.values.forEach((_, who) => {
-    if (shown(place, who)) dot(context, ...spot(place, who), radius, breaks(family, entry, who));
+    if (shown(place, who)) dot(context, ...spot(place, who), radius, breaks(entry, who));
   }));
   const chosen = group.map((entry, place) => [place, entry.chosen]).filter((one) => shown(...one));
   context.fillStyle = context.strokeStyle = `rgb(${look.kept})`;
   context.lineWidth = 2;
   if (family.kind === "tree") stroke(context, chosen.map((one) => spot(...one)));
   for (const [place, who] of chosen) {
-    dot(context, ...spot(place, who), radius + 1.5, breaks(family, group[place], who));
+    dot(context, ...spot(place, who), radius + 1.5, breaks(group[place], who));
   }
 }
 
@@ -126,7 +123,7 @@ function describeCandidate(family, group, place, who) {
     facts.push(`sensitivities ${entry.vectors[who].map((v) => v.toFixed(2)).join(", ")}`);
   }
   const parts = [`${round}generation ${entry.number}, candidate ${who + 1}: ${facts.join(", ")}`];
-  if (breaks(family, entry, who)) {
+  if (breaks(entry, who)) {
     parts.push(`beyond the limit of ${counted(family, entry.allowed)}`);
   }
   if (entry.chosen === who) parts.push("the best of its generation");
@@ -146,7 +143,7 @@ function legendOf(family, group, look) {
     legendLine(tree ? "a child" : "a candidate, joined to the one whose place it took", look.soft),
     legendLine(tree ? "the chosen one, joined to its children" : "the best", `rgb(${look.kept})`),
   ];
-  const broken = group.some((entry) => entry.values.some((_, who) => breaks(family, entry, who)));
+  const broken = group.some((entry) => entry.values.some((_, who) => breaks(entry, who)));
   if (broken) lines.push(legendLine("hollow: beyond the limit", look.soft, true));
   return lines;
 }

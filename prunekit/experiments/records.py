@@ -1,0 +1,238 @@
+"""Recorded cells: what is in their files, and the figures that are made of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy
+import torch
+
+from prunekit.experiments.cells import UNKNOWN, Cell, changed, read, shipped_results
+from prunekit.experiments.grid import load
+from prunekit.experiments.protocol import Arm
+from prunekit.judge import SLACK
+from prunekit.knobs import knobs
+from prunekit.mask import Mask
+from prunekit.report import mean_and_spread
+from prunekit.steps import Step, Tried
+
+if TYPE_CHECKING:
+    import pandas
+
+
+def recorded(name: str, folder: Path | None = None) -> list[dict[str, Any]]:
+    """The recorded cells of an experiment; what a cell's file does not hold is "unknown"."""
+    folder = folder if folder is not None else shipped_results(name)
+    arms = load(name).arms
+    files = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    known = [cell for cell in files if cell.get("experiment") == name and cell["arm"] in arms]
+    cells = [complete(cell, arms[cell["arm"]]) for cell in known]
+    order = [*arms]
+    return sorted(cells, key=lambda c: (order.index(c["arm"]), c["network"] or 0, c["seed"]))
+
+
+def complete(cell: dict[str, Any], arm: Arm) -> dict[str, Any]:
+    """A cell in the present form, whenever it was recorded.
+
+    The first cells have one number for network and seed, and only the knobs that were asked for.
+    """
+    if "given" in cell:
+        return cell
+    names = ("weights", "codes", "commits", "precision")
+    rest = {
+        "network": None if arm.fresh else cell["seed"],
+        "knobs": dict.fromkeys(knobs(arm.method), UNKNOWN) | cell["knobs"],
+        "given": sorted(cell["knobs"]),
+        "trace": _columns([_present(row, cell["metric"]) for row in rows(cell)]),
+    }
+    return dict.fromkeys(names, UNKNOWN) | cell | rest
+
+
+def _present(row: dict[str, Any], metric: str) -> dict[str, Any]:
+    """A recorded step in the present form: who was tried, and what else the method told."""
+    row = dict(row)
+    info: dict[str, Any] = {
+        name: row.pop(name) for name in ("sensitivities", "drop") if name in row
+    }
+    if "children" in row:
+        results, chosen = row.pop("children"), row.pop("chosen")
+        tried = {"costs": results, "chosen": chosen}
+        if metric != "accuracy":
+            costs = [None if result is None else -result for result in results]
+            tried |= {"costs": costs, "unit": f"minus the {metric}"}
+        row["tried"] = tried
+    if "population" in row:
+        held = dict(row.pop("population"))
+        info["round"] = held.pop("round")
+        row["tried"] = {"costs": held.pop("results"), "chosen": row.pop("chosen")} | held
+    return row | ({"info": info} if info else {})
+
+
+def _columns(table: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    names = dict.fromkeys(name for row in table for name in row)
+    return {name: [row.get(name) for row in table] for name in names}
+
+
+def where(cells: Sequence[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
+    """The cells with these values, in fields such as `model`, `method`, `seed`, or in knobs:
+    ``where(cells, model="lenet_5", sparsity=0.917)``. Raises ValueError for a name of neither.
+    """
+    for name in wanted:
+        if cells and not any(name in cell or name in cell["knobs"] for cell in cells):
+            fields = [*cells[0], *dict.fromkeys(knob for cell in cells for knob in cell["knobs"])]
+            raise ValueError(f"where: cells have no field and no knob {name!r}, only {fields}")
+
+    def fits(cell: dict[str, Any]) -> bool:
+        values = cell["knobs"] | cell
+        return all(name in values and values[name] == value for name, value in wanted.items())
+
+    return [cell for cell in cells if fits(cell)]
+
+
+def rows(cell: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The trace of a cell, a dictionary for each step with what was recorded of it."""
+    columns = cell["trace"]
+    table = zip(*columns.values(), strict=True)
+    return [{n: v for n, v in zip(columns, row, strict=True) if v is not None} for row in table]
+
+
+def path(cell: Mapping[str, Any], split: str = "test") -> list[tuple[float, float]]:
+    """The way of a cell through the levels, ``(sparsity, metric)`` each, after any training."""
+    levels: dict[float, float] = {}
+    for row in rows(cell):
+        sparsity = 1 - row["kept"] / cell["prunable"] if row["phase"] != "train" else 0.0
+        if split == "validation":
+            levels[sparsity] = row.get(cell["metric"], math.nan)
+        elif split in row:
+            levels[sparsity] = _metric(cell, row[split], split)
+    return [*levels.items()]
+
+
+def at(cell: Mapping[str, Any], sparsity: float, split: str = "test") -> float:
+    """The metric of a cell at its recorded level that is nearest to a sparsity."""
+    return min(path(cell, split), key=lambda point: abs(point[0] - sparsity))[1]
+
+
+def stopped(cell: Mapping[str, Any], tolerance: float = 0.0, split: str = "validation") -> float:
+    """The sparsity at which a run would have ended, had it stopped before the first level whose
+    metric is more than `tolerance` below the one before pruning."""
+    worst, reached = figure(cell, "before", split) - tolerance - SLACK, 0.0
+    for sparsity, value in path(cell, split):
+        if value < worst:
+            break
+        reached = sparsity
+    return reached
+
+
+def showcase(name: str) -> list[Step]:
+    """The recorded run of an experiment that has its masks, as the steps that it yielded.
+
+    Raises ValueError if there is none.
+    """
+    experiment, folder = load(name), shipped_results(name)
+    record = None
+    if experiment.showcase:
+        network, seed = experiment.pairs(experiment.showcase)[0]
+        record = read(Cell(experiment, experiment.showcase, network, seed, False, folder))
+    if record is None:
+        raise ValueError(f"showcase: {name} has no recorded run with masks")
+    record = complete(record, experiment.arms[experiment.showcase])
+    with numpy.load(folder / "showcase.npz") as opened:
+        arrays = dict(opened)
+    names = [key.removeprefix("0 ") for key in arrays if key.startswith("0 ")]
+    masks = {name: torch.ones([*arrays[f"0 {name}"]], dtype=torch.bool) for name in names}
+    steps, last = [], {row["phase"]: row["index"] for row in rows(record)}
+    for number, row in enumerate(rows(record), start=1):
+        masks = changed(masks, number, arrays)
+        metrics = {k: v for k, v in row.items() if k in ("loss", record["metric"])}
+        place = row["phase"], row["index"], row.get("of", last[row["phase"]])
+        steps.append(Step(*place, Mask(masks), metrics, row.get("info", {}), _tried(row)))
+    return steps
+
+
+def _tried(row: Mapping[str, Any]) -> Tried | None:
+    """The candidates of a recorded step, as the method told them."""
+    if "tried" not in row:
+        return None
+    held: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in row["tried"].items()
+    }
+    held["costs"] = tuple(math.inf if cost is None else cost for cost in held["costs"])
+    held["vectors"] = tuple(map(tuple, held.get("vectors", ())))
+    return Tried(**held)
+
+
+def table(cells: Sequence[dict[str, Any]]) -> pandas.DataFrame:
+    """One row an arm: compression, validation and test figures as mean ± spread over the seeds."""
+    import pandas
+
+    rows: dict[str, dict[str, str]] = {}
+    for arm in dict.fromkeys(cell["arm"] for cell in cells):
+        group = [cell for cell in cells if cell["arm"] == arm]
+        row = {"seeds": str(len(group))}
+        ratios = [cell["parameters"] / cell["kept"] for cell in group]
+        same = len({round(ratio, 1) for ratio in ratios}) == 1  # told the size, not finding it
+        row["compression"] = mean_spread(ratios[:1] if same else ratios, 1) + "×"
+        for split in ("validation", "test"):
+            for when in ("before", "after"):
+                row[f"{split} {when}"] = mean_spread([figure(cell, when, split) for cell in group])
+        row["seconds"] = str(round(sum(cell["seconds"] for cell in group) / len(group)))
+        rows[arm] = row
+    return pandas.DataFrame.from_dict(rows, orient="index")
+
+
+def tradeoff(
+    cells: Sequence[dict[str, Any]], split: str = "test"
+) -> dict[str, list[list[tuple[float, float]]]]:
+    """Figures against sparsity for `plot.curves`: a line for all arms that differ in the sparsity
+    alone, a run a network and seed, a point ``(sparsity, metric)`` a cell. Levels that some run
+    lacks are left out, so that a grid under way can be drawn; so is what has one level only."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for cell in cells:
+        if "sparsity" in cell["given"]:
+            others = {n: cell["knobs"][n] for n in cell["given"] if n != "sparsity"}
+            kind = json.dumps([cell["model"], cell["method"], cell["data"], others])
+            groups.setdefault(kind, []).append(cell)
+    several = [g for g in groups.values() if len({c["knobs"]["sparsity"] for c in g}) > 1]
+    with_model = len({group[0]["model"] for group in several}) > 1
+    return {_label(group, with_model): _runs(group, split) for group in several}
+
+
+def _label(group: Sequence[dict[str, Any]], with_model: bool) -> str:
+    """The words that the names of all arms have in common."""
+    model = "" if with_model else group[0]["model"]
+    names = [cell["arm"].removeprefix(model).split() for cell in group]
+    return " ".join(word for word in names[0] if all(word in name for name in names))
+
+
+def _runs(group: Sequence[dict[str, Any]], split: str) -> list[list[tuple[float, float]]]:
+    runs: dict[tuple[Any, int], dict[float, float]] = {}
+    for cell in group:
+        run = runs.setdefault((cell["network"], cell["seed"]), {})
+        run[cell["knobs"]["sparsity"]] = figure(cell, "after", split)
+    levels = sorted(set.intersection(*(set(run) for run in runs.values())))
+    return [[(level, run[level]) for level in levels] for run in runs.values()]
+
+
+def figure(cell: Mapping[str, Any], when: str, split: str) -> float:
+    """The metric of a cell, ``when`` being "before" or "after"."""
+    return _metric(cell, cell[when][split], split)
+
+
+def _metric(cell: Mapping[str, Any], value: float | None, split: str) -> float:
+    """The metric that a recorded result stands for: errors become an accuracy."""
+    if value is None:  # the network gave no finite number
+        return math.nan
+    n = cell["examples"][split]
+    return (n - value) / n if cell["metric"] == "accuracy" else value
+
+
+def mean_spread(values: list[float], digits: int = 4) -> str:
+    """Mean ± sample standard deviation; of one value the value alone."""
+    mean, spread = mean_and_spread(values)
+    return f"{mean:.{digits}f}" + (f" ± {spread:.{digits}f}" if len(values) > 1 else "")
