@@ -308,7 +308,9 @@ def _first_difference(was: Any, now: Any) -> tuple[str, str]:
     texts = [str(value) for value in (was, now)]
     for before, after in itertools.zip_longest(*map(str.splitlines, texts), fillvalue="nothing"):
         if before != after:
-            start = max(len(os.path.commonprefix([before, after])) - WIDTH // 2, 0)
+            pairs = enumerate(zip(before, after, strict=False))
+            same = next((i for i, (a, b) in pairs if a != b), min(len(before), len(after)))
+            start = max(same - WIDTH // 2, 0)
             return _short(before[start:], start > 0), _short(after[start:], start > 0)
     return _short(texts[0]), _short(texts[1])
 
