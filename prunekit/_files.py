@@ -89,11 +89,13 @@ def _text(thing: Any, above: tuple[int, ...]) -> str:
         return _array(thing)
     if isinstance(thing, np.generic):
         return repr(thing.item())
-    if isinstance(thing, (type, FunctionType)):
+    if isinstance(thing, type):
         return _place(thing)
     if id(thing) in above:
         return f"<{above.index(id(thing))}>"
     above = (*above, id(thing))
+    if isinstance(thing, FunctionType):
+        return _function(thing, above)
     if isinstance(thing, functools.partial):
         parts = [_text(part, above) for part in (thing.func, thing.args, thing.keywords)]
         return f"{parts[0]}({parts[1]}, {parts[2]})"
@@ -137,18 +139,24 @@ def _array(thing: np.ndarray) -> str:
         return f"{thing.dtype}{thing.shape}{_text(thing.tolist(), ())}"
 
 
+def _function(thing: FunctionType, above: tuple[int, ...]) -> str:
+    """Where it stands; if another stands there and it closes over values, its code and these too.
+
+    Decorators give functions the name of the one that they wrap.
+    """
+    place = _place(thing)
+    if not thing.__closure__ or _stands_at(thing.__module__, thing.__qualname__) is thing:
+        return place
+    held = [cell.cell_contents for cell in thing.__closure__]
+    code = f"{thing.__globals__['__name__']}.{thing.__code__.co_qualname}"
+    return f"{place}:{code}{_text(held, above)}"
+
+
 def _place(thing: Any) -> str:
-    """Where a function or class stands, if that tells it from all others."""
-    name = thing.__qualname__
-    if "<" in name:
+    """Module and name of a function or class that can be told from others by it."""
+    if "<" in thing.__qualname__:
         raise _nameless(thing)
-    if getattr(thing, "__closure__", None) and _stands_at(thing.__module__, name) is not thing:
-        raise TypeError(
-            f"a function that goes into a journal and holds values needs a name of its own, got "
-            f"{thing!r}, but {thing.__module__}.{name} is another; use functools.partial, or make "
-            "anew what holds it"
-        )
-    return f"{thing.__module__}.{name}"
+    return f"{thing.__module__}.{thing.__qualname__}"
 
 
 def _nameless(thing: Any) -> TypeError:

@@ -31,6 +31,7 @@ from prunekit._modules import device_of, state_key, structure
 from prunekit._source import code_key
 
 Entry = dict[str, Any]
+WIDTH = 60  # characters of a value in an error
 
 
 def environment(device: torch.device | None = None) -> dict[str, Any]:
@@ -218,8 +219,8 @@ class Journal:
             if name == "code":
                 raise ValueError(
                     f"journal {self.path}: the code of {now['method']}, its loss, metric, "
-                    f"augmentation or model has changed since ({_short(recorded)}, now "
-                    f"{_short(expected)}). Choose another journal or delete this one."
+                    f"augmentation or model has changed since ({_short(str(recorded))}, "
+                    f"now {_short(expected)}). Choose another journal or delete this one."
                 )
             if name == "knobs" and isinstance(recorded, dict):
                 name = next(
@@ -303,13 +304,17 @@ def _crc(tensors: Mapping[str, Tensor]) -> int:
 
 
 def _first_difference(was: Any, now: Any) -> tuple[str, str]:
-    """Two values, shortened; of texts of several lines the first that differ."""
-    if isinstance(was, str) and isinstance(now, str) and "\n" in was + now:
-        lines = itertools.zip_longest(was.splitlines(), now.splitlines(), fillvalue="nothing")
-        was, now = next(pair for pair in lines if pair[0] != pair[1])
-    return _short(was), _short(now)
+    """Two values, shortened so that what differs is seen: of several lines, the first that do."""
+    texts = [str(value) for value in (was, now)]
+    for before, after in itertools.zip_longest(*map(str.splitlines, texts), fillvalue="nothing"):
+        if before != after:
+            pairs = enumerate(zip(before, after, strict=False))
+            same = next((i for i, (a, b) in pairs if a != b), min(len(before), len(after)))
+            start = max(same - WIDTH // 2, 0)
+            return _short(before[start:], start > 0), _short(after[start:], start > 0)
+    return _short(texts[0]), _short(texts[1])
 
 
-def _short(value: Any, width: int = 60) -> str:
-    text = " ".join(str(value).split())
-    return text if len(text) <= width else text[: width - 1] + "…"
+def _short(text: str, cut: bool = False) -> str:
+    text = "…" * cut + " ".join(text.split())
+    return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"

@@ -6,6 +6,7 @@ for. Gradients are taken on the training split: the validation split judges what
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -81,8 +82,7 @@ def _gradients(
             p.requires_grad_(True)
         for x, y in data.batches("train", 500, generator):
             run.poll()
-            left = examples - n
-            x, y = each(x, lambda part, left=left: part[:left]), y[:left]
+            x, y = each(x, operator.itemgetter(slice(examples - n))), y[: examples - n]
             draws = LocalRandom(derive(seed, "draws", n))
             with torch.enable_grad(), evaluating(model), draws, _repeatable(device):
                 loss = data.loss(model(place(x, device)), y.to(device)) * len(y)

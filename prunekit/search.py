@@ -24,7 +24,7 @@ from torch import nn
 
 from prunekit._files import digest
 from prunekit._modules import state_key, structure
-from prunekit.data import wrap
+from prunekit.data import Data, wrap
 from prunekit.judge import as_metric, judge, stand_in
 from prunekit.mask import Mask
 from prunekit.steps import Run, Step, Stopped
@@ -145,6 +145,14 @@ def _names(thing: Any) -> list[str]:
         return [new]
 
 
+def _content(data: Data) -> str | None:
+    """The key of the data; None where they have none, as with a lambda for a loss."""
+    try:
+        return data.key
+    except TypeError:
+        return None
+
+
 class _Job:
     """Evaluates one candidate, in whatever thread it is called, on that thread's own model.
 
@@ -160,7 +168,7 @@ class _Job:
     def keys(self) -> dict[str, str]:
         model, data, decode = (self.parts[name] for name in ("model", "data", "decode"))
         kinds = [_names(kind) for kind in {type(module): None for module in model.modules()}]
-        known = data.key or uuid.uuid4().hex
+        known = _content(data) or uuid.uuid4().hex
         functions = [_names(function) for function in (data.loss, data.metric)]
         return {
             "model": digest(state_key(model), structure(model), kinds),

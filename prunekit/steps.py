@@ -7,6 +7,7 @@ the next one. Everything that watches (bars, plots, reports) is a consumer of th
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -60,6 +61,14 @@ class Step:
     def __post_init__(self) -> None:
         if self.phase not in PHASES:
             raise ValueError(f"Step: phase must be one of {PHASES}, got {self.phase!r}")
+        for name, value in self.info.items():
+            try:
+                json.dumps(value)
+            except (TypeError, ValueError) as error:
+                raise TypeError(
+                    f"Step: info must be plain JSON, so that it can be recorded; {name!r} is a "
+                    f"{type(value).__name__}: {error}"
+                ) from error
         object.__setattr__(self, "metrics", dict(self.metrics))
         object.__setattr__(self, "info", dict(self.info))
 

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "prunekit"
 
 # From the bottom up; `prunekit` itself is the package's `__init__`, which collects the names.
 ORDER = [
-    "_files", "_torchvision", "_modules", "_random", "mask", "knobs", "steps", "select", "evolve",
+    "_files", "_source", "_torchvision", "_modules", "_random", "mask", "knobs", "steps", "select", "evolve",
     "checkpoint", "journal", "data", "datasets", "method", "models", "score", "count", "judge",
     "train", "search", "rounds", "baselines", "methods", "report", "prune", "prunekit",
     "experiments", "plot", "course", "widgets", "show", "__main__",
@@ -132,6 +132,26 @@ def test_a_wrong_import_would_be_found(file, source):
 )
 def test_a_right_import_is_let_through(file, source):
     assert not [*faults(PACKAGE / file, source)]
+
+
+def private_names(path):
+    """Names with a leading underscore that a file takes from another one's inside."""
+    for statement in statements(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(statement, ast.ImportFrom) and (statement.module or "").startswith("prunekit"):
+            for alias in statement.names:
+                module = PACKAGE.joinpath(*statement.module.split(".")[1:], f"{alias.name}.py")
+                private = alias.name[0] == "_" and not alias.name.startswith("__")
+                if private and not module.exists():
+                    yield f"{statement.module}.{alias.name}"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*FILES, *sorted(PACKAGE.parent.glob("benchmarks/*.py")), *PACKAGE.parent.glob("tools/*.py")],
+    ids=lambda path: path.stem,
+)
+def test_a_private_name_is_used_in_its_own_file_alone(path):
+    assert not [*private_names(path)]
 
 
 def test_importing_the_package_draws_nothing_in():

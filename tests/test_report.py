@@ -76,6 +76,7 @@ def test_knobs_hold_defaults_settings_and_seed(finished):
 
 def test_an_accuracy_is_shown_with_its_binomial_error():
     assert with_error(0.9, 100) == "≈0.900 ± 0.030"
+    assert with_error(0.7, 60) == "≈0.700 ± 0.059"  # n, not n − 1, which gives 0.060
     assert with_error(1.0, 100) == "≈1.000 ± 0.000"
 
 

@@ -364,3 +364,11 @@ def test_a_step_keeps_what_it_was_given_when_others_write_on():
 def test_a_step_of_an_unknown_phase_is_refused():
     with pytest.raises(ValueError, match="phase must be one of"):
         Step("pruned", 1, 1, Mask({}), {})
+
+
+def test_a_steps_info_is_plain_json():
+    for value in (1, 0.5, "a", [1, [2.0]], {"a": None}, (1, 2), True):
+        assert Step("prune", 1, 1, Mask({}), {}, {"note": value}).info == {"note": value}
+    for value in (torch.ones(2), {1, 2}, Mask({}), print):
+        with pytest.raises(TypeError, match=r"Step: info must be plain JSON.*'note' is a"):
+            Step("prune", 1, 1, Mask({}), {}, {"note": value})

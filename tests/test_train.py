@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from prunekit import Data, Journal, Mask, Run, Step, accuracy, evaluate, fit, magnitude, prune
 from prunekit._random import LocalRandom, draws
+from prunekit.data import wrap
 from prunekit.judge import as_metric, hardest_first, judge
 from prunekit.method import method
 from prunekit.steps import Stopped, derive
@@ -663,9 +664,12 @@ def test_data_without_an_accuracy_or_an_order_stay_as_they_are():
     assert hardest_first(nn.Linear(8, 8), data) is data
 
     class Own:
-        metric = accuracy
+        loss, metric = staticmethod(F.cross_entropy), staticmethod(accuracy)
 
-    own = Own()
+        def batches(self, split, size, generator=None):
+            return tiny_data().batches(split, size, generator)
+
+    own = wrap(Own())
     assert hardest_first(tiny_model(), own) is own
 
 
@@ -749,6 +753,25 @@ def test_data_of_a_fixed_batch_size_are_judged_rightly():
             return tiny_data().batches(split, 7, generator)
 
     assert evaluate(tiny_model(), Fixed()) == evaluate(tiny_model(), tiny_data())
+
+
+def test_the_learning_rate_ends_where_it_should_for_data_of_a_fixed_batch_size(monkeypatch):
+    class Fixed:
+        loss, metric = staticmethod(F.cross_entropy), staticmethod(accuracy)
+
+        def batches(self, split, size, generator=None):
+            return tiny_data().batches(split, 7, generator)
+
+    def watched(t, peak):
+        times.append(t)
+        return plain(t, peak)
+
+    times, plain = [], SCHEDULES["one-cycle"]
+    monkeypatch.setitem(SCHEDULES, "one-cycle", watched)
+    list(fit(tiny_model(), Fixed(), epochs=3, batch=128, schedule="one-cycle"))
+    minibatches = 120 // 7  # the last one, of one example, is left out
+    assert times == pytest.approx([i / (3 * minibatches) for i in range(3 * minibatches)])
+    assert all(0 <= plain(t, 0.25) <= 1 for t in times)
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
