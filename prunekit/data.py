@@ -327,7 +327,7 @@ class Data:
         n = self.size(split)
         x, y = self.splits[split]
         order = None
-        if generator is not None:
+        if generator is not None:  # drawn on the CPU: the same order on every device
             order = torch.randperm(n, generator=generator).to(x.device)
         for start in range(0, n, size):
             rows = slice(start, start + size) if order is None else order[start : start + size]
@@ -586,7 +586,7 @@ def hold_out(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
     if labels.ndim > 1 or labels.dtype.kind == "f":
         return np.sort(random.permutation(len(labels))[:n])
     classes, counts = np.unique(labels, return_counts=True)
-    exact = counts * n / len(labels)
+    exact = counts * n / len(labels)  # (classes,), rarely whole
     take = np.floor(exact).astype(int)
     take[np.argsort(take - exact, kind="stable")[: n - take.sum()]] += 1  # largest remainders
     members = [random.permutation(np.flatnonzero(labels == c)) for c in classes]

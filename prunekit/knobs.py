@@ -131,7 +131,7 @@ class Knob:
         wrong = self.rule.check(value, self.whole)
         if wrong:
             raise ValueError(f"{who}: {self.name} {wrong}, got {value!r}.{self._hint(value)}")
-        if isinstance(self.rule, Range):
+        if isinstance(self.rule, Range):  # numpy's numbers are no JSON
             return int(value) if self.whole else float(value)
         if isinstance(self.rule, Several):
             return tuple(map(float, value))

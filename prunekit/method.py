@@ -149,6 +149,7 @@ def method(
             raise TypeError(f"{who}: run must be a prunekit Run, got {settings['run']!r}")
         if not getattr(_thread, "depth", 0):  # the outermost method: nested ones were checked by it
             check_model(who, model)
+            # Once, and for all that happens inside: one interface, on the model's device.
             data = wrap(data).to(device_of(model))
             data.check(model)
         if check is not None:
@@ -212,7 +213,7 @@ def _drive(
     settings: dict[str, Any],
     surroundings: _Surroundings,
 ) -> Generator[Step, None, Any]:
-    outermost = not getattr(_thread, "depth", 0)
+    outermost = not getattr(_thread, "depth", 0)  # of nested methods only this one opens a journal
     journal = settings["run"].journal if outermost else None
     stream = function(model, data, **settings)
     opened = None

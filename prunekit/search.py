@@ -58,13 +58,13 @@ def costs(
     bounds = list(limits) if limits is not None else [math.inf] * len(items)
     if not data.counts_errors:
         bounds = [math.inf] * len(items)
-    tasks = [*zip(items, bounds, strict=True)]
+    tasks = [*zip(items, bounds, strict=True)]  # what travels: a candidate and its limit
     job = _Job({"model": model, "data": data, "decode": decode}, run)
     if run.journal is None:
         return [cost for _, cost in sorted(_through_workers(job, tasks, run))]
     base = digest(state_key(model), data.key, decode)
     keys = [digest(base, i) if math.isinf(b) else digest(base, i, b) for i, b in tasks]
-    by_key = dict(zip(keys, tasks, strict=True))
+    by_key = dict(zip(keys, tasks, strict=True))  # equal candidates are judged once
     waiting = [key for key in by_key if run.journal.get(key) is None]
     for place, cost in _through_workers(job, [by_key[key] for key in waiting], run):
         run.journal.put(waiting[place], cost)

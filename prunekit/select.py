@@ -105,13 +105,12 @@ def largest(scores: Mapping[str, Tensor], sparsity: float, scope: str, within: M
     if not 0 <= sparsity < 1:
         raise ValueError(f"select: sparsity must be in [0, 1), got {sparsity}")
     _check(scores, within)
-    groups = [[*within]] if scope == "global" else [[name] for name in within]
     kept: dict[str, Tensor] = {}
-    for names in groups:
-        flat = torch.cat([scores[n].detach().cpu().flatten() for n in names])
-        keep = torch.cat([within[n].flatten() for n in names])
-        gone = keep.numel() - int(keep.sum())
-        keep[keep.clone()] = ~_smallest(flat[keep], round(sparsity * keep.numel()) - gone)
+    for names in scoped(within, scope):
+        keep = flat(within, names)  # (n,), over all that compete
+        competing = torch.cat([scores[n].detach().cpu().flatten() for n in names])[keep]
+        gone = keep.numel() - int(keep.sum())  # counts towards the share
+        keep[keep.clone()] = ~_smallest(competing, round(sparsity * keep.numel()) - gone)
         sizes = [within[n].numel() for n in names]
         for name, part in zip(names, keep.split(sizes), strict=True):
             kept[name] = part.reshape(within[name].shape)
@@ -133,7 +132,7 @@ def _smallest(flat: Tensor, n: int) -> Tensor:
     """True at the `n` smallest entries; among equal ones at the first."""
     if n <= 0:
         return torch.zeros(flat.shape, dtype=torch.bool)
-    limit = flat.kthvalue(min(n, flat.numel())).values
+    limit = flat.kthvalue(min(n, flat.numel())).values  # without sorting all of them
     chosen = flat < limit
     ties = (flat == limit).nonzero().flatten()
     chosen[ties[: n - int(chosen.sum())]] = True
@@ -163,7 +162,8 @@ def exchange(
     _check(wanted, within)
     after = {}
     for name, keep in within.items():
-        flat = keep.flatten().clone()
+        flat = keep.flatten().clone()  # (n,), written into below
+        # As many go as come back, so the number of weights stays.
         n = min(int(share * int(flat.sum())), int((~flat).sum()))
         if n > 0:
             gone = _smallest(scores[name].detach().cpu().flatten()[flat], n)
