@@ -77,7 +77,7 @@ def test_the_loop_is_the_one_that_the_method_runs():
 
     def judge(vectors, rivals):
         found = [by_hand(v) for v in vectors.tolist()]
-        return [FITNESS["constrained"](loss=o, kept=k, allowed=0.0) for k, o in found]
+        return [FITNESS["constrained"](cost=o, kept=k, allowed=0.0) for k, o in found]
 
     start = spread(12, low, high, draws)
     found = [*evolve(judge, start, low, high, generations=20, generator=draws)]

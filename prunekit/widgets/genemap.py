@@ -39,7 +39,7 @@ class Grid:
         found = zip(self.over[rows, columns].tolist(), self.kept[rows, columns].tolist(),
                     strict=True)  # fmt: skip
         rate = FITNESS["constrained"]
-        return [rate(loss=over, kept=kept, allowed=0.0) for over, kept in found]
+        return [rate(cost=over, kept=kept, allowed=0.0) for over, kept in found]
 
     def evolve(
         self,
