@@ -89,7 +89,7 @@ class Tuning(TypedDict, total=False):
     lr: learning rate at its highest.
     batch: examples a minibatch.
     optimizer: "sgd" (with Nesterov momentum) or "adam" (with decoupled weight decay).
-    momentum: of SGD.
+    momentum: of SGD; Adam has its own.
     weight_decay: factor of the L2 penalty.
     schedule: how the learning rate moves over the whole training.
     peak: share of the training after which the one-cycle schedule is highest.
