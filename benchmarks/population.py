@@ -47,7 +47,7 @@ def one_by_one(model: Any, data: Any, thresholds: dict[str, float], vector: Sequ
 
 @torch.no_grad()
 def plain(model: Any, data: Any) -> int:
-    return sum(wrong(model(x), y) for x, y in data.batches("validation", EVALUATION_BATCH))
+    return sum(wrong(model(x), y) for x, y in data.batches("validation", EVALUATION_BATCH["cpu"]))
 
 
 def candidate(name: str, aim: float) -> None:

@@ -7,7 +7,7 @@ import functools
 import torch
 from ratios import ratio, show
 
-from prunekit import mnist_small, models, search
+from prunekit import mnist_small, models, search, select
 from prunekit.mask import Mask
 from prunekit.methods.roulette import _child
 from prunekit.select import spin
@@ -41,8 +41,8 @@ def level(name: str) -> None:
             _child, parent=mask, wheels=select.wheels(model, mask, "inv", 4.0, "global"),
             sparsity=0.9, step=STEP, draw_step=False,
         )  # fmt: skip
-        errors = search.costs(model, data, children, decode, Run())
-        return decode(model, children[errors.index(min(errors))])
+        costs = search.costs(model, data, children, decode, Run())
+        return decode(model, children[costs.index(min(costs))])
 
     show(
         f"{name}: a level of {BRANCHES} children / as many dense forwards",

@@ -60,7 +60,7 @@ def search(model: Any, data: Any, workers: Workers) -> tuple[float, list[Any]]:
     """Seconds and history of a round."""
     start = time.perf_counter()
     steps = differential_evolution(copy.deepcopy(model), data, **KNOBS, run=Run(workers=workers))
-    history = [(step.phase, step.mask, str(step.info)) for step in steps]
+    history = [(step.phase, step.mask, str(step.info), step.tried) for step in steps]
     return time.perf_counter() - start, history
 
 

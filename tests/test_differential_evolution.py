@@ -86,7 +86,9 @@ def watched(model, data=None, **knobs):
 
 
 def told(steps):
-    return [(s.phase, s.index, s.of, s.mask, dict(s.metrics), describe(s.info)) for s in steps]
+    return [
+        (s.phase, s.index, s.of, s.mask, dict(s.metrics), describe(s.info), s.tried) for s in steps
+    ]
 
 
 def searched(steps):
@@ -391,8 +393,8 @@ def test_no_gene_exceeds_what_the_scan_allows(model, uniform):
             high = scanned(before, step.mask, data, dense + 0.1 * N + 1e-9, bound)
             high = [max(high)] if uniform else high
             bounds.add(tuple(high))
-            assert step.info["vectors"][0] == [0.0] * len(high)
-        for vector in step.info["vectors"]:
+            assert step.tried.vectors[0] == (0.0,) * len(high)
+        for vector in step.tried.vectors:
             assert all(0 <= s <= h for s, h in zip(vector, high, strict=True))
             reached += any(s > 0.8 * h > 0 for s, h in zip(vector, high, strict=True))
     assert len(bounds) > 1
@@ -404,7 +406,7 @@ def test_no_gene_exceeds_the_bound_of_its_round(model, strategy):
     knobs = dict(scan=1.0, bound=1.25, later=0.5, rounds=3, tolerance=1.0, strategy=strategy)
     for number, steps in enumerate(searched(grown(model, scale=1.5, **knobs))):
         limit = 0.5 if number else 1.25
-        genes = [s for step in steps for vector in step.info["vectors"] for s in vector]
+        genes = [s for step in steps for vector in step.tried.vectors for s in vector]
         assert 0.8 * limit < max(genes) <= limit
         assert min(genes) == 0.0
 
@@ -424,7 +426,7 @@ def test_layers_that_cannot_be_cut_are_left_alone(model):
     assert 0.0 in high
     for step in searched(steps)[0]:
         assert all(
-            s == 0 for v in step.info["vectors"] for s, h in zip(v, high, strict=True) if not h
+            s == 0 for v in step.tried.vectors for s, h in zip(v, high, strict=True) if not h
         )
 
 
@@ -592,19 +594,18 @@ def test_what_has_lost_is_not_judged_to_the_end(model, fitness):
     assert sum(some) / len(some) < sum(every) / len(every)
 
 
-def by_debs_rule(info, allowed, sign=1):
+def by_debs_rule(tried, allowed):
     """(violation, kept) of each vector of a generation."""
-    losses = [sign * result for result in info["results"]]
-    return [(max(0.0, e - allowed), k) for e, k in zip(losses, info["kept"], strict=True)]
+    return [(max(0.0, e - allowed), k) for e, k in zip(tried.costs, tried.kept, strict=True)]
 
 
-def obeys_debs_rule(rounds, allowed, sign=1):
+def obeys_debs_rule(rounds, allowed):
     """Assert the rule in each round; how many vectors became feasible, and how many smaller."""
     became, shrank = 0, 0
     for steps in rounds:
-        scores = [by_debs_rule(step.info, allowed, sign) for step in steps]
+        scores = [by_debs_rule(step.tried, allowed) for step in steps]
         for step, now in zip(steps, scores, strict=True):
-            assert step.info["chosen"] == now.index(min(now))
+            assert step.tried.chosen == now.index(min(now))
         for before, now in itertools.pairwise(scores):
             for (violation, kept), (then, kept_then) in zip(now, before, strict=True):
                 if then == 0:
@@ -629,9 +630,9 @@ def test_the_feasible_win_and_among_them_the_smaller(model, strategy):
         assert len(rounds) == 2
         for i, n in enumerate(obeys_debs_rule(rounds, allowed)):
             events[i] += n
-        best = rounds[0][0].info  # the zero vector is feasible at first
-        assert best["kept"][0] == 132
-        assert best["results"][0] <= allowed
+        first = rounds[0][0].tried  # the zero vector is feasible at first
+        assert first.kept[0] == 132
+        assert first.costs[0] <= allowed
     assert min(events) > 0
 
 
@@ -647,12 +648,12 @@ def test_the_weighted_score_never_rises():
             scores = [
                 [
                     balance * max(0, e - dense) / (N - dense) + (1 - balance) * k / 132
-                    for e, k in zip(step.info["results"], step.info["kept"], strict=True)
+                    for e, k in zip(step.tried.costs, step.tried.kept, strict=True)
                 ]
                 for step in steps
             ]
             for step, now in zip(steps, scores, strict=True):
-                assert now[step.info["chosen"]] == pytest.approx(min(now), abs=1e-12)
+                assert now[step.tried.chosen] == pytest.approx(min(now), abs=1e-12)
             for before, now in itertools.pairwise(scores):
                 assert all(a <= b + 1e-12 for a, b in zip(now, before, strict=True))
                 falls += sum(a < b - 1e-12 for a, b in zip(now, before, strict=True))
@@ -670,42 +671,39 @@ def test_the_budget_falls_by_an_equal_share_and_is_kept(model, density):
         budget = math.floor(132 * density ** (i / 3) + 1e-9)
         for before, now in itertools.pairwise(generations):
             then, later = (
-                [
-                    (max(0, k - budget), e)
-                    for k, e in zip(s.info["kept"], s.info["results"], strict=True)
-                ]
+                [(max(0, k - budget), e) for k, e in zip(s.tried.kept, s.tried.costs, strict=True)]
                 for s in (before, now)
             )
             assert all(b <= a for a, b in zip(then, later, strict=True))
         found = [
-            (max(0, k - budget), e)
-            for k, e in zip(now.info["kept"], now.info["results"], strict=True)
+            (max(0, k - budget), e) for k, e in zip(now.tried.kept, now.tried.costs, strict=True)
         ]
-        assert now.info["chosen"] == found.index(min(found))
-    assert min(now.info["kept"]) <= budget
+        assert now.tried.chosen == found.index(min(found))
+    assert min(now.tried.kept) <= budget
     cuts = [step.mask.kept for step in steps if step.phase == "prune"]
     assert cuts[-1] <= budget
     assert cuts == sorted(cuts, reverse=True)
 
 
 @every_fitness
-def test_judged_by_the_loss_a_candidate_has_minus_its_mean_loss(model, fitness):
+def test_judged_by_the_loss_a_candidate_costs_its_mean_loss(model, fitness):
     data = tiny_data()
     x, y = data.splits["validation"]
     knobs = dict(fitness=fitness, judged_by="loss", rounds=1, density=0.5, scan=1.0, tolerance=1.0)
     steps = grown(model, data, skip=False, **knobs)
     layers = [name for name, p in model.named_parameters() if p.ndim > 1]
     for step in searched(steps)[0]:
-        for vector, result in zip(step.info["vectors"], step.info["results"], strict=True):
+        for vector, cost in zip(step.tried.vectors, step.tried.costs, strict=True):
             pruned = copy.deepcopy(model).eval()
             with torch.no_grad():
                 for name, s in zip(layers, vector, strict=True):
                     w = pruned.get_parameter(name)
                     w *= w.abs() >= s * w.std(correction=0)
                 loss = nn.functional.cross_entropy(pruned(x), y)
-            assert result == pytest.approx(-loss.item(), rel=1e-5)
-        assert step.metrics == {"loss": -step.info["results"][step.info["chosen"]]}
-    assert family(steps)["counted"] == "minus the loss"
+            assert cost == pytest.approx(loss.item(), rel=1e-5)
+        assert step.metrics == {"loss": step.tried.costs[step.tried.chosen]}
+        assert step.tried.unit == "loss"
+    assert family(steps)["counted"] == "loss"
 
 
 def test_nothing_comes_back_beyond_a_budget(model):
@@ -742,27 +740,27 @@ def test_every_generation_can_be_replayed(normed, fitness, uniform, biases):
     earlier, rounds, learned = None, 0, 0
     for step, before, after in watched(normed, data, **knobs):
         if step.phase == "prune":
-            info = earlier.info
-            assert step.info["sensitivities"] == info["vectors"][info["chosen"]]
+            tried = earlier.tried
+            assert step.info["sensitivities"] == [*tried.vectors[tried.chosen]]
             assert step.metrics["accuracy"] == pytest.approx(1 - errors(after, data) / N)
         if step.phase == "search":
-            info = step.info
+            tried = step.tried
             rounds += step.index == 1
-            assert info["round"] == rounds
-            assert all(len(v) == (1 if uniform else 2) for v in info["vectors"])
-            masks = [by_hand(before, vector, step.mask) for vector in info["vectors"]]
-            assert info["kept"] == [mask.kept for mask in masks]
-            assert info["results"] == [errors(before, data, mask) for mask in masks]
-            chosen = info["results"][info["chosen"]]
+            assert step.info == {"round": rounds}
+            assert all(len(v) == (1 if uniform else 2) for v in tried.vectors)
+            masks = [by_hand(before, vector, step.mask) for vector in tried.vectors]
+            assert tried.kept == tuple(mask.kept for mask in masks)
+            assert tried.costs == tuple(errors(before, data, mask) for mask in masks)
+            chosen = tried.costs[tried.chosen]
             assert step.metrics == {"accuracy": pytest.approx(1 - chosen / N)}
             assert state_key(before) == state_key(after)
             if step.index == 1:
-                assert info["replaced"] == [*range(6)]
+                assert tried.replaced == (*range(6),)
             else:
                 assert earlier.index == step.index - 1
-                for i, old in enumerate(earlier.info["vectors"]):
-                    assert (info["vectors"][i] != old) == (i in info["replaced"])
-                    learned += i in info["replaced"]
+                for i, old in enumerate(earlier.tried.vectors):
+                    assert (tried.vectors[i] != old) == (i in tried.replaced)
+                    learned += i in tried.replaced
         earlier = step
     assert rounds == 2
     assert learned
@@ -770,11 +768,11 @@ def test_every_generation_can_be_replayed(normed, fitness, uniform, biases):
 
 def test_another_seed_and_another_round_draw_other_vectors(model):
     drawn = [
-        steps[0].info["vectors"][1]
+        steps[0].tried.vectors[1]
         for seed in range(3)
         for steps in searched(grown(model, seed=seed, tolerance=1.0, scan=1.0, later=2.5))
     ]
-    assert len({tuple(vector) for vector in drawn}) == 6  # though all bounds are the same
+    assert len({*drawn}) == 6  # though all bounds are the same
 
 
 def test_steps_come_in_the_order_of_the_rounds(model):
@@ -813,8 +811,8 @@ def check_rounds(normed, tolerance, seed, images=0):
         if last is not None and last.phase == "finetune":
             assert (step.phase == "rewind") == (last.metrics["accuracy"] < least)
         if step.phase == "search":
-            now = by_debs_rule(step.info, dense + drop * few.size("validation") + 1e-9)
-            assert step.info["chosen"] == now.index(min(now))  # by the drop of this round
+            now = by_debs_rule(step.tried, dense + drop * few.size("validation") + 1e-9)
+            assert step.tried.chosen == now.index(min(now))  # by the drop of this round
         if step.phase == "prune":
             entered, entered_mask = before, last.mask
         if step.phase == "rewind":
@@ -956,11 +954,11 @@ def test_an_own_metric_is_searched_by_as_well(regression, fitness, uniform):
         assert {*steps[0].metrics} == {"negative_mse"}
         rounds = searched(steps)
         if fitness == "constrained":
-            obeys_debs_rule(rounds[:1], -dense + 0.1 + 1e-9, sign=-1)
+            obeys_debs_rule(rounds[:1], -dense + 0.1 + 1e-9)
         *_, last = rounds[0]
-        for vector, result in zip(last.info["vectors"], last.info["results"], strict=True):
+        for vector, cost in zip(last.tried.vectors, last.tried.costs, strict=True):
             cut = by_hand(model, vector, last.mask).apply_(copy.deepcopy(model))
-            assert result == pytest.approx(evaluate(cut, data), abs=1e-6)
+            assert cost == pytest.approx(-evaluate(cut, data), abs=1e-6)
         pruned = [s for s in steps if s.phase == "finetune"][-1]
         assert pruned.mask.sparsity > 0.1
     assert skipped > 0
@@ -980,9 +978,9 @@ def test_candidates_are_judged_by_some_images_and_the_rest_by_all(normed, images
     earlier = None
     for step, before, after in watched(normed, data, images=images, tolerance=1.0):
         if step.phase == "search":
-            masks = [by_hand(before, vector, step.mask) for vector in step.info["vectors"]]
-            assert step.info["results"] == [errors(before, few, mask) for mask in masks]
-            chosen = step.info["results"][step.info["chosen"]]
+            masks = [by_hand(before, vector, step.mask) for vector in step.tried.vectors]
+            assert step.tried.costs == tuple(errors(before, few, mask) for mask in masks)
+            chosen = step.tried.costs[step.tried.chosen]
             assert step.metrics == {"accuracy": pytest.approx(1 - chosen / images)}
             earlier = before
         else:
@@ -1009,7 +1007,7 @@ def test_fewer_images_have_the_class_shares_of_all(counts, share):
 
 def test_all_images_are_the_same_as_no_choice(model):
     def without(steps):
-        return [(phase, index, mask, metrics) for phase, index, _, mask, metrics, _ in told(steps)]
+        return [(phase, index, mask, metrics) for phase, index, _, mask, metrics, *_ in told(steps)]
 
     assert without(grown(model, images=N)) == without(grown(model))
 
@@ -1153,7 +1151,7 @@ import torch
 torch.set_num_threads(1)
 from tiny import tiny_data, tiny_model
 from prunekit import Journal, Run, fit
-from prunekit._files import state_key
+from prunekit._modules import state_key
 from prunekit.methods.differential_evolution import differential_evolution
 
 trained = tiny_model(dropout=0.2)
@@ -1175,7 +1173,7 @@ def run(knobs, path=None):
         model, tiny_data(), rounds=2, generations=2, population=4, epochs=1, seed=4,
         run=Run(journal=Journal(path) if path else None), **knobs,
     )
-    told = [(s.phase, s.index, s.mask.key, s.metrics, s.info) for s in steps]
+    told = [(s.phase, s.index, s.mask.key, s.metrics, s.info, str(s.tried)) for s in steps]
     return json.dumps([told, state_key(model)])
 
 class Calls:
@@ -1229,7 +1227,7 @@ def test_killed_at_random_calls_it_ends_as_if_never_killed(tmp_path):
 # ------------------------------------------------------------------------ what is easily overlooked
 
 
-def test_a_stopped_twin_does_not_replace_a_known_result(model):
+def test_a_stopped_twin_does_not_replace_a_known_cost(model):
     score = functools.partial(
         FITNESS["constrained"], allowed=4.0, dense=1, total=132, balance=0.7, scale=59
     )

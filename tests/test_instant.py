@@ -13,8 +13,8 @@ from tiny import tiny_data, tiny_model
 
 from prunekit import Mask, evaluate, show
 from prunekit.baselines.random import random
-from prunekit.methods.roulette import WHEELS
 from prunekit.methods.roulette import roulette as roulette_method
+from prunekit.select import WHEELS
 from prunekit.widgets import Instant, views
 from prunekit.widgets.instant import bars
 from prunekit.widgets.views.differential_evolution import differential_evolution
@@ -164,7 +164,7 @@ def test_the_tree_that_grows_by_clicks_is_the_methods_own():
         assert not tree.spin.disabled
         tree.spin.click()
         chosen = tree.values.index(max(tree.values))
-        assert chosen == step.info["chosen"]
+        assert chosen == step.tried.chosen
         assert tree.masks[chosen].sparsity == step.sparsity
         assert all((tree.masks[chosen][name] == keep).all() for name, keep in step.mask.items())
     assert "goes on" in tree.shown.value

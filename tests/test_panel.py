@@ -12,7 +12,7 @@ from ipywidgets import HTML
 from tiny import tiny_data, tiny_model
 
 from prunekit import Data, Mask, Step, fit, gradual, magnitude, prune, show
-from prunekit.knobs import helps
+from prunekit.knobs import Count, helps
 from prunekit.method import method
 from prunekit.methods.roulette import roulette
 from prunekit.prune import share_done
@@ -282,7 +282,7 @@ def test_controls_are_locked_while_it_runs():
 
 
 @method
-def broken(model, data, *, epochs=1, seed=0, run=Run()):
+def broken(model, data, *, epochs: Count = 1, seed=0, run=Run()):
     """Fails after a step. arXiv 0000.00000."""
     yield from fit(model, data, epochs=1, seed=seed, run=run)
     error = RuntimeError("the <b>disk</b> is full")

@@ -13,14 +13,8 @@ from tiny import tiny_data, tiny_model
 from prunekit import Journal, Run, evaluate, fit, prune
 from prunekit._files import describe
 from prunekit.mask import Mask
-from prunekit.methods.roulette import (
-    STEPS,
-    WHEELS,
-    _child,
-    _relative_size,
-    roulette,
-)
-from prunekit.select import spin
+from prunekit.methods.roulette import STEPS, _child, roulette
+from prunekit.select import WHEELS, _relative_size, log_wheel, spin, wheels
 
 every_wheel = pytest.mark.parametrize("wheel", WHEELS)
 
@@ -40,7 +34,9 @@ def grown(model, run=Run(), seed=3, **knobs):
 
 
 def told(steps):
-    return [(s.phase, s.index, s.of, s.mask, dict(s.metrics), describe(s.info)) for s in steps]
+    return [
+        (s.phase, s.index, s.of, s.mask, dict(s.metrics), describe(s.info), s.tried) for s in steps
+    ]
 
 
 def generator(seed=0):
@@ -171,10 +167,10 @@ def test_the_wheels_go_from_magnitude_to_blind(kind):
 
 
 def decoder(model, parent, *, scope="global", step=0.1, sparsity=0.9, draw_step=False, wheel="inv"):
-    wheels = wheels(model, parent, wheel, 2.0, scope)
     return partial(
-        _child, parent=parent, wheels=wheels, sparsity=sparsity, step=step, draw_step=draw_step
-    )
+        _child, parent=parent, wheels=wheels(model, parent, wheel, 2.0, scope), sparsity=sparsity,
+        step=step, draw_step=draw_step,
+    )  # fmt: skip
 
 
 def half(model):
@@ -234,7 +230,7 @@ def replayed(steps, model, **settings):
     pruned.load_state_dict(model.state_dict())
     for step in steps:
         decode = decoder(pruned, parent, **settings)
-        number = range(len(step.info["children"]))
+        number = range(len(step.tried.costs))
         yield step, [decode(pruned, (step.info["level"], i, 3)) for i in number]
         parent = step.mask.apply_(pruned) and step.mask
 
@@ -242,8 +238,8 @@ def replayed(steps, model, **settings):
 def test_the_chosen_child_has_the_fewest_errors_and_is_the_first_of_equals(model):
     tied = 0
     for step, masks in replayed(grown(model, strength=2.0), model, sparsity=0.7):
-        errors, chosen = step.info["children"], step.info["chosen"]
-        assert step.info["counted"] == "errors"
+        errors, chosen = step.tried.costs, step.tried.chosen
+        assert step.tried.unit == "errors"
         assert chosen == errors.index(min(errors))
         tied += errors.count(min(errors)) > 1
         assert step.mask == masks[chosen]
@@ -255,7 +251,7 @@ def test_of_drawn_steps_the_smallest_child_within_the_tie_wins(model):
     knobs = dict(draw_step=True, tie=0.05, strength=2.0, branches=6)
     against_the_best = 0
     for step, masks in replayed(grown(model, **knobs), model, draw_step=True, sparsity=0.7):
-        errors, chosen = step.info["children"], step.info["chosen"]
+        errors, chosen = step.tried.costs, step.tried.chosen
         near = [i for i, e in enumerate(errors) if e <= min(errors) + 3]  # 5 % of 60
         assert chosen in near
         assert masks[chosen].kept == min(masks[i].kept for i in near)
@@ -320,7 +316,7 @@ def test_a_loss_of_exactly_the_tolerance_is_within_it(model):
 
 def test_one_branch_is_a_blind_walk_along_the_wheel(model):
     for step, (only,) in replayed(grown(model, branches=1, strength=2.0), model, sparsity=0.7):
-        assert step.info["chosen"] == 0
+        assert step.tried.chosen == 0
         assert step.mask == only
 
 

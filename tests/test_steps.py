@@ -276,9 +276,9 @@ class FakeJournal:
     def __init__(self):
         self.is_open, self.calls = False, []
 
-    def open(self, name, knobs, seed, model, data):
+    def open(self, function, knobs, seed, model, data):
         self.is_open = True
-        self.calls.append(("open", name, knobs, seed))
+        self.calls.append(("open", function.__name__, knobs, seed))
 
     def close(self):
         self.is_open = False

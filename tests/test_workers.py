@@ -84,7 +84,7 @@ def history(run, **knobs):
         model, data, rounds=2, generations=3, population=5, epochs=1, drop=0.2, tolerance=0.2,
         seed=3, run=run, **knobs,
     )  # fmt: skip
-    told = [(s.phase, s.index, s.mask.key, str(s.metrics), str(s.info)) for s in steps]
+    told = [(s.phase, s.index, s.mask.key, str(s.metrics), str(s.info), s.tried) for s in steps]
     return told, state_key(model)
 
 
@@ -303,8 +303,10 @@ def test_a_worker_of_a_cluster_that_dies_costs_nothing_but_time(tmp_path):
     assert found == search.costs(model, data, CANDIDATES, thin)
 
 
-@method
-def in_two_parts(model, data, *, folder: str, die: bool = True, seed: int = 0, run: Run = Run()):
+@method(inputs=("folder",))
+def in_two_parts(
+    model, data, *, folder: str = "", die: bool = True, seed: int = 0, run: Run = Run()
+):
     safe = functools.partial(leaving_a_trace, folder=folder)
     fatal = functools.partial(leaving_a_trace, folder=folder, die=die)
     for index, decode in enumerate((safe, fatal), 1):
