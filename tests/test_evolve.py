@@ -104,6 +104,27 @@ def test_no_vector_ever_gets_worse_and_only_the_replaced_change(strategy):
         assert after.scores[after.best] == min(after.scores)
 
 
+def test_a_trial_as_good_as_its_target_replaces_it():
+    for generation in generations(judge=lambda vectors, rivals: [0.0] * len(vectors))[1:]:
+        assert generation.replaced == (*range(12),)
+        assert torch.equal(generation.vectors, generation.proposal.trials)
+
+
+def test_of_coarse_scores_those_that_are_not_worse_replace():
+    def coarse(vectors, rivals=None):
+        return (sphere(vectors) / 10).floor().tolist()
+
+    better, equal, worse = 0, 0, 0
+    for before, after in itertools.pairwise(generations(judge=coarse)):
+        pairs = [*zip(coarse(after.proposal.trials), before.scores, strict=True)]
+        assert after.replaced == tuple(i for i, (new, old) in enumerate(pairs) if new <= old)
+        for i, (new, old) in enumerate(pairs):
+            origin = after.proposal.trials if new <= old else before.vectors
+            assert torch.equal(after.vectors[i], origin[i])
+            better, equal, worse = better + (new < old), equal + (new == old), worse + (new > old)
+    assert min(better, equal, worse) > 0
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @given(st.integers(0, 10**6), st.integers(4, 9), st.integers(1, 4), st.floats(0, 1))
 @settings(max_examples=40, deadline=None)
