@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from prunekit import Data, Journal, Mask, Run, evaluate, fit, search
-from prunekit.judge import as_metric
+from prunekit.judge import as_metric, judge
 from prunekit.method import method
 from prunekit.steps import Step, Stopped
 
@@ -27,6 +28,10 @@ def thin(model, candidate):
     return Mask(
         {n: torch.rand(k.shape, generator=generator) < share for n, k in Mask.ones(model).items()}
     )
+
+
+def negative_error(outputs, targets):
+    return -float((outputs - targets).abs().max())
 
 
 CANDIDATES = [(share / 10, seed) for share in (2, 5, 8) for seed in range(5)]
@@ -109,17 +114,59 @@ def test_results_come_in_the_order_of_the_candidates_whoever_finishes_first():
     )
 
 
-def test_an_own_metric_comes_back_as_it_is():
+def test_an_own_metric_costs_minus_itself():
     x = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
     model = nn.Linear(8, 8)
     data = Data(
         {"train": (x, x), "validation": (x, x)},
         loss=F.mse_loss,
-        metric=lambda o, y: -float((o - y).abs().max()),
+        metric=negative_error,
     )
-    (result,) = search.costs(model, data, [(0.5, 1)], thin)
+    (cost,) = search.costs(model, data, [(0.5, 1)], thin)
     pruned = thin(model, (0.5, 1)).apply_(copy.deepcopy(model))
-    assert result == pytest.approx(-(pruned(x) - x).abs().max().item(), rel=1e-5)
+    assert cost == pytest.approx((pruned(x) - x).abs().max().item(), rel=1e-5)
+    assert as_metric(cost, data) == -cost
+
+
+class Quotient(nn.Linear):
+    """A linear layer over the sum of its weights, which is 0 once all are gone."""
+
+    def forward(self, x):
+        return super().forward(x) / self.weight.abs().sum()
+
+
+@pytest.mark.parametrize("bias", [1.0, 0.0], ids=["infinite", "NaN"])
+@pytest.mark.parametrize("metric", [None, negative_error], ids=["accuracy", "own"])
+def test_a_candidate_whose_outputs_are_not_finite_costs_infinity(bias, metric):
+    model, x = Quotient(8, 3), tiny_data().splits["validation"][0]
+    nn.init.constant_(model.bias, bias)
+    y = tiny_data().splits["validation"][1] if metric is None else x[:, :3]
+    data = Data(
+        {"train": (x, y), "validation": (x, y)},
+        **({} if metric is None else dict(loss=F.mse_loss, metric=metric)),
+    )
+    gone = thin(model, (0.0, 0)).apply_(copy.deepcopy(model))(x)
+    assert gone.isinf().all() if bias else gone.isnan().all()
+    for limits in (None, [math.inf] * 3, [60] * 3):
+        found = search.costs(model, data, [(0.5, 1), (0.0, 0), (0.5, 1)], thin, limits=limits)
+        assert found[1] == math.inf
+        assert found[0] == found[2] < math.inf
+
+
+def test_the_cost_of_a_model_is_that_of_the_model_as_it_is():
+    model, data = normed().train(), tiny_data()
+    x, y = data.splits["validation"]
+    own = Data(
+        {"train": (x, x[:, :3]), "validation": (x, x[:, :3])},
+        loss=F.mse_loss,
+        metric=negative_error,
+    )
+    counted = int((copy.deepcopy(model).eval()(x).argmax(1) != y).sum())
+    assert search.cost(model, data) == judge(model, data) == counted
+    assert search.cost(model, own) == judge(model, own) == -evaluate(model, own)
+    mask = thin(model, (0.4, 1))
+    (masked,) = search.costs(model, data, [(0.4, 1)], thin)
+    assert search.cost(mask.apply_(model), data) == judge(model, data) == masked > 0
 
 
 def test_no_candidates_give_no_results():
@@ -198,6 +245,35 @@ def test_a_decoder_without_a_name_is_refused_only_with_a_journal(tmp_path):
     assert len([*nameless(tiny_model(), tiny_data())]) == 1
     with pytest.raises(TypeError, match="needs a name of its own"):
         next(nameless(tiny_model(), tiny_data(), run=Run(journal=Journal(tmp_path))))
+
+
+# ------------------------------------------------------------------------------------------ keys
+
+
+class Shifted(nn.Linear):
+    """A linear layer with a plain tensor, no parameter and no buffer, in what it computes."""
+
+    def __init__(self, shift):
+        super().__init__(8, 3)
+        with torch.no_grad():
+            self.weight.fill_(0.5)
+            self.bias.zero_()
+        self.shift = torch.tensor(shift)
+
+    def forward(self, x):
+        return super().forward(x) + self.shift
+
+
+def test_models_that_differ_in_a_plain_tensor_have_different_keys_for_workers():
+    data = tiny_data()
+
+    def keys(model):
+        return search._Job({"model": model, "data": data, "decode": thin}).keys
+
+    one, same, other = Shifted([0.0, 0, 9]), Shifted([0.0, 0, 9]), Shifted([0.0, 9, 0])
+    assert search.cost(one, data) == search.cost(same, data)
+    assert keys(one) == keys(same) == keys(copy.deepcopy(one))
+    assert {n for n, key in keys(one).items() if keys(other)[n] != key} == {"model"}
 
 
 # ------------------------------------------------------------------------------------- stop, cut
