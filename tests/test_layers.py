@@ -137,7 +137,9 @@ def test_a_right_import_is_let_through(file, source):
 def private_names(path):
     """Names with a leading underscore that a file takes from another one's inside."""
     for statement in statements(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(statement, ast.ImportFrom) and (statement.module or "").startswith("prunekit"):
+        if isinstance(statement, ast.ImportFrom) and (statement.module or "").startswith(
+            "prunekit"
+        ):
             for alias in statement.names:
                 module = PACKAGE.joinpath(*statement.module.split(".")[1:], f"{alias.name}.py")
                 private = alias.name[0] == "_" and not alias.name.startswith("__")
