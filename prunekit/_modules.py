@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from prunekit._files import describe, digest
 
 
+OF_TORCH = frozenset(vars(nn.Module()))  # layers, hooks, the mode: what every module has
+
+
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """A model's parameters and buffers by name."""
     return dict(model.named_parameters()) | dict(model.named_buffers())
@@ -31,8 +34,7 @@ def structure(model: nn.Module) -> str:
     lines = []
     for name, module in model.named_modules():
         kind = type(module)
-        own = {k: _described(v) for k, v in vars(module).items() if k[0] != "_"}
-        own.pop("training", None)
+        own = {k: _described(v) for k, v in vars(module).items() if k not in OF_TORCH}
         lines.append(f"{name}: {kind.__module__}.{kind.__qualname__} {own}")
     return re.sub(r" at 0x[0-9a-fA-F]+", "", f"{model}\n") + "\n".join(lines)
 

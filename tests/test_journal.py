@@ -318,10 +318,11 @@ def test_a_changed_forward_is_refused_and_a_changed_comment_is_not(tmp_path, mon
     assert len(free.codes) == 2
 
 
-def test_a_plain_attribute_of_a_model_is_part_of_it(tmp_path):
+@pytest.mark.parametrize("name", ["scale", "_scale"])
+def test_a_plain_attribute_of_a_model_is_part_of_it(tmp_path, name):
     def net(scale):
         model = tiny_model()
-        model.scale = torch.tensor(scale)
+        setattr(model, name, torch.tensor(scale))
         return model
 
     run = Run(journal=Journal(tmp_path))
