@@ -10,6 +10,7 @@ batch normalised as it comes. Both have all candidates of a search, the scan's a
 from __future__ import annotations
 
 import copy
+import functools
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
@@ -20,17 +21,11 @@ from ratios import ratio, show
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 
-from prunekit import fit, mnist_small, models, search
+from prunekit import fit, mnist_small, models, score, search, select
 from prunekit.data import wrong
 from prunekit.judge import EVALUATION_BATCH
 from prunekit.mask import Mask
-from prunekit.methods.differential_evolution import (
-    GRID,
-    _Judge,
-    _layers,
-    differential_evolution,
-)
-from prunekit.steps import Run
+from prunekit.methods.differential_evolution import GRID, differential_evolution
 
 GENERATIONS, POPULATION = 25, 20  # the method's own
 FORWARDS = 20  # in a row: one alone is too short to time
@@ -50,15 +45,29 @@ def plain(model: Any, data: Any) -> int:
     return sum(wrong(model(x), y) for x, y in data.batches("validation", EVALUATION_BATCH["cpu"]))
 
 
+def deviations(model: nn.Module, mask: Mask) -> dict[str, float]:
+    """The standard deviation of each parameter's weights."""
+    parameters = dict(model.named_parameters())
+    return {name: float(parameters[name].detach().std(correction=0)) for name in mask}
+
+
+def cut(
+    model: nn.Module, vector: Sequence[float], *, mask: Mask, deviations: dict[str, float]
+) -> Mask:
+    """The mask of a vector of sensitivities, as the method makes it of its candidates."""
+    limits = {n: s * deviations[n] for n, s in zip(mask, vector, strict=True)}
+    return select.above(score.magnitude(model, mask), limits, mask)
+
+
 def candidate(name: str, aim: float) -> None:
     data, model = mnist_small(), models.pretrained(name)
     mask = Mask.ones(model)
-    judge = _Judge(model, data, mask, _layers(model, mask), lambda *_: 0, False, Run())
+    decode = functools.partial(cut, mask=mask, deviations=deviations(model, mask))
     vectors = [(1.0 + i / 10,) * len(mask) for i in range(5)]
     show(
         f"{name}: evaluating a candidate / dense forward of the same images",
         ratio(
-            lambda: search.costs(model, data, vectors, judge.decode),
+            lambda: search.costs(model, data, vectors, decode),
             lambda: [plain(model, data) for _ in vectors],
         ),
         aim,
@@ -69,8 +78,7 @@ def whole_search(name: str, aim: float) -> None:
     """A round of the method beside as many candidates the usual way."""
     data, model = mnist_small(), models.pretrained(name)
     mask = Mask.ones(model)
-    parameters = dict(model.named_parameters())
-    thresholds = {n: float(parameters[n].detach().std(correction=0)) for n in mask}
+    thresholds = deviations(model, mask)
     knobs: dict[str, Any] = dict(
         rounds=1, generations=GENERATIONS, population=POPULATION, epochs=0, tolerance=1.0
     )

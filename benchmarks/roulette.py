@@ -6,10 +6,10 @@ import functools
 
 import torch
 from ratios import ratio, show
+from torch import nn
 
 from prunekit import mnist_small, models, search, select
 from prunekit.mask import Mask
-from prunekit.methods.roulette import _child
 from prunekit.select import spin
 from prunekit.steps import Run
 
@@ -26,9 +26,15 @@ def wheel() -> None:
     )
 
 
+def child(model: nn.Module, number: int, *, parent: Mask, wheels: list[select.Wheel]) -> Mask:
+    """A child of the level, as the method makes it."""
+    generator = torch.Generator().manual_seed(number)
+    return select.spun(parent, wheels, STEP, 0.9, generator)
+
+
 def level(name: str) -> None:
     data, model = mnist_small(), models.pretrained(name)
-    mask, children = Mask.ones(model), [(1, number, 0) for number in range(BRANCHES)]
+    mask, children = Mask.ones(model), [*range(BRANCHES)]
 
     @torch.no_grad()
     def plain() -> None:
@@ -37,10 +43,8 @@ def level(name: str) -> None:
                 model(x)
 
     def grown() -> Mask:
-        decode = functools.partial(
-            _child, parent=mask, wheels=select.wheels(model, mask, "inv", 4.0, "global"),
-            sparsity=0.9, step=STEP, draw_step=False,
-        )  # fmt: skip
+        wheels = select.wheels(model, mask, "inv", 4.0, "global")
+        decode = functools.partial(child, parent=mask, wheels=wheels)
         costs = search.costs(model, data, children, decode, Run())
         return decode(model, children[costs.index(min(costs))])
 

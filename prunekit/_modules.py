@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from prunekit._files import describe, digest
 
-
 OF_TORCH = frozenset(vars(nn.Module()))  # layers, hooks, the mode: what every module has
 
 

@@ -139,7 +139,7 @@ class Knob:
 
     def _hint(self, value: Any) -> str:
         number = isinstance(value, Real) and not isinstance(value, bool)
-        percent = number and 1 < float(value) < 100
+        percent = number and 2 <= float(value) < 100
         if percent and isinstance(self.rule, Range) and self.rule.high == 1:
             return f" Pass {float(value) / 100:g} for {float(value):g} %."
         if isinstance(self.rule, Choice) and isinstance(value, str):

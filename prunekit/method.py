@@ -185,6 +185,10 @@ def _check_signature(
             refuse(f"must take the keyword {name!r}")
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) and not unpacked(function):
         refuse("must name its knobs: what it takes with ** is typed as Unpack[...] of a TypedDict")
+    if [*keywords][-2:] != ["seed", "run"]:
+        refuse(f"must take its keywords in the order knobs, seed, run, it takes {[*keywords]}")
+    if unknown := [name for name in inputs if name not in keywords]:
+        refuse(f"has no keyword {unknown[0]!r}, which inputs names; it has {[*keywords]}")
     for name, parameter in keywords.items():
         if parameter.default is parameter.empty:
             refuse(f"must give the keyword {name!r} a default")

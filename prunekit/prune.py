@@ -75,6 +75,11 @@ class Pruning:
         **settings: Any,
     ):
         self.method, self.data, self.run = whole(method), wrap(data), run
+        if not hasattr(self.method, "knobs"):
+            raise TypeError(
+                f"prune: method must be a function decorated with @method, got {method!r}. Pass "
+                "the function itself, such as prunekit.magnitude."
+            )
         settings = {**bound(method), **settings}  # the call wins, as in functools.partial
         defaults = {knob.name: knob.default for knob in knobs(self.method).values()}
         self.knobs = defaults | settings | {"seed": seed}

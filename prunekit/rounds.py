@@ -12,7 +12,8 @@ from prunekit.mask import Mask
 from prunekit.steps import Run, Step, derive
 from prunekit.train import Tuning, fit
 
-# choose(mask, sparsity): what is left of the mask at that sparsity.
+# choose(mask, sparsity): what is left of the mask at that sparsity. It is called once a round, in
+# their order, also by a run that is resumed, so it may count.
 Choose = Callable[[Mask, float], Mask]
 
 
@@ -30,8 +31,8 @@ def in_rounds(
 ) -> Generator[Step, None, Mask]:
     """Choose what stays, cut the rest and fine-tune, `rounds` times; gives back the last mask.
 
-    ``choose(mask, target)`` gives the next mask; each round's target removes an equal share of what
-    is left, so that the last is `sparsity`.
+    ``choose(mask, target)`` gives the next mask and is called once a round; each round's target
+    removes an equal share of what is left, so that the last is `sparsity`.
     """
     for index, target in enumerate(select.stages(sparsity, rounds), start=1):
         mask = choose(mask, target)

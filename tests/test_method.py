@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import textwrap
 from typing import Annotated, Unpack
 
 import pytest
@@ -17,6 +18,18 @@ from prunekit.widgets import Panel
 
 def a_step(model):
     return Step("prune", 1, 1, Mask.ones(model), {"accuracy": 0.5})
+
+
+def a_method(model, data, *, share: Fraction = 0.5, seed: int = 0, run: Run = Run()):
+    yield a_step(model)
+
+
+def run_first(model, data, *, run: Run = Run(), seed: int = 0):
+    yield a_step(model)
+
+
+def knob_last(model, data, *, seed: int = 0, run: Run = Run(), share: Fraction = 0.5):
+    yield a_step(model)
 
 
 def no_seed(model, data, *, run: Run = Run()):
@@ -68,6 +81,8 @@ def bad_default(model, data, *, share: Fraction = 1.5, seed: int = 0, run: Run =
     [
         (no_seed, "must take the keyword 'seed'"),
         (no_run, "must take the keyword 'run'"),
+        (run_first, "must take its keywords in the order knobs, seed, run"),
+        (knob_last, "must take its keywords in the order knobs, seed, run"),
         (no_default, "must give the keyword 'share' a default"),
         (no_rule, "must give the keyword 'share' a rule"),
         (takes_bar, "must not call a knob 'bar'"),
@@ -83,6 +98,19 @@ def bad_default(model, data, *, share: Fraction = 1.5, seed: int = 0, run: Run =
 def test_a_broken_method_is_refused_at_decoration_by_rule(function, rule):
     with pytest.raises(TypeError, match=f"^@method: {function.__name__} {rule}"):
         method(function)
+
+
+def test_inputs_that_are_no_keywords_are_refused():
+    with pytest.raises(TypeError, match="@method: a_method has no keyword 'teacher', which inputs"):
+        method(inputs=("teacher",))(a_method)
+
+
+def test_what_is_no_method_is_refused_by_the_front_door():
+    for wrong in (a_method, "magnitude", textwrap):
+        with pytest.raises(
+            TypeError, match="prune: method must be a function decorated with @meth"
+        ):
+            prune(wrong, tiny_model(), tiny_data())
 
 
 @pytest.mark.parametrize("what", ["tuning", "quick"])
@@ -125,7 +153,7 @@ def test_the_knobs_of_training_are_knobs_of_a_method_with_its_own_defaults():
     assert knobs(trains)["lr"].default == 0.5
     assert knobs(trains)["batch"].default == knobs(fit)["batch"].default == 128
     assert helps(trains)["share"] == "of nothing."
-    assert helps(trains)["momentum"] == "of SGD."
+    assert helps(trains)["lr"] == "learning rate at its highest."
     with pytest.raises(ValueError, match=r"^trains: lr must be in \(0, inf\), got 0"):
         trains(tiny_model(), tiny_data(), lr=0)
     with pytest.raises(TypeError, match="has no knob 'leraning_rate'"):

@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from torch.utils.flop_counter import FlopCounterMode
 
 from prunekit import checkpoint, count
-from prunekit._files import state_key
+from prunekit._modules import state_key
 from prunekit.data import accuracy
 from prunekit.judge import evaluate
 from prunekit.models import MODELS, build, file_name, pretrained, provenance
