@@ -42,7 +42,7 @@ def one_by_one(model: Any, data: Any, thresholds: dict[str, float], vector: Sequ
 
 @torch.no_grad()
 def plain(model: Any, data: Any) -> int:
-    return sum(wrong(model(x), y) for x, y in data.batches("validation", EVALUATION_BATCH["cpu"]))
+    return sum(wrong(model(x), y) for x, y in data.batches("validation", EVALUATION_BATCH))
 
 
 def deviations(model: nn.Module, mask: Mask) -> dict[str, float]:

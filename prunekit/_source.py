@@ -89,23 +89,33 @@ def _read_constant(
     """Add a constant of a module as it is assigned there, or else its content."""
     if name in texts:
         return
-    for node in _assignments(home):
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        if any(isinstance(t, ast.Name) and t.id == short for t in targets):
-            texts[name] = ast.dump(node)
-            return
+    if short in (assigned := _assigned(home)):
+        texts[name] = assigned[short]
+        return
     try:
         texts[name] = describe(value)
     except TypeError:  # as torch's own objects: nothing that the text of the code decides
         texts[name] = type(value).__qualname__
 
 
-def _assignments(home: ModuleType | None) -> list[ast.Assign | ast.AnnAssign]:
+def _assigned(home: ModuleType | None) -> dict[str, str]:
+    """The constants of a module as they are written there, by name; none of a notebook's cells."""
     try:
-        body = ast.parse(inspect.getsource(home)).body if home is not None else []
-    except (OSError, TypeError, SyntaxError):  # a notebook's cells
-        return []
-    return [node for node in body if isinstance(node, (ast.Assign, ast.AnnAssign))]
+        return _assignments(inspect.getsource(home)) if home is not None else {}
+    except (OSError, TypeError, SyntaxError):
+        return {}
+
+
+@functools.lru_cache(maxsize=32)  # a module is asked for each of its constants
+def _assignments(source: str) -> dict[str, str]:
+    trees: dict[str, str] = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            for target in targets:
+                if isinstance(target, ast.Name):
+                    trees.setdefault(target.id, ast.dump(node))
+    return trees
 
 
 def _without_docstrings(tree: ast.AST) -> ast.AST:

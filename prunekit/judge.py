@@ -22,8 +22,7 @@ from prunekit.steps import Run
 SLACK = 1e-9  # what rounding adds to a difference of two metrics
 # Examples a forward pass: what the cache of a core holds beside the weights of a small network, and
 # what keeps an accelerator busy.
-EVALUATION_BATCH = {"cpu": 250}
-ON_ACCELERATORS = 2_000
+EVALUATION_BATCH, ON_ACCELERATORS = 250, 2_000
 
 
 def stand_in(model: nn.Module) -> nn.Module:
@@ -36,7 +35,8 @@ def stand_in(model: nn.Module) -> nn.Module:
 def _outputs(model: nn.Module, data: Data, run: Run, split: str) -> Any:
     """Outputs and targets of a split, batch by batch, on the model's device."""
     device = device_of(model)
-    for x, y in data.batches(split, EVALUATION_BATCH.get(device.type, ON_ACCELERATORS)):
+    size = EVALUATION_BATCH if device.type == "cpu" else ON_ACCELERATORS
+    for x, y in data.batches(split, size):
         run.poll()
         with torch.no_grad(), evaluating(model):
             yield model(place(x, device)), y.to(device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import math
 import re
@@ -188,6 +189,7 @@ def read_knobs(
     return declared
 
 
+@functools.lru_cache(maxsize=256)
 def unpacked(function: Callable[..., Any]) -> dict[str, Any]:
     """The annotations of the `TypedDict` that a function unpacks its other keywords from."""
     kind = unpacked_type(function)
