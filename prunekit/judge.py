@@ -56,21 +56,20 @@ def judge(
     """
     data, device = wrap(data), device_of(model)
     errors = torch.zeros((), dtype=torch.int64, device=device)  # counted there: no wait a batch
-    finite = torch.ones((), dtype=torch.bool, device=device)
+    extremes: list[Tensor] = []  # of the outputs; those of NaN are NaN
     kept: list[tuple[Tensor, Tensor]] = []
-    n = 0
     for outputs, y in _outputs(model, data, run, split):
-        n += 1
-        finite &= outputs.isfinite().all()
+        real = torch.view_as_real(outputs) if outputs.is_complex() else outputs
+        extremes += real.aminmax()  # one pass, where isfinite makes several
         if not data.counts_errors:
             kept.append((outputs, y))
             continue
         errors += (outputs.argmax(1) != likeliest(y)).sum()  # without holding all outputs
         if limit < math.inf and errors > limit:
             return math.inf
-    if not n:
+    if not extremes:
         raise ValueError(f"judge: the data give no batch of the {split} split")
-    if not finite:
+    if not torch.stack(extremes).isfinite().all():
         return math.inf
     if data.counts_errors:
         return int(errors)
