@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -62,13 +63,40 @@ def device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def each(x: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def each(x: Any, change: Callable[[Tensor], Any]) -> Any:
     """A tensor, or a tuple or mapping of tensors, with each of them changed."""
     if isinstance(x, Tensor):
         return change(x)
     if isinstance(x, Mapping):
         return {name: each(part, change) for name, part in x.items()}
-    return tuple(each(part, change) for part in x)
+    parts = [each(part, change) for part in x]
+    return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)  # a named tuple stays one
+
+
+def call(model: nn.Module, x: Any) -> Any:
+    """What the model answers to a batch: a tensor, or a tuple or mapping of tensors.
+
+    A tuple is spread over the arguments, and a mapping over the keywords, where the signature of
+    ``forward`` takes them so; else they are handed over whole.
+    """
+    if isinstance(x, Mapping) and _takes(model, (), x):
+        return model(**x)
+    if isinstance(x, tuple) and _takes(model, x, {}):
+        return model(*x)
+    return model(x)
+
+
+def _takes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether the model's ``forward`` can be called so; a wrapper's is that of what it wraps."""
+    while (inner := getattr(model, "module", getattr(model, "_orig_mod", None))) is not None:
+        if not isinstance(inner, nn.Module):
+            break
+        model = inner
+    try:
+        inspect.signature(model.forward).bind(*args, **kwargs)
+    except (TypeError, ValueError):  # it cannot, or its signature cannot be told
+        return False
+    return True
 
 
 def place(x: Any, device: torch.device) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from prunekit._modules import evaluating
+from prunekit._modules import call, device_of, each, evaluating, place
 from prunekit.mask import Mask
 
 
@@ -36,22 +36,24 @@ class Macs:
     sparse: int
 
 
-def macs(model: nn.Module, x: Tensor, mask: Mask | None = None) -> Macs:
+def macs(model: nn.Module, x: Any, mask: Mask | None = None) -> Macs:
     """Count the multiply-adds of a forward pass of one example (not FLOPs, which are twice that).
 
-    x: a batch as the model takes it, `(n, ...)`; its first example is used. Every matrix product
-    and convolution counts, wherever in the code it stands; a product with a masked parameter, or
-    with what is worked out from one without the input, counts its kept share in `sparse`. Biases,
-    activations, pooling and normalisation are not counted.
+    x: a batch as the model takes it, `(n, ...)`, or a tuple or mapping of such tensors; its first
+        example is used.
+
+    Every matrix product and convolution counts, wherever in the code it stands; a product with a
+    masked parameter, or with what is worked out from one without the input, counts its kept share
+    in `sparse`. Biases, activations, pooling and normalisation are not counted.
 
     Raises ValueError for a mask that does not fit the model.
     """
     mask = mask if mask is not None else Mask({})
     mask.check(model)
-    x = x[:1].to(next(model.parameters()).device)
+    x = each(place(x, device_of(model)), lambda tensor: tensor[:1])
     counter = _Counter(model, mask, x)
     with evaluating(model), _unfused(), counter:
-        model(x)
+        call(model, x)
     return Macs(counter.dense, round(counter.sparse))
 
 
@@ -131,7 +133,7 @@ class _Counter(TorchDispatchMode):
     matrices: zeros there are no removed weights.
     """
 
-    def __init__(self, model: nn.Module, mask: Mask, x: Tensor):
+    def __init__(self, model: nn.Module, mask: Mask, x: Any):
         super().__init__()
         from torch.utils.flop_counter import flop_registry  # slow to import
 
@@ -139,7 +141,7 @@ class _Counter(TorchDispatchMode):
         self.flops = {**flop_registry, torch.ops.aten.mv: lambda a, *_, **__: 2 * a.numel()}
         self.dense, self.sparse = 0, 0.0
         self.twins = _Twins(model, mask)
-        self.moving = {_memory(x)}  # what depends on the input
+        self.moving = {_memory(part) for part in _tensors(x)}  # what depends on the input
 
     def __torch_dispatch__(
         self,

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import Dataset
 
 from prunekit._files import describe, digest
-from prunekit._modules import evaluating
+from prunekit._modules import call, evaluating, place
 from prunekit.select import ranks
 
 SPLITS = ("train", "validation", "test")
@@ -376,7 +376,7 @@ class Data:
         who = f"{type(model).__name__} on data {self.name}"
         try:
             with evaluating(model):
-                outputs = model(inputs.to(device))
+                outputs = call(model, place(inputs, device))
         except Exception as error:
             shape, kind = tuple(inputs.shape), str(inputs.dtype).removeprefix("torch.")
             raise ValueError(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunekit._modules import device_of, evaluating, lay_out, place
+from prunekit._modules import call, device_of, evaluating, lay_out, place
 from prunekit.data import Data, likeliest, wrap
 from prunekit.mask import Mask
 from prunekit.steps import Run
@@ -39,7 +39,7 @@ def _outputs(model: nn.Module, data: Data, run: Run, split: str) -> Any:
     for x, y in data.batches(split, size):
         run.poll()
         with torch.no_grad(), evaluating(model):
-            yield model(place(x, device)), y.to(device)
+            yield call(model, place(x, device)), y.to(device)
 
 
 def judge(

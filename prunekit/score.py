@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.backends import cudnn
 
-from prunekit._modules import device_of, each, evaluating, place
+from prunekit._modules import call, device_of, each, evaluating, place
 from prunekit._random import LocalRandom
 from prunekit.data import wrap
 from prunekit.steps import Run, derive
@@ -85,7 +85,7 @@ def _gradients(
             x, y = each(x, operator.itemgetter(slice(examples - n))), y[: examples - n]
             draws = LocalRandom(derive(seed, "draws", n))
             with torch.enable_grad(), evaluating(model), draws, _repeatable(device):
-                loss = data.loss(model(place(x, device)), y.to(device)) * len(y)
+                loss = data.loss(call(model, place(x, device)), y.to(device)) * len(y)
                 slopes = torch.autograd.grad(loss, [*parameters.values()], allow_unused=True)
             for name, slope in zip(parameters, slopes, strict=True):
                 if slope is not None:

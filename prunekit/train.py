@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from prunekit._files import digest
 from prunekit._modules import (
+    call,
     device_of,
     lay_out,
     named_tensors,
@@ -261,7 +262,7 @@ def _seconds_a_minibatch(model: nn.Module, data: Data, form: Form, x: Any, y: Te
     for _ in range(1 + TIMED):
         begun = time.perf_counter()
         with torch.enable_grad(), LocalRandom(0), autocast(form, device):
-            loss = data.loss(model(_inputs(x, form, device)), y.to(device))
+            loss = data.loss(call(model, _inputs(x, form, device)), y.to(device))
         loss.backward()
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
@@ -448,7 +449,7 @@ class _Loop:
                 group["lr"] = self.lr * self.schedule(min(done, 1.0), self.peak)
             x, y = _inputs(x, self.form, self.device), y.to(self.device)
             with torch.enable_grad(), draws, autocast(self.form, self.device):
-                loss = self.data.loss(self.model(x), y)
+                loss = self.data.loss(call(self.model, x), y)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if penalty is not None:

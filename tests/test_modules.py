@@ -1,0 +1,112 @@
+"""What holds for every module: how a batch is handed to it."""
+
+import collections
+
+import pytest
+import torch
+from tiny import tiny_data, tiny_model
+from torch import nn
+
+from prunekit import evaluate, fit, magnitude, prune, score
+from prunekit._modules import call, each
+from prunekit.count import macs
+
+ONE = torch.ones(2)
+
+
+class Positional(nn.Module):
+    def forward(self, first, second):
+        return first + second
+
+
+class Whole(nn.Module):
+    def forward(self, both):
+        return both[0] + both[1]
+
+
+class Named(nn.Module):
+    def forward(self, first, *, second=None):
+        return first + second
+
+
+class Mapped(nn.Module):
+    def forward(self, batch):
+        return batch["first"] + batch["second"]
+
+
+class Anything(nn.Module):
+    def forward(self, *args, **kwargs):
+        return sum(args) + sum(kwargs.values())
+
+
+AS_TUPLE, AS_MAPPING = (ONE, ONE), {"first": ONE, "second": ONE}
+
+
+@pytest.mark.parametrize(
+    ("kind", "x"),
+    [
+        (Positional, AS_TUPLE),
+        (Positional, AS_MAPPING),
+        (Whole, AS_TUPLE),
+        (Named, AS_MAPPING),
+        (Mapped, AS_MAPPING),
+        (Anything, AS_TUPLE),
+        (Anything, AS_MAPPING),
+    ],
+)
+@pytest.mark.parametrize(
+    "wrapped", [lambda m: m, nn.DataParallel, lambda m: torch.compile(m, backend="eager")]
+)
+def test_a_batch_of_several_tensors_is_spread_where_forward_takes_it_so(kind, x, wrapped):
+    assert torch.equal(call(wrapped(kind()), x), 2 * ONE)
+
+
+def test_each_keeps_the_form_of_what_holds_the_tensors():
+    Pair = collections.namedtuple("Pair", "a b")
+    assert each(Pair(ONE, ONE), lambda t: t + 1).b.tolist() == [2, 2]
+    assert [*each({"a": [ONE, (ONE,)]}, lambda t: t[:1])["a"][1]] == [1]
+
+
+class Apart(nn.Module):
+    """The tiny model, its 8 inputs in two parts."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = tiny_model()
+
+    def forward(self, left, right):
+        return self.net(torch.cat([left, right], 1))
+
+
+class Parts:
+    """The tiny data in two parts, as a tuple or a mapping."""
+
+    key = "parts"
+    loss = staticmethod(nn.functional.cross_entropy)
+
+    def __init__(self, named):
+        self.named, self.metric = named, tiny_data().metric
+
+    def batches(self, split, size, generator=None):
+        for x, y in tiny_data().batches(split, size, generator):
+            left, right = x[:, :4], x[:, 4:]
+            yield ({"left": left, "right": right} if self.named else (left, right)), y
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_all_that_a_model_is_called_for_is_the_same_with_its_inputs_in_parts(named):
+    parts, whole = Parts(named), tiny_data()
+    apart, model = Apart(), tiny_model()
+    assert evaluate(apart, parts) == evaluate(model, whole)
+    slopes = [
+        score.gradient(m, d, [name], examples=50)[name]
+        for m, d, name in ((apart, parts, "net.0.weight"), (model, whole, "0.weight"))
+    ]
+    assert torch.equal(*slopes)
+    x, _ = next(iter(parts.batches("train", 2)))
+    assert macs(apart, x) == macs(model, torch.zeros(1, 8))
+    last = [*fit(apart, parts, epochs=2, seed=1)][-1], [*fit(model, whole, epochs=2, seed=1)][-1]
+    assert last[0].metrics == last[1].metrics
+    reports = [prune(magnitude, m, d, bar=False) for m, d in ((apart, parts), (model, whole))]
+    assert reports[0].after == reports[1].after
+    assert reports[0].macs == reports[1].macs
