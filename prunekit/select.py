@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -92,7 +93,8 @@ def largest(scores: Mapping[str, Tensor], sparsity: float, scope: str, within: M
 
     What `within` has removed stays removed and counts. With scope ``"global"`` all weights compete,
     with ``"layer"`` each parameter gets the same sparsity. Exactly ``round(sparsity × all)`` go
-    (more only if `within` has removed more); among equal scores the first go first.
+    (more only if `within` has removed more); among equal scores the first go first. No weight
+    matrix is emptied: its largest score stays, and another weight goes instead, if there is one.
 
     With the scores of larger units from `pool` and a mask of their shapes, the share is one of
     units, which `spread` makes a mask of weights; ``"global"`` is then fair only between units of
@@ -107,14 +109,74 @@ def largest(scores: Mapping[str, Tensor], sparsity: float, scope: str, within: M
     _check(scores, within)
     kept: dict[str, Tensor] = {}
     for names in scoped(within, scope):
-        keep = flat(within, names)  # (n,), over all that compete
-        competing = torch.cat([scores[n].detach().cpu().flatten() for n in names])[keep]
-        gone = keep.numel() - int(keep.sum())  # counts towards the share
-        keep[keep.clone()] = ~_smallest(competing, round(sparsity * keep.numel()) - gone)
-        sizes = [within[n].numel() for n in names]
-        for name, part in zip(names, keep.split(sizes), strict=True):
-            kept[name] = part.reshape(within[name].shape)
+        kept |= _kept(scores, {name: within[name] for name in names}, sparsity)
     return within & Mask(kept)
+
+
+def _kept(
+    scores: Mapping[str, Tensor], within: dict[str, Tensor], sparsity: float
+) -> dict[str, Tensor]:
+    """What is left of some parameters that compete, as in `largest`."""
+    total, left = (sum(sizes) for sizes in zip(*map(_sizes, within.values()), strict=True))
+    n = round(sparsity * total) - (total - left)  # what was gone counts towards the share
+    spared: dict[str, int] = {}
+    while True:
+        kept = _without_smallest(scores, within, min(n, left - len(spared)), spared)
+        emptied = [name for name in emptied_by(kept, within) if name not in spared]
+        if not emptied:
+            return kept
+        for name in emptied:  # its largest stays, and others go
+            alone = scores[name].detach().cpu().masked_fill(~within[name], -torch.inf)
+            spared[name] = int(alone.argmax())
+
+
+def _sizes(keep: Tensor) -> tuple[int, int]:
+    return keep.numel(), int(keep.sum())
+
+
+def emptied_by(kept: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> list[str]:
+    """The weights, biases not counted, of which nothing is left, where something was."""
+    return [n for n, k in kept.items() if k.ndim > 1 and not k.any() and before[n].any()]
+
+
+def _without_smallest(
+    scores: Mapping[str, Tensor], within: dict[str, Tensor], n: int, spared: Mapping[str, int]
+) -> dict[str, Tensor]:
+    """`within` without its `n` smallest scores, none of them spared; of equal ones the first go."""
+    if n <= 0:
+        return within
+    kind = functools.reduce(torch.promote_types, (scores[name].dtype for name in within))
+    eligible = dict(within)
+    for name, place in spared.items():
+        eligible[name] = within[name].clone()
+        eligible[name].view(-1)[place] = False
+    limit = _nth_smallest(scores, eligible, n, kind)
+    kept, ties = {}, n
+    for name, may_go in eligible.items():
+        goes = (scores[name].detach().cpu().to(kind) < limit).logical_and_(may_go)
+        kept[name] = within[name] & ~goes
+        ties -= int(goes.sum())
+    for name, may_go in eligible.items():
+        if ties <= 0:
+            break
+        equal = (scores[name].detach().cpu().to(kind) == limit).logical_and_(may_go)
+        places = equal.view(-1).nonzero().flatten()[:ties]
+        kept[name].view(-1)[places] = False
+        ties -= len(places)
+    return kept
+
+
+def _nth_smallest(
+    scores: Mapping[str, Tensor], eligible: Mapping[str, Tensor], n: int, kind: torch.dtype
+) -> Tensor:
+    """The n-th smallest eligible score; one copy of these is made, and partly sorted in place."""
+    whole = kind if kind not in (torch.float16, torch.bfloat16) else torch.float32  # for numpy
+    sizes = [int(keep.sum()) for keep in eligible.values()]
+    copied = torch.empty(sum(sizes), dtype=whole, device="cpu")
+    for part, (name, keep) in zip(copied.split(sizes), eligible.items(), strict=True):
+        part.copy_(scores[name].detach().cpu()[keep])
+    copied.numpy().partition(n - 1)
+    return copied[n - 1].to(kind)
 
 
 def _check(scores: Mapping[str, Tensor], within: Mask) -> None:
@@ -131,7 +193,7 @@ def _check(scores: Mapping[str, Tensor], within: Mask) -> None:
 def _smallest(flat: Tensor, n: int) -> Tensor:
     """True at the `n` smallest entries; among equal ones at the first."""
     if n <= 0:
-        return torch.zeros(flat.shape, dtype=torch.bool)
+        return torch.zeros_like(flat, dtype=torch.bool)
     limit = flat.kthvalue(min(n, flat.numel())).values  # without sorting all of them
     chosen = flat < limit
     ties = (flat == limit).nonzero().flatten()
@@ -174,13 +236,17 @@ def exchange(
     return Mask({**within, **after}) if after else within
 
 
-def stages(sparsity: float, rounds: int) -> list[float]:
+def stages(sparsity: float, rounds: int) -> Iterator[float]:
     """Target sparsity after each round when every round removes the same share of the survivors.
 
     >>> [round(s, 3) for s in stages(0.875, 3)]
     [0.5, 0.75, 0.875]
     """
-    return [1 - (1 - sparsity) ** (i / rounds) for i in range(1, rounds + 1)]
+    if not 0 <= sparsity < 1:
+        raise ValueError(f"select: sparsity must be in [0, 1), got {sparsity}")
+    if rounds < 1:
+        raise ValueError(f"select: rounds must be 1 or more, got {rounds}")
+    return (1 - (1 - sparsity) ** (i / rounds) for i in range(1, rounds + 1))
 
 
 def cubic(sparsity: float, t: float) -> float:
@@ -261,7 +327,7 @@ def _relative_size(model: nn.Module, mask: Mask) -> dict[str, Tensor]:
     sizes = {}
     for name, keep in mask.items():
         w = parameters[name].detach().cpu()[keep].float()
-        deviation = w.std(correction=0) if len(w) else torch.tensor(0.0)
+        deviation = w.std(correction=0) if len(w) else w.new_zeros(())
         sizes[name] = w.abs() / deviation if deviation > 0 else torch.ones_like(w)
     return sizes
 
@@ -276,26 +342,53 @@ def flat(mask: Mask, names: list[str]) -> Tensor:
     return torch.cat([mask[name].flatten() for name in names])
 
 
-def rest(total: int, sparsity: float) -> int:
-    """How many of a wheel's weights stay to the end: at least one."""
-    return max(total - round(sparsity * total), 1)
+def rest(mask: Mapping[str, Tensor], names: Sequence[str], sparsity: float) -> int:
+    """How many of a wheel's weights stay to the end: at least one of every weight matrix."""
+    total = sum(mask[name].numel() for name in names)
+    matrices = sum(mask[name].ndim > 1 and bool(mask[name].any()) for name in names)
+    return max(total - round(sparsity * total), matrices, 1)
 
 
 def spun(
     parent: Mask, wheels: Sequence[Wheel], share: float, sparsity: float, generator: torch.Generator
 ) -> Mask:
     """The parent's mask, less what each wheel picks: a share of its survivors, at least one weight,
-    but never more than leaves `sparsity`."""
-    kept = {}
+    but never more than leaves `sparsity`, nor the last of a weight matrix."""
+    kept: dict[str, Tensor] = {}
     for wheel in wheels:
-        keep, left = flat(parent, wheel.names), len(wheel.alive)
-        n = min(max(round(share * left), 1), left - rest(len(keep), sparsity))
-        if n > 0:
-            keep[wheel.alive[spin(wheel.logits, n, generator)]] = False
-        parts = keep.split([parent[name].numel() for name in wheel.names])
-        for name, part in zip(wheel.names, parts, strict=True):
-            kept[name] = part.view(parent[name].shape)
+        left = len(wheel.alive)
+        n = min(max(round(share * left), 1), left - rest(parent, wheel.names, sparsity))
+        logits = wheel.logits
+        while True:
+            parts = _unpicked(parent, wheel, logits, n, generator)
+            emptied = emptied_by(parts, parent)
+            if not emptied:
+                break
+            logits = _sparing(parent, wheel, logits, emptied)
+        kept |= parts
     return parent & Mask(kept)
+
+
+def _unpicked(
+    parent: Mask, wheel: Wheel, logits: Tensor, n: int, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """What is left when a wheel with these slices has picked `n` weights."""
+    keep = flat(parent, wheel.names)
+    if n > 0:
+        keep[wheel.alive[spin(logits, n, generator)]] = False
+    parts = keep.split([parent[name].numel() for name in wheel.names])
+    return {n: part.view(parent[n].shape) for n, part in zip(wheel.names, parts, strict=True)}
+
+
+def _sparing(parent: Mask, wheel: Wheel, logits: Tensor, names: Sequence[str]) -> Tensor:
+    """The slices, of each of these parameters the narrowest closed."""
+    start, spared = 0, logits.clone()
+    for name in wheel.names:
+        here = (wheel.alive >= start) & (wheel.alive < start + parent[name].numel())
+        start += parent[name].numel()
+        if name in names:
+            spared[torch.where(here, wheel.logits, torch.inf).argmin()] = -torch.inf
+    return spared
 
 
 def spin(log_chances: Tensor, n: int, generator: torch.Generator) -> Tensor:
@@ -306,5 +399,9 @@ def spin(log_chances: Tensor, n: int, generator: torch.Generator) -> Tensor:
     slice, and the first `n` are picked: exactly the same chances (Efraimidis and Spirakis 2006,
     doi 10.1016/j.ipl.2005.11.003; also known as Gumbel top-k).
     """
-    waits = torch.rand(len(log_chances), generator=generator).log_().neg_()
+    waits = (
+        torch.rand(len(log_chances), generator=generator, dtype=torch.float32, device="cpu")
+        .log_()
+        .neg_()
+    )
     return (log_chances - waits.log_()).topk(n, sorted=False).indices

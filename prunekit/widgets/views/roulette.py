@@ -130,7 +130,7 @@ class Tree(ipywidgets.VBox):
             self.spin.disabled = self._ended()
 
     def _ended(self) -> bool:
-        return self.masks[0].kept <= select.rest(self.parent.total, MOST)
+        return self.masks[0].kept <= select.rest(self.parent, [*self.parent], MOST)
 
     def _show(self) -> None:
         metric, n = self.data.metric_name, self.data.size("validation")
