@@ -6,13 +6,15 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from prunekit._files import describe, digest
+from prunekit._random import LocalRandom, repeatable
 
+T = TypeVar("T")
 OF_TORCH = frozenset(vars(nn.Module()))  # layers, hooks, the mode: what every module has
 
 
@@ -114,6 +116,23 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def repeatably(model: nn.Module, work: Callable[[], T]) -> T:
+    """What ``work()`` gives with a model, the same every time: what is drawn comes from a seed, and
+    buffers that move meanwhile go back. It may be done twice."""
+    buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
+
+    def once(draws: LocalRandom | None) -> tuple[T]:
+        try:
+            return (work(),)
+        finally:
+            with torch.no_grad():
+                for name, b in model.named_buffers():
+                    if name in buffers:
+                        b.copy_(buffers[name])
+
+    return repeatable(once, model, device_of(model))[0]
 
 
 @torch.no_grad()

@@ -1,30 +1,62 @@
-"""Random draws that come from a seed and leave the global random state alone."""
+"""Random draws that come from a seed and leave the generators of the process alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import random
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
+
+T = TypeVar("T")
 
 
 class LocalRandom(TorchDispatchMode):
     """Random draws inside, such as dropout's, come from a seed and not from the global generator.
 
-    The mode belongs to the thread, so runs in two threads do not disturb each other.
+    The mode belongs to the thread, so runs in two threads do not disturb each other. What a
+    backward pass inside computes again (`torch.utils.checkpoint`) draws the same numbers again.
     """
 
     def __init__(self, seed: int):
         super().__init__()
-        self.seed = seed
+        self.seed, self.drawn = seed, 0
         self.generators: dict[torch.device, torch.Generator] = {}
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of what was kept for passes that are computed again."""
+        self._begun: dict[tuple[Any, torch.device], Tensor] = {}  # a generator's state
+        self._again: dict[tuple[Any, int], dict[torch.device, torch.Generator]] = {}
 
     def generator(self, device: torch.device) -> torch.Generator:
-        if device not in self.generators:
-            self.generators[device] = torch.Generator(device).manual_seed(self.seed)
-        return self.generators[device]
+        """What the next draw on a device comes from."""
+        generators, self.drawn = self.generators, self.drawn + 1
+        for region, again in _checkpointed():
+            if again:
+                pass_ = torch._C._current_graph_task_id()  # each backward pass has its own
+                generators = self._again.setdefault((region, pass_), {})
+                if device not in generators:
+                    state = self._begun[region, device]
+                    generators[device] = torch.Generator(device).set_state(state)
+            elif (region, device) not in self._begun:
+                self._begun[region, device] = self._of(generators, device).get_state()
+        return self._of(generators, device)
+
+    def _of(
+        self, generators: dict[torch.device, torch.Generator], device: torch.device
+    ) -> torch.Generator:
+        if device not in generators:
+            generators[device] = torch.Generator(device).manual_seed(self.seed)
+        return generators[device]
 
     def __torch_dispatch__(
         self,
@@ -81,3 +113,155 @@ _WITHOUT_GENERATOR: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.randint: lambda g, *bounds, **kw: torch.randint(*bounds, **kw, generator=g),
     torch.ops.aten.randperm: lambda g, n, **kw: torch.randperm(n, **kw, generator=g),
 }
+
+
+def _checkpointed() -> list[tuple[Any, bool]]:
+    """The regions of `torch.utils.checkpoint` around the caller, the outermost first, and whether
+    each is being computed again."""
+    found, frame = [], sys._getframe(1)
+    while (frame := frame.f_back) is not None:  # type: ignore[assignment]
+        code = frame.f_code
+        if code.co_filename != checkpoint.__file__:
+            continue
+        own = frame.f_locals
+        if code.co_name == "checkpoint" and own.get("gen") is not None:
+            found.append((own["gen"].gi_frame.f_locals["new_frame"], False))
+        elif code.co_name == "unpack_hook":
+            found.append((own["frame"], True))
+        elif code.co_name in ("forward", "backward") and "ctx" in own:
+            found.append((own["ctx"], code.co_name == "backward"))
+    return found[::-1]
+
+
+# ------------------------------------------------------------------- the generators of the process
+
+
+class _Turns:
+    """Inside are many threads that leave the process's generators alone, or one that sets them."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside: set[int] = set()  # threads
+        self._alone, self._waiting = False, 0
+
+    @contextmanager
+    def among_others(self) -> Iterator[None]:
+        """Wait until nobody sets the generators."""
+        me = threading.get_ident()
+        if me in self._inside:
+            yield
+            return
+        try:
+            with self._changed:
+                self._changed.wait_for(lambda: not (self._alone or self._waiting))
+                self._inside.add(me)
+            yield
+        finally:
+            with self._changed:
+                self._inside.discard(me)
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait until nobody else is inside."""
+        me = threading.get_ident()
+        if me in self._inside:
+            yield
+            return
+        try:
+            with self._changed:
+                self._waiting += 1
+                try:
+                    self._changed.wait_for(lambda: not self._inside)
+                finally:
+                    self._waiting -= 1
+                self._inside.add(me)
+                self._alone = True
+            yield
+        finally:
+            with self._changed:
+                self._inside.discard(me)
+                self._alone = bool(self._inside) and self._alone
+                self._changed.notify_all()
+
+
+_turns = _Turns()
+_drawing: weakref.WeakSet[Any] = weakref.WeakSet()  # models that were seen to draw
+
+
+class Generators:
+    """The states of the generators that code draws from without saying so: torch's, of the
+    processor and a device, Python's and numpy's."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.torch = torch.get_rng_state()
+        self.cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else self.torch
+        self.python = random.getstate()
+        self.numpy = np.random.get_state(legacy=False)
+
+    def moved(self) -> bool:
+        """Whether somebody has drawn from one of them since."""
+        now = Generators(self.device)
+        return not (
+            torch.equal(self.torch, now.torch)
+            and torch.equal(self.cuda, now.cuda)
+            and self.python == now.python
+            and all(map(np.array_equal, _leaves(self.numpy), _leaves(now.numpy)))
+        )
+
+    def put_back(self) -> None:
+        torch.set_rng_state(self.torch)
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(self.cuda, self.device)
+        random.setstate(self.python)
+        np.random.set_state(self.numpy)
+
+
+def _leaves(state: Any) -> list[Any]:
+    """The values in nested dicts."""
+    if not isinstance(state, dict):
+        return [state]
+    return [leaf for part in state.values() for leaf in _leaves(part)]
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[LocalRandom]:
+    """All draws inside come from a seed, Python's and numpy's too, and leave no trace.
+
+    These two belong to the process: one thread at a time is inside.
+    """
+    with _turns.alone():
+        before = Generators(device)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            with LocalRandom(seed) as draws:
+                yield draws
+        finally:
+            before.put_back()
+
+
+def repeatable(
+    work: Callable[[LocalRandom | None], T | None], of: Any, device: torch.device, seed: int = 0
+) -> T:
+    """What ``work(None)`` gives; if it draws random numbers, ``work(draws)`` with all of them from
+    a seed.
+
+    What `of` is about, a model, is remembered as one that draws, and the work is done once the next
+    time. It must be such that it can be done again; None says that it has to be.
+    """
+    if of not in _drawing:
+        with _turns.among_others():
+            before = Generators(device)
+            try:
+                if (given := work(None)) is not None and not before.moved():
+                    return given
+            finally:
+                if before.moved():
+                    before.put_back()
+        _drawing.add(of)
+    with seeded(seed, device) as draws:
+        given = work(draws)
+    assert given is not None
+    return given

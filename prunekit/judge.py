@@ -6,7 +6,7 @@ better, everywhere. Only what is shown or recorded turns it into the metric (`as
 
 from __future__ import annotations
 
-import copy
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -14,28 +14,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunekit._modules import call, device_of, evaluating, lay_out, place
+from prunekit._memory import examples_within
+from prunekit._modules import call, device_of, evaluating, lay_out, place, repeatably
 from prunekit.data import Data, likeliest, wrap
 from prunekit.mask import Mask
 from prunekit.steps import Run
+from prunekit.trial import check_model, copied, number
 
 SLACK = 1e-9  # what rounding adds to a difference of two metrics
 # Examples a forward pass: what the cache of a core holds beside the weights of a small network, and
-# what keeps an accelerator busy.
+# what keeps an accelerator busy. Fewer where `Run.memory` does not allow so many.
 EVALUATION_BATCH, ON_ACCELERATORS = 250, 2_000
 
 
 def stand_in(model: nn.Module) -> nn.Module:
     """A copy in eval mode, in the memory order in which a CPU convolves about twice as fast."""
-    copied = copy.deepcopy(model).eval()
-    lay_out(copied.parameters(), torch.channels_last)
-    return copied
+    twin = copied("evaluate", model).eval()
+    lay_out(twin.parameters(), torch.channels_last)
+    return twin
 
 
 def _outputs(model: nn.Module, data: Data, run: Run, split: str) -> Any:
     """Outputs and targets of a split, batch by batch, on the model's device."""
     device = device_of(model)
-    size = EVALUATION_BATCH if device.type == "cpu" else ON_ACCELERATORS
+    most = EVALUATION_BATCH if device.type == "cpu" else ON_ACCELERATORS
+    size = examples_within(run.memory, model, data, split, most, kept=False)
     for x, y in data.batches(split, size):
         run.poll()
         with torch.no_grad(), evaluating(model):
@@ -51,11 +54,18 @@ def judge(
 ) -> float:
     """The cost of a model over a split: its errors, or minus the metric.
 
-    Infinite as soon as there are more than `limit` errors (the rest is not looked at), or if an
-    output is NaN or infinite. Raises ValueError if the data give no batch of the split.
+    Infinite as soon as there are more than `limit` errors (the rest is not looked at), and if an
+    output or the metric is NaN or infinite. The same every time: what a model draws while it is
+    evaluated comes from a seed, and its buffers end as they were.
+
+    Raises ValueError if the data give no batch of the split, or the metric gives no number.
     """
-    data, device = wrap(data), device_of(model)
-    errors = torch.zeros((), dtype=torch.int64, device=device)  # counted there: no wait a batch
+    data = wrap(data)
+    return repeatably(model, lambda: _judge(model, data, run, split, limit))
+
+
+def _judge(model: nn.Module, data: Data, run: Run, split: str, limit: float) -> float:
+    errors = torch.zeros((), dtype=torch.int64, device=device_of(model))  # there: no wait a batch
     extremes: list[Tensor] = []  # of the outputs; those of NaN are NaN
     kept: list[tuple[Tensor, Tensor]] = []
     for outputs, y in _outputs(model, data, run, split):
@@ -74,7 +84,8 @@ def judge(
     if data.counts_errors:
         return int(errors)
     outputs, expected = (torch.cat(parts) for parts in zip(*kept, strict=True))
-    return -float(data.metric(outputs, expected))
+    value = number(data, "metric", data.metric(outputs, expected))
+    return -value if math.isfinite(value) else math.inf
 
 
 def hardest_first(model: nn.Module, data: Data, run: Run = Run()) -> Data:
@@ -85,13 +96,20 @@ def hardest_first(model: nn.Module, data: Data, run: Run = Run()) -> Data:
     """
     if not (data.reorderable and data.counts_errors):
         return data
-    part, leads = data.only("validation"), []
-    for outputs, y in _outputs(model, part, run, "validation"):
-        classes = y.unsqueeze(1)
+    part = data.only("validation")
+    leads = repeatably(model, lambda: _leads(model, part, run))
+    return part.take("validation", leads.argsort(stable=True))
+
+
+def _leads(model: nn.Module, data: Data, run: Run) -> Tensor:
+    """By how much the right class of each validation example leads, (n,); NaN: by nothing."""
+    leads = []
+    for outputs, y in _outputs(model, data, run, "validation"):
+        classes = likeliest(y).unsqueeze(1)
         others = outputs.scatter(1, classes, -math.inf).amax(1, keepdim=True)
-        lead = outputs.gather(1, classes) - others
+        lead = (outputs.gather(1, classes) - others).nan_to_num(-math.inf)
         leads.append(lead.flatten(1).amin(1).cpu())  # the least of several targets
-    return part.take("validation", torch.cat(leads).argsort(stable=True))
+    return torch.cat(leads)
 
 
 def as_metric(cost: float, data: Data, split: str = "validation") -> float:
@@ -114,9 +132,12 @@ def evaluate(
 ) -> float:
     """The metric of the data over a split; with `mask`, as if it were applied.
 
-    Raises `Stopped` if `run.stop` is set.
+    NaN where an output or the metric is NaN or infinite. Raises `Stopped` if `run.stop` is set.
     """
+    check_model("evaluate", model)
     if mask is not None:
+        if not isinstance(mask, Mask):
+            raise TypeError(f"evaluate: mask must be a Mask, got {type(mask).__name__}")
         mask.check(model)
         model = mask.apply_(stand_in(model))
     data = wrap(data)
@@ -164,15 +185,18 @@ def paired(
             f"paired: the metric must be the accuracy, got {data.metric_name}. Only right and "
             "wrong answers can be counted in pairs."
         )
-    right = []
-    for label, model in (("a", a), ("b", b)):
-        answers = []
-        for outputs, y in _outputs(model, data, run, split):
-            if not outputs.isfinite().all():
-                raise ValueError(
-                    f"paired: the outputs of model {label} must be finite, some are not"
-                )
-            answers.append((outputs.argmax(1) == likeliest(y)).flatten().cpu())
-        right.append(torch.cat(answers))
-    first, second = right
+    first, second = (
+        repeatably(model, functools.partial(_right, label, model, data, run, split))
+        for label, model in (("a", a), ("b", b))
+    )
     return Paired(len(first), int((~first & second).sum()), int((first & ~second).sum()))
+
+
+def _right(label: str, model: nn.Module, data: Data, run: Run, split: str) -> Tensor:
+    """Which targets of a split the model answers rightly, (n,) bool."""
+    answers = []
+    for outputs, y in _outputs(model, data, run, split):
+        if not outputs.isfinite().all():
+            raise ValueError(f"paired: the outputs of model {label} must be finite, some are not")
+        answers.append((outputs.argmax(1) == likeliest(y)).flatten().cpu())
+    return torch.cat(answers)

@@ -15,12 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.backends import cudnn
 
-from prunekit._modules import call, device_of, each, evaluating, place
+from prunekit._memory import examples_within
+from prunekit._modules import call, device_of, each, evaluating, place, repeatably
 from prunekit._random import LocalRandom
-from prunekit.data import wrap
+from prunekit.data import Data, wrap
 from prunekit.steps import Run, derive
 
 Scores = dict[str, Tensor]
+SCORING_BATCH = 500  # fewer where `Run.memory` does not allow so many
 
 
 def magnitude(model: nn.Module, names: Iterable[str]) -> Scores:
@@ -73,29 +75,43 @@ def _gradients(
     """∂L/∂w in eval mode, averaged over training examples; zeros where the loss does not depend."""
     wanted = set(names)
     parameters = {name: p for name, p in model.named_parameters() if name in wanted}
-    data, device = wrap(data), device_of(model)
-    total = {name: torch.zeros_like(p) for name, p in parameters.items()}
     frozen = [p for p in parameters.values() if not p.requires_grad]
-    generator, n = torch.Generator().manual_seed(derive(seed, "gradient")), 0
     try:
         for p in frozen:
             p.requires_grad_(True)
-        for x, y in data.batches("train", 500, generator):
-            run.poll()
-            x, y = each(x, operator.itemgetter(slice(examples - n))), y[: examples - n]
-            draws = LocalRandom(derive(seed, "draws", n))
-            with torch.enable_grad(), evaluating(model), draws, _repeatable(device):
-                loss = data.loss(call(model, place(x, device)), y.to(device)) * len(y)
-                slopes = torch.autograd.grad(loss, [*parameters.values()], allow_unused=True)
-            for name, slope in zip(parameters, slopes, strict=True):
-                if slope is not None:
-                    total[name] += slope
-            n += len(y)
-            if n >= examples:
-                break
+        return repeatably(
+            model, lambda: _averaged(model, wrap(data), parameters, examples, seed, run)
+        )
     finally:
         for p in frozen:
             p.requires_grad_(False)
+
+
+def _averaged(
+    model: nn.Module,
+    data: Data,
+    parameters: dict[str, nn.Parameter],
+    examples: int,
+    seed: int,
+    run: Run,
+) -> Scores:
+    device, n = device_of(model), 0
+    total = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    generator = torch.Generator().manual_seed(derive(seed, "gradient"))
+    size = examples_within(run.memory, model, data, "train", SCORING_BATCH, kept=True)
+    for x, y in data.batches("train", size, generator):
+        run.poll()
+        x, y = each(x, operator.itemgetter(slice(examples - n))), y[: examples - n]
+        draws = LocalRandom(derive(seed, "draws", n))
+        with torch.enable_grad(), evaluating(model), draws, _repeatable(device):
+            loss = data.loss(call(model, place(x, device)), y.to(device)) * len(y)
+            slopes = torch.autograd.grad(loss, [*parameters.values()], allow_unused=True)
+        for name, slope in zip(parameters, slopes, strict=True):
+            if slope is not None:
+                total[name] += slope
+        n += len(y)
+        if n >= examples:
+            break
     return {name: sums / max(n, 1) for name, sums in total.items()}
 
 

@@ -198,10 +198,7 @@ class _Job:
             torch.set_num_threads(1)  # the workers share the cores
         candidate, limit = task
         try:
-            cost = self._cost(candidate, limit)
-            if math.isnan(cost):
-                raise ValueError("search: the metric of the data is NaN")
-            return cost
+            return self._cost(candidate, limit)
         except Stopped:
             raise
         except Exception as error:

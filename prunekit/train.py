@@ -29,7 +29,7 @@ from prunekit._modules import (
     snapshot,
     state_key,
 )
-from prunekit._random import LocalRandom
+from prunekit._random import Generators, LocalRandom, repeatable
 from prunekit.data import Data
 from prunekit.journal import Fit
 from prunekit.judge import evaluate
@@ -117,10 +117,17 @@ def _check_fit(
     epochs: int,
     early: int | None,
     decay: Mapping[str, float] | None,
+    remask: Remask | None,
+    penalty: Penalty | None,
     **_: Any,
 ) -> None:
     if mask is not None and not isinstance(mask, Mask):
         raise ValueError(f"fit: mask must be a Mask, got {type(mask).__name__}")
+    for what, hook in (("remask", remask), ("penalty", penalty)):
+        if hook is not None and not callable(hook):
+            raise TypeError(f"fit: {what} must be a function, got {hook!r}")
+    if decay is not None and not isinstance(decay, Mapping):
+        raise TypeError(f"fit: decay must be a mapping pattern -> value, got {decay!r}")
     if mask is not None:
         mask.check(model)
     if epochs and not any(p.requires_grad for p in model.parameters()):
@@ -367,6 +374,28 @@ def _unprefixed(prefix: str, tensors: Mapping[str, Tensor]) -> Weights:
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
+class _Drawn(Exception):
+    """Something draws that should not: the epoch has to begin anew."""
+
+
+class _NotFinite(Exception):
+    """The loss is not: its value, and the epoch."""
+
+
+class _State:
+    """A model's tensors and its optimiser's, to go back to."""
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
+        self.model, self.optimizer = model, optimizer
+        self.weights = snapshot(model)
+        self.moments = [(p, copy.deepcopy(state)) for p, state in optimizer.state.items()]
+
+    def put_back(self) -> None:
+        put_back(self.model, self.weights)
+        self.optimizer.state.clear()
+        self.optimizer.state.update(self.moments)
+
+
 @dataclass(frozen=True)
 class _Hooks:
     """What a method adds to the loop, and when."""
@@ -406,9 +435,13 @@ class _Loop:
         before = snapshot(self.model)
         try:
             yield
-        except BaseException:
+        except BaseException as error:
             self._lay_out(torch.contiguous_format)
             put_back(self.model, before)
+            if isinstance(error, _NotFinite):
+                why = self._why(*error.args)
+                put_back(self.model, before)  # buffers have moved
+                raise FloatingPointError(why) from None
             raise
         finally:
             self.optimizer.zero_grad(set_to_none=True)
@@ -416,21 +449,49 @@ class _Loop:
 
     def epoch(self, epoch: int, mask: Mask) -> tuple[dict[str, float], Mask]:
         """Train for one epoch and evaluate."""
-        loss, mask = self._minibatches(epoch, mask)
-        mask.apply_(self.model)  # exact zeros, without the signs that products leave
+        loss, after = self._repeatably(epoch, mask)
+        after.apply_(self.model)  # exact zeros, without the signs that products leave
         value = evaluate(self.model, self.data, run=self.run)
         self._lay_out(torch.contiguous_format)
-        return {"loss": loss, self.data.metric_name: value}, mask
+        return {"loss": loss, self.data.metric_name: value}, after
+
+    def _repeatably(self, epoch: int, mask: Mask) -> tuple[float, Mask]:
+        """`_minibatches`, of which all draws come from the seed.
+
+        Those of the forward pass always do. Where others are seen, of the backward pass, the data,
+        the penalty or of Python's and numpy's generators, the epoch begins anew with all of them
+        under the seed, which costs too much to be done for everybody.
+        """
+        seed = derive(self.seed, "draws", epoch)
+        start = _State(self.model, self.optimizer)
+
+        def train(draws: LocalRandom | None) -> tuple[float, Mask] | None:
+            try:
+                if draws is not None:
+                    start.put_back()
+                    self._lay_out(torch.contiguous_format)
+                    return self._minibatches(epoch, mask, draws)
+                outside = Generators(self.device)
+                return self._minibatches(epoch, mask, LocalRandom(seed), outside)
+            except _Drawn:
+                return None
+
+        return repeatable(train, self.model, self.device, seed)
 
     def _lay_out(self, order: torch.memory_format) -> None:
         if self.form.order is not torch.contiguous_format:
             lay_out(self.parameters, order)
 
-    def _minibatches(self, epoch: int, mask: Mask) -> tuple[float, Mask]:
-        """One pass over the training data: the mean loss, and the mask after it."""
+    def _minibatches(
+        self, epoch: int, mask: Mask, draws: LocalRandom, outside: Generators | None = None
+    ) -> tuple[float, Mask]:
+        """One pass over the training data: the mean loss, and the mask after it.
+
+        outside: generators that nothing may draw from in the first minibatch, else `_Drawn` is
+            raised before its step; None where all draws are `draws` anyway.
+        """
         torch.set_flush_denormal(True)  # `@method` puts the caller's setting back
         generator = torch.Generator().manual_seed(derive(self.seed, "epoch", epoch))
-        draws = LocalRandom(derive(self.seed, "draws", epoch))
         remask, penalty = self.hooks.remask, self.hooks.penalty
         mask.apply_(self.model)
         self._lay_out(self.form.order)
@@ -451,11 +512,17 @@ class _Loop:
             with torch.enable_grad(), draws, autocast(self.form, self.device):
                 loss = self.data.loss(call(self.model, x), y)
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            if i == 0 and outside is not None:
+                self._first_backward(loss, draws)
+            else:
+                loss.backward()
+            draws.forget()
             if penalty is not None:
                 fine = self._finite_gradients()
                 penalty(self.model, share)
                 blame |= fine & ~self._finite_gradients()
+            if i == 0 and outside is not None and outside.moved():
+                raise _Drawn
             if due and self.hooks.before:
                 mask, masked = self._remasked(mask, masked, share)
             self.optimizer.step()
@@ -470,6 +537,14 @@ class _Loop:
         if remask is not None and not (due and share == epoch / self.epochs):
             mask = remask(self.model, mask, epoch / self.epochs)
         return float(total) / max(n, 1), mask
+
+    def _first_backward(self, loss: Tensor, draws: LocalRandom) -> None:
+        """A backward pass that raises `_Drawn` if it draws."""
+        before = draws.drawn
+        with draws:
+            loss.backward()
+        if draws.drawn > before:
+            raise _Drawn
 
     def _remasked(self, mask: Mask, masked: Any, share: float) -> tuple[Mask, Any]:
         """The mask that `remask` gives, applied, and what `_masked` makes of it."""
@@ -500,7 +575,26 @@ class _Loop:
                 f"in epoch {epoch}. The weights from before that epoch are back."
             )
         if not math.isfinite(loss := float(total)):
-            raise FloatingPointError(f"fit: the loss is {loss} in epoch {epoch}; try a smaller lr")
+            raise _NotFinite(loss, epoch)
+
+    def _why(self, value: float, epoch: int) -> str:
+        """What made a loss that is not finite: the model and the data as they came, or training."""
+        said = f"fit: the loss is {value} in epoch {epoch}"
+        back = "The weights from before that epoch are back."
+        generator = torch.Generator().manual_seed(derive(self.seed, "epoch", epoch))
+        batches = self.data.batches("train", self.batch, generator) if epoch == 1 else ()
+        self.model.train()
+        for i, (x, y) in enumerate(batches, start=1):
+            with torch.no_grad(), LocalRandom(0), autocast(self.form, self.device):
+                outputs = call(self.model, _inputs(x, self.form, self.device))
+                loss = self.data.loss(outputs, y.to(self.device))
+            if not loss.isfinite():
+                what = "the loss" if outputs.isfinite().all() else "an output of the model"
+                return (
+                    f"{said}: before any training, {what} is not finite in minibatch {i}. Look at "
+                    f"the model and the data, not at the lr. {back}"
+                )
+        return f"{said}: training has diverged; try a smaller lr. {back}"
 
     # -- the journal's view
 
@@ -542,7 +636,7 @@ def _unpacked(packed: Weights, mask: Mask, model: nn.Module) -> Weights:
     for name, tensor in named_tensors(model).items():
         whole[name] = packed[name]
         if name in mask:
-            whole[name] = torch.zeros(tensor.shape, dtype=tensor.dtype)
+            whole[name] = torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu")
             whole[name][mask[name]] = packed[name]
     return whole
 

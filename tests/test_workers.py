@@ -360,14 +360,13 @@ def test_an_error_in_a_worker_names_the_candidate(workers):
     assert any(repr(CANDIDATES[7]) in note for note in caught.value.__notes__)
 
 
-def test_a_metric_that_is_not_a_number_is_refused_and_the_candidate_named():
+def test_a_candidate_whose_metric_is_not_finite_loses_against_all_others():
     x = torch.zeros(9, 8)
-    data = Data(
-        {"train": (x, x), "validation": (x, x)}, loss=squared, metric=lambda outputs, y: math.nan
-    )
-    with pytest.raises(ValueError, match="search: the metric of the data is NaN") as caught:
-        search.costs(tiny_model(), data, [(0.5, 1)], thin)
-    assert "(0.5, 1)" in caught.value.__notes__[0]
+    for value in (math.nan, math.inf, -math.inf):
+        data = Data(
+            {"train": (x, x), "validation": (x, x)}, loss=squared, metric=lambda *_, v=value: v
+        )
+        assert search.costs(tiny_model(), data, [(0.5, 1)], thin) == [math.inf]
 
 
 def squared(outputs, targets):
