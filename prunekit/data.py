@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import Dataset
 
 from prunekit._files import describe, digest
-from prunekit._modules import call, evaluating, place
 from prunekit.select import ranks
 
 SPLITS = ("train", "validation", "test")
@@ -368,35 +367,6 @@ class Data:
         subclass = [] if type(self) is Data else [type(self)]
         return digest(examples, self.mean, self.std, names, *subclass)
 
-    @torch.no_grad()
-    def check(self, model: nn.Module) -> None:
-        """Raise ValueError unless the model takes these inputs and gives outputs that fit."""
-        inputs, targets = next(self.batches("validation", 2))
-        device = next(model.parameters()).device
-        who = f"{type(model).__name__} on data {self.name}"
-        try:
-            with evaluating(model):
-                outputs = call(model, place(inputs, device))
-        except Exception as error:
-            shape, kind = tuple(inputs.shape), str(inputs.dtype).removeprefix("torch.")
-            raise ValueError(
-                f"{who}: the model fails on a {kind} batch of shape {shape}: {error}"
-            ) from error
-        if not isinstance(outputs, Tensor):
-            raise ValueError(f"{who}: the model must return a tensor, got {type(outputs).__name__}")
-        if self.classes and (outputs.ndim < 2 or outputs.shape[1] != len(self.classes)):
-            raise ValueError(
-                f"{who}: outputs must have shape (n, {len(self.classes)}, ...), "
-                f"one column a class, got {tuple(outputs.shape)}"
-            )
-        try:
-            self.loss(outputs, targets.to(device))
-            learned = self.splits.get("train", (None, targets))[1][: len(outputs)]
-            if learned.dtype != targets.dtype:  # probabilities
-                self.loss(outputs[: len(learned)], learned.to(device))
-        except Exception as error:
-            raise ValueError(f"{who}: the loss cannot be computed: {error}") from error
-
     def __repr__(self) -> str:
         sizes = ", ".join(f"{len(y):,} {split}" for split, (_, y) in self.splits.items())
         shape = "×".join(map(str, next(iter(self.splits.values()))[0].shape[1:]))
@@ -407,8 +377,8 @@ class Foreign(Data):
     """Data of another kind with the whole interface of `Data`; x may be other than a tensor.
 
     `source` gives ``batches(split, size, generator)``, `loss` and `metric`. What else it has, of
-    ``size(split)``, ``minibatches(size)``, ``check(model)``, ``to(device)``, `key` and `name`, is
-    used; sizes are counted otherwise, once. Its examples cannot be put into another order.
+    ``size(split)``, ``minibatches(size)``, ``to(device)``, `key` and `name`, is used; sizes are
+    counted otherwise, once. Its examples cannot be put into another order.
     """
 
     def __init__(self, source: Any):
@@ -514,11 +484,6 @@ class Foreign(Data):
         if key is not None and not isinstance(key, str):
             raise TypeError(f"data {self.name}: key must be a text, got {key!r}")
         return key or None
-
-    def check(self, model: nn.Module) -> None:
-        """As the source checks the model, if it does."""
-        if own := self._own("check"):
-            own(model)
 
     def __repr__(self) -> str:
         return f"Data({self.name}: batches of a {type(self.source).__name__})"

@@ -23,6 +23,7 @@ STRATEGIES: dict[str, Callable[..., Tensor]] = {
     "random": lambda x, best, a, b, c, scale: torch.full_like(x, torch.inf),
 }
 FEWEST = 4  # a target and three others
+ROWS = 1_000  # of the drawn order of all vectors that are held at once
 
 # judge(trials, rivals) -> scores: smaller is better. The rivals are the scores to beat, None in the
 # first generation; a trial that is worse than its rival may get any score that is worse.
@@ -63,7 +64,7 @@ class Generation:
 
 def spread(n: int, low: Tensor, high: Tensor, generator: torch.Generator) -> Tensor:
     """`n` vectors drawn evenly between the bounds, `(n, genes)`."""
-    drawn = torch.rand(n, len(low), generator=generator, dtype=torch.float64)
+    drawn = torch.rand(n, len(low), generator=generator, dtype=torch.float64, device="cpu")
     return low + drawn * (high - low)
 
 
@@ -82,15 +83,23 @@ def propose(
     Mutant genes outside the bounds are drawn anew between them.
     """
     n, genes = vectors.shape
-    order = torch.rand(n, n, generator=generator).fill_diagonal_(2.0)  # a vector itself comes last
-    others = order.argsort(1)[:, :3]
+    places = torch.arange(n, device="cpu")
+    others = torch.cat([_others(rows, n, generator) for rows in places.split(ROWS)])
     a, b, c = (vectors[places] for places in others.T)
     mutants = STRATEGIES[strategy](vectors, best, a, b, c, scale)
     anew = spread(n, low, high, generator)
     mended = torch.where((mutants < low) | (mutants > high), anew, mutants)
-    crossed = torch.rand(n, genes, generator=generator) < crossover
-    crossed[torch.arange(n), torch.randint(genes, (n,), generator=generator)] = True
+    crossed = (
+        torch.rand(n, genes, generator=generator, dtype=torch.float32, device="cpu") < crossover
+    )
+    crossed[places, torch.randint(genes, (n,), generator=generator, device="cpu")] = True
     return Proposal(others, mutants, mended, crossed, torch.where(crossed, mended, vectors))
+
+
+def _others(rows: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """Three places of n, drawn for each of some rows, none of them its own; (rows, 3)."""
+    order = torch.rand(len(rows), n, generator=generator, dtype=torch.float32, device="cpu")
+    return order.scatter_(1, rows[:, None], 2.0).argsort(1)[:, :3]  # a vector itself comes last
 
 
 def evolve(

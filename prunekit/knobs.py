@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Annotated, Any
 
+WIDTH = 80  # characters of a value in an error
+
 
 @dataclass(frozen=True)
 class Range:
@@ -31,10 +33,15 @@ class Range:
 
     def check(self, value: Any, whole: bool) -> str | None:
         """What is wrong with `value`, or None."""
-        kind = Integral if whole else Real
+        kind: Any = Integral if whole else Real
         if isinstance(value, bool) or not isinstance(value, kind):
             return f"must be {'a whole number' if whole else 'a number'} in {self}"
-        value = float(value)
+        if whole and value >= 2**63:  # more than any count, and beyond what torch takes
+            return f"must be a whole number in {self} below 2**63"
+        try:
+            value = float(value)
+        except OverflowError:
+            return f"must be in {self}"
         above = self.low < value if self.low_open else self.low <= value
         below = value < self.high if self.high_open else value <= self.high
         if above and below and math.isfinite(value):  # NaN fails both
@@ -55,7 +62,8 @@ class Choice:
         return "one of " + ", ".join(map(repr, self.names))
 
     def check(self, value: Any, whole: bool) -> str | None:
-        return None if value in self.names else f"must be {self}"
+        fits = isinstance(value, str) and value in self.names
+        return None if fits else f"must be {self}"
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,15 @@ class Switch:
         return None if isinstance(value, bool) else f"must be {self}"
 
 
+def shown(value: Any) -> str:
+    """A value in an error: on one line, short, and whatever its own repr does."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # a number of 5,000 digits has none
+        return f"a {type(value).__name__}"
+    return text if len(text) <= WIDTH else f"{text[: WIDTH - 1]}…"
+
+
 Rule = Range | Choice | Patterns | Several | Switch
 
 Fraction = Annotated[float, Range(0, 1, high_open=True)]
@@ -131,7 +148,7 @@ class Knob:
             return None
         wrong = self.rule.check(value, self.whole)
         if wrong:
-            raise ValueError(f"{who}: {self.name} {wrong}, got {value!r}.{self._hint(value)}")
+            raise ValueError(f"{who}: {self.name} {wrong}, got {shown(value)}.{self._hint(value)}")
         if isinstance(self.rule, Range):  # numpy's numbers are no JSON
             return int(value) if self.whole else float(value)
         if isinstance(self.rule, Several):
@@ -140,7 +157,7 @@ class Knob:
 
     def _hint(self, value: Any) -> str:
         number = isinstance(value, Real) and not isinstance(value, bool)
-        percent = number and 2 <= float(value) < 100
+        percent = number and 2 <= value < 100
         if percent and isinstance(self.rule, Range) and self.rule.high == 1:
             return f" Pass {float(value) / 100:g} for {float(value):g} %."
         if isinstance(self.rule, Choice) and isinstance(value, str):

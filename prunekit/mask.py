@@ -102,7 +102,7 @@ class Mask(Mapping[str, Tensor]):
         """The mask that keeps every prunable weight (see `prunable`)."""
         return cls._sharing(
             {
-                name: torch.ones(p.shape, dtype=torch.bool)
+                name: torch.ones(p.shape, dtype=torch.bool, device="cpu")
                 for name, p in prunable(model, biases, ignore).items()
             }
         )

@@ -6,16 +6,18 @@ import difflib
 import functools
 import inspect
 import threading
+import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, TypeVar, overload
 
 import torch
 from torch import nn
 
-from prunekit._modules import device_of
-from prunekit.data import wrap
+from prunekit._modules import device_of, put_back, snapshot
+from prunekit.data import Data, wrap
 from prunekit.knobs import Knob, Range, read_knobs, unpacked
 from prunekit.steps import Run, Step, Stopped
+from prunekit.trial import check_model, try_out
 
 # What `prune` and `Panel` call their own arguments: a knob of that name would never be reached.
 RESERVED = frozenset(
@@ -36,33 +38,28 @@ RESERVED = frozenset(
 )
 
 
-def check_model(who: str, model: Any) -> None:
-    """Raise unless `model` is an ``nn.Module`` with parameters, all finite."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"{who}: model must be a torch.nn.Module, got {type(model).__name__}")
-    if next(model.parameters(), None) is None:
-        raise ValueError(f"{who}: {type(model).__name__} is empty: it has no parameters")
-    for name, p in model.named_parameters():
-        if not torch.isfinite(p).all():
-            bad = int((~torch.isfinite(p)).sum())
-            raise ValueError(
-                f"{who}: every weight must be finite, {name} has {bad} NaN or infinite values"
-            )
+_thread = threading.local()  # .running: the streams that are inside one another in this thread
 
 
-_thread = threading.local()  # .depth: how many methods are inside one another in this thread
+def _running() -> list[Generator[Step, None, Any]]:
+    """Those that still run: an interrupt may have left others in the list."""
+    _thread.running = [s for s in getattr(_thread, "running", ()) if s.gi_running]
+    return _thread.running
 
 
 class _Surroundings:
     """Grad mode, flush-denormal and thread count: captured once, set around every `next()`.
 
     All three belong to the thread, and the thread that asks for the next step may be another.
+    Inside there is no inference mode, whose tensors cannot be trained.
     """
 
     def __init__(self) -> None:
         self.grad = torch.is_grad_enabled()
-        self.flush = bool(torch.tensor(1e-40, dtype=torch.float32) * 1 == 0)
+        self.flush = bool(torch.tensor(1e-40, dtype=torch.float32, device="cpu") * 1 == 0)
         self.threads = torch.get_num_threads()
+        self._before: _Surroundings | None = None
+        self._inference: Any = None
 
     def set(self, other: _Surroundings) -> None:
         torch.set_grad_enabled(self.grad)
@@ -73,13 +70,19 @@ class _Surroundings:
 
     def __enter__(self) -> None:
         before = _Surroundings()
+        # An interrupt may have hit `__exit__`: then what is to be put back is still the older.
+        self._before = self._before or before
+        if torch.is_inference_mode_enabled():
+            self._inference = torch.inference_mode(False)
+            self._inference.__enter__()
         self.set(before)
-        self._before = before
-        _thread.depth = getattr(_thread, "depth", 0) + 1
 
     def __exit__(self, *exc: object) -> None:
-        _thread.depth -= 1
-        self._before.set(_Surroundings())
+        if self._inference is not None:
+            self._inference.__exit__(None, None, None)
+        if self._before is not None:
+            self._before.set(_Surroundings())
+        self._before = self._inference = None
 
 
 M = TypeVar("M", bound=Callable[..., Iterator[Step]])
@@ -95,6 +98,7 @@ def method(
     inputs: tuple[str, ...] = (),
     regrows: bool = False,
     quick: Mapping[str, Any] | None = None,
+    work: Callable[..., tuple[int, int]] | None = None,
 ) -> Callable[[M], M]: ...
 def method(
     function: Any = None,
@@ -104,6 +108,7 @@ def method(
     inputs: tuple[str, ...] = (),
     regrows: bool = False,
     quick: Mapping[str, Any] | None = None,
+    work: Callable[..., tuple[int, int]] | None = None,
 ) -> Any:
     """Turn a generator function ``(model, data, *, knobs, seed, run)`` into a method.
 
@@ -117,13 +122,22 @@ def method(
     inputs: keywords that are no knobs: no rule binds them, and no slider shows them.
     regrows: the method may put weights back that an earlier step had removed.
     quick: knobs with which it is done in moments on a tiny model; for its tests.
+    work: ``work(**knobs)`` gives how often at most the method evaluates a model and how many epochs
+        it trains; by default what its knobs `rounds` and `epochs` say. A run that would take more
+        than a day is announced with a warning.
 
     Raises TypeError, at decoration, for a function that no run could go through; it says which rule
     is broken, and by what.
     """
     if function is None:
         return functools.partial(
-            method, check=check, tuning=tuning, inputs=inputs, regrows=regrows, quick=quick
+            method,
+            check=check,
+            tuning=tuning,
+            inputs=inputs,
+            regrows=regrows,
+            quick=quick,
+            work=work,
         )
     who, declared = function.__name__, read_knobs(function, tuning)
     _check_signature(function, declared, inputs, tuning or {}, quick or {})
@@ -147,18 +161,42 @@ def method(
         settings["seed"] = seed_knob.check(who, settings["seed"])
         if not isinstance(settings["run"], Run):
             raise TypeError(f"{who}: run must be a prunekit Run, got {settings['run']!r}")
-        if not getattr(_thread, "depth", 0):  # the outermost method: nested ones were checked by it
+        outermost = not _running()  # nested methods were checked by it
+        if outermost:
             check_model(who, model)
             # Once, and for all that happens inside: one interface, on the model's device.
             data = wrap(data).to(device_of(model))
-            data.check(model)
         if check is not None:
             own = {k: v for k, v in settings.items() if k not in ("seed", "run")}
             check(model, data, **own)
+        if outermost:
+            trains = any(settings[name] for name in declared if name.endswith("epochs"))
+            with torch.inference_mode(False):
+                seconds = try_out(who, model, data, trains)
+            _announce(who, data, seconds, (work or _in_rounds)(**settings))
         return _drive(function, model, data, settings, _Surroundings())
 
     call.knobs, call.regrows, call.quick = declared, regrows, dict(quick or {})  # type: ignore[attr-defined]
     return call
+
+
+def _in_rounds(rounds: int = 1, epochs: int = 0, **_: Any) -> tuple[int, int]:
+    """Evaluations and epochs of a method that cuts and fine-tunes."""
+    return rounds, rounds * epochs
+
+
+def _announce(who: str, data: Data, seconds: tuple[float, float], work: tuple[int, int]) -> None:
+    """Warn of a run that will not come back for long."""
+    evaluations, epochs = work
+    examples = evaluations * data.size("validation"), epochs * data.size("train")
+    days = sum(n * s for n, s in zip(examples, seconds, strict=True)) / 86_400
+    if days > 1:
+        warnings.warn(
+            f"{who}: {evaluations:,} evaluations and {epochs:,} epochs are asked for, which may "
+            f"take {days:,.0f} days here, going by two examples. Stop it and ask for less, or give "
+            "it a journal to be resumed from.",
+            stacklevel=4,
+        )
 
 
 def _check_signature(
@@ -211,13 +249,13 @@ def _check_signature(
 
 
 def _drive(
-    function: Callable[..., Iterator[Step]],
+    function: Callable[..., Generator[Step, None, Any]],
     model: nn.Module,
     data: Any,
     settings: dict[str, Any],
     surroundings: _Surroundings,
 ) -> Generator[Step, None, Any]:
-    outermost = not getattr(_thread, "depth", 0)  # of nested methods only this one opens a journal
+    outermost = not _running()  # of nested methods only this one opens a journal
     journal = settings["run"].journal if outermost else None
     stream = function(model, data, **settings)
     opened = None
@@ -228,18 +266,26 @@ def _drive(
                 journal.open(function, plain, settings["seed"], model, data)
                 opened = journal
         while True:
-            with surroundings:
-                try:
+            # On any exception the weights of the last step return: whoever catches it, an
+            # interrupt above all, has a model that agrees with the steps that he has seen.
+            before = snapshot(model) if outermost else None
+            try:
+                with surroundings:
+                    _running().append(stream)
                     step = next(stream)
-                except StopIteration as end:
-                    return end.value
-                except Stopped:
-                    if _thread.depth > 1:
-                        raise
-                    return None
-            yield step
+                yield step
+            except StopIteration as end:
+                return end.value
+            except GeneratorExit:  # the consumer has had the step
+                raise
+            except BaseException as error:
+                if before is not None:
+                    put_back(model, before)
+                    if isinstance(error, Stopped):
+                        return None
+                raise
     finally:
         with surroundings:
-            stream.close()  # type: ignore[attr-defined]
+            stream.close()
         if opened is not None:
             opened.close()

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import copy
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 from prunekit import count
 from prunekit.data import wrap
 from prunekit.judge import evaluate
-from prunekit.knobs import knobs
+from prunekit.knobs import knobs, shown
 from prunekit.mask import Mask
 from prunekit.report import Comparison, Report
 from prunekit.steps import Run, Step
+from prunekit.trial import check_model, copied
+
+T = TypeVar("T")
 
 Method = Callable[..., Iterator[Step]]
 Watch = Callable[[Iterator[Step]], Iterator[Step]]
@@ -74,52 +77,78 @@ class Pruning:
         run: Run = Run(),
         **settings: Any,
     ):
-        self.method, self.data, self.run = whole(method), wrap(data), run
+        self.method = whole(method)
         if not hasattr(self.method, "knobs"):
             raise TypeError(
-                f"prune: method must be a function decorated with @method, got {method!r}. Pass "
-                "the function itself, such as prunekit.magnitude."
+                f"prune: method must be a function decorated with @method, got {shown(method)}. "
+                "Pass the function itself, such as prunekit.magnitude."
             )
+        check_model("prune", model)
+        if not isinstance(run, Run):
+            raise TypeError(f"prune: run must be a prunekit Run, got {run!r}")
+        self.data, self.run = wrap(data), run
         settings = {**bound(method), **settings}  # the call wins, as in functools.partial
         defaults = {knob.name: knob.default for knob in knobs(self.method).values()}
         self.knobs = defaults | settings | {"seed": seed}
-        self.model, self.history = copy.deepcopy(model), list[Step]()
+        self.model, self.history = copied("prune", model), list[Step]()
         steps = self.method(self.model, self.data, seed=seed, run=run, **settings)  # checks them
         self.steps, self.examples = steps, self.data.size("validation")
         self.before = evaluate(self.model, self.data)
+        if not math.isfinite(self.before):
+            raise ValueError(
+                f"prune: outputs and {self.data.metric_name} of {type(model).__name__} must be "
+                "finite over the validation split before anything is pruned, and are not"
+            )
 
     def __iter__(self) -> Iterator[Step]:
         return self
 
     def __next__(self) -> Step:
-        self.history.append(next(self.steps))
-        return self.history[-1]
+        for step in self.steps:  # Python takes no interrupt between a yield and this line
+            self.history.append(step)
+            return step
+        raise StopIteration
 
     def close(self) -> None:
         """End the run; the model keeps what the last step gave it."""
         self.steps.close()  # type: ignore[attr-defined]
 
     def report(self, stopped: bool = False) -> Report:
-        """What was done so far; marked `stopped` if that is said, or if `run.stop` is set."""
+        """What was done so far; marked `stopped` if that is said, or if `run.stop` is set.
+
+        A figure that cannot be worked out is left out, and the report says why.
+        """
         mask = self.history[-1].mask if self.history else Mask({})
-        metric = self.data.metric_name
-        x, _ = next(iter(self.data.batches("validation", 1)))
-        journal = self.run.journal
+        metric, journal = self.data.metric_name, self.run.journal
+        missing: dict[str, str] = {}
+
+        def figure(name: str, work: Callable[[], T], otherwise: T) -> T:
+            try:
+                return work()
+            except (Exception, KeyboardInterrupt) as error:  # the model is worth more
+                missing[name] = f"{type(error).__name__}: {error}"
+                return otherwise
+
         return Report(
             method=self.method.__name__,
             knobs=self.knobs,
             before={metric: self.before},
-            after={metric: evaluate(self.model, self.data)},
+            after={metric: figure(metric, lambda: evaluate(self.model, self.data), math.nan)},
             history=[*self.history],
             model=self.model,
             mask=mask,
             stopped=stopped or (self.run.stop is not None and self.run.stop.is_set()),
             metric=metric,
             examples=self.examples,
-            macs=count.macs(self.model, x, mask),
+            macs=figure("MACs", lambda: self._macs(mask), count.Macs(0, 0)),
+            missing=missing,
             environments=list(journal.environments) if journal is not None else [],
             _data=self.data,
         )
+
+    def _macs(self, mask: Mask) -> count.Macs:
+        x, _ = next(iter(self.data.batches("validation", 1)))
+        return count.macs(self.model, x, mask)
 
 
 def prune(
@@ -141,8 +170,8 @@ def prune(
     """
     pruning = Pruning(method, model, data, seed=seed, run=run, **settings)
     steps: Iterator[Step] = pruning
-    for watcher in (watch,) if callable(watch) else watch:
-        steps = watcher(steps)
+    for watcher in (watch,) if callable(watch) or not isinstance(watch, Iterable) else watch:
+        steps = _watched(watcher, steps)
     stopped = False
     try:
         for _ in progress(steps, pruning.method.__name__) if bar else steps:
@@ -152,6 +181,20 @@ def prune(
     finally:
         pruning.close()
     return pruning.report(stopped)
+
+
+def _watched(watcher: Watch, steps: Iterator[Step]) -> Iterator[Step]:
+    if not callable(watcher):
+        raise TypeError(
+            f"prune: watch must be a function iterator -> iterator, or several, got {watcher!r}"
+        )
+    watched = watcher(steps)
+    if not isinstance(watched, Iterable):
+        raise TypeError(
+            f"prune: watch must give an iterator of steps, {watcher!r} gave {watched!r}. Write it "
+            "with `for step in steps: ...; yield step`."
+        )
+    return iter(watched)
 
 
 # --------------------------------------------------------------------------------------- compare
@@ -176,8 +219,14 @@ def compare(
         raise ValueError(
             "compare: a journal belongs to one run; use the experiments for long grids"
         )
-    named = methods if isinstance(methods, Mapping) else {_label(m): m for m in methods}
+    named = _named(methods)
+    if not isinstance(seeds, Iterable):
+        raise TypeError(f"compare: seeds must be several whole numbers, got {seeds!r}")
     seeds = tuple(seeds)
+    if not isinstance(model, nn.Module) and not callable(model):
+        raise TypeError(
+            f"compare: model must be a torch.nn.Module or a function of a seed, got {model!r}"
+        )
     jobs = [(label, m, seed) for label, m in named.items() for seed in seeds]
     if not jobs:
         raise ValueError("compare: needs at least one method and one seed")
@@ -194,6 +243,28 @@ def compare(
     if not any(reports.values()):
         raise KeyboardInterrupt("compare: stopped before the first run was finished")
     return Comparison({label: found for label, found in reports.items() if found}, seeds)
+
+
+def _named(methods: Any) -> dict[str, Method]:
+    """The methods by their labels. Raises TypeError or ValueError unless each has its own."""
+    if isinstance(methods, str) or not isinstance(methods, Iterable):
+        raise TypeError(
+            f"compare: methods must be several functions decorated with @method, got {methods!r}"
+        )
+    pairs = methods.items() if isinstance(methods, Mapping) else [(_label(m), m) for m in methods]
+    named: dict[str, Method] = {}
+    for label, m in pairs:
+        if not hasattr(whole(m), "knobs"):
+            raise TypeError(
+                f"compare: every method must be a function decorated with @method, got {m!r}"
+            )
+        if label in named:
+            raise ValueError(
+                f"compare: two methods are called {label!r}. Give them names: "
+                "compare({'one': ..., 'other': ...}, ...)."
+            )
+        named[label] = m
+    return named
 
 
 def _bar(jobs: list[Any], label: str) -> Iterable[Any]:
@@ -214,4 +285,5 @@ def bound(m: Method) -> dict[str, Any]:
 
 def _label(m: Method) -> str:
     knobs_text = ", ".join(f"{name}={value}" for name, value in bound(m).items())
-    return whole(m).__name__ + (f" ({knobs_text})" if knobs_text else "")
+    name = getattr(whole(m), "__name__", repr(m))
+    return name + (f" ({knobs_text})" if knobs_text else "")

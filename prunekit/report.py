@@ -33,7 +33,8 @@ class Report:
 
     `before` and `after` are validation figures of the whole models; `history` holds the steps;
     `model` is the pruned model and `mask` what it has applied; `stopped` says whether the run was
-    cut short. Test figures are read only by `test()`.
+    cut short; `missing` holds, by name, why a figure could not be worked out. Test figures are read
+    only by `test()`.
     """
 
     method: str
@@ -47,6 +48,7 @@ class Report:
     metric: str = "accuracy"
     examples: int = 0
     macs: count.Macs = field(default=count.Macs(0, 0))
+    missing: dict[str, str] = field(default_factory=dict)
     environments: list[dict[str, Any]] = field(default_factory=list)
     tests: list[float] = field(default_factory=list)
     _data: Any = field(default=None, repr=False)
@@ -85,7 +87,9 @@ class Report:
             figures.append((f"test {self.metric} (read {times})", self._figure(self.tests[-1], n)))
         if len(self.environments) > 1:
             figures.append(("note", "the run went on under another environment"))
-        return figures
+        figures += [("note", f"{name} is missing: {why}") for name, why in self.missing.items()]
+        unknown = {"MACs"} & {*self.missing} | ({"change"} if math.isnan(delta) else set())
+        return [row for row in figures if row[0] not in unknown]
 
     def _figure(self, value: float, n: int | None = None) -> str:
         return shown_metric(value, self.metric, n or self.examples)
@@ -143,6 +147,8 @@ def with_error(accuracy: float, n: int) -> str:
 
 def shown_metric(value: float, metric: str, n: int) -> str:
     """A figure of the metric as text: an accuracy with its error, another one alone."""
+    if math.isnan(value):
+        return "none, as outputs are NaN or infinite"
     return with_error(value, n) if metric == "accuracy" else f"≈{value:.3f}"
 
 

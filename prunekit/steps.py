@@ -96,12 +96,34 @@ class Run:
 
     `workers(function, items)` gives results in the order of the items, like ``Executor.map``;
     `journal` is a `prunekit.journal.Journal` to resume from, or None; `stop` is an event that is
-    polled at every minibatch.
+    polled at every minibatch; `memory` is about how many bytes a forward pass may take for what it
+    computes outside training, where batches are as large as that allows (None: 64 MiB on a CPU,
+    2 GiB on an accelerator).
+
+    Raises TypeError or ValueError that names what is none of these.
     """
 
     workers: Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]] = serial
     journal: Any = None
     stop: threading.Event | None = None
+    memory: int | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.workers):
+            raise TypeError(
+                "Run: workers must be a function like map, such as the map of an Executor, "
+                f"got {self.workers!r}"
+            )
+        opens = all(callable(getattr(self.journal, what, None)) for what in ("open", "close"))
+        if self.journal is not None and not opens:
+            raise TypeError(
+                f"Run: journal must be a Journal, got {self.journal!r}. Pass Journal('mine')."
+            )
+        if self.stop is not None and not callable(getattr(self.stop, "is_set", None)):
+            raise TypeError(f"Run: stop must be a threading.Event, got {self.stop!r}")
+        whole = isinstance(self.memory, int) and not isinstance(self.memory, bool)
+        if self.memory is not None and not (whole and self.memory > 0):
+            raise ValueError(f"Run: memory must be a number of bytes above 0, got {self.memory!r}")
 
     def poll(self) -> None:
         """Raise `Stopped` if somebody set `stop`."""

@@ -26,6 +26,7 @@ from prunekit._files import describe
 from prunekit.data import Data, accuracy, ranks, spearman, squared_error, wrap, wrong
 from prunekit.datasets import crop_and_mirror
 from prunekit.experiments.noisy_labels import NOISES, noisy
+from prunekit.trial import try_out
 
 
 def generator(seed=0):
@@ -80,45 +81,6 @@ def test_a_test_split_may_be_missing_until_it_is_asked_for():
     data = Data({"train": pair(), "validation": pair()})
     with pytest.raises(ValueError, match=r"has no test split, only \['train', 'validation'\]"):
         next(data.batches("test", 2))
-
-
-# --------------------------------------------------------------------------------- fits the model
-
-
-class Pairs(nn.Linear):
-    def forward(self, x):
-        return super().forward(x), x
-
-
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        (nn.Linear(8, 4), r"shape \(n, 3, ...\), one column a class, got \(2, 4\)"),
-        (nn.Linear(5, 3), r"fails on a float32 batch of shape \(2, 8\): mat1 and mat2"),
-        (Pairs(8, 3), "must return a tensor, got tuple"),
-        (nn.Sequential(nn.Linear(8, 3), nn.Flatten(0)), r"one column a class, got \(6,\)"),
-    ],
-)
-def test_a_model_that_does_not_fit_is_refused(model, message):
-    with pytest.raises(ValueError, match=f"{type(model).__name__} on data tiny: .*{message}"):
-        tiny_data().check(model)
-
-
-def test_a_loss_that_does_not_fit_is_refused():
-    regression = Data(
-        {split: (x, x[:, :1]) for split, (x, _) in splits().items()},
-        loss=nn.BCELoss(),
-        metric=lambda outputs, y: -float(mse_loss(outputs, y)),
-    )
-    with pytest.raises(ValueError, match=r"the loss cannot be computed: .*size"):
-        regression.check(nn.Linear(2, 3))
-
-
-def test_a_model_that_fits_passes_and_keeps_its_modes():
-    model = tiny_model(dropout=0.5).train()
-    model[2].eval()
-    tiny_data().check(model)
-    assert [m.training for m in model] == [True, True, False, True]
 
 
 # --------------------------------------------------------------------------------------- batches
@@ -672,11 +634,12 @@ def soft(*rows):
 def test_training_targets_may_be_probabilities():
     data = soft([0.5, 0.5, 0.0], [1.0, 0.0, 0.0])
     assert data.classes == ("0", "1", "2")
-    data.check(model := torch.nn.Linear(3, 3))
+    try_out("fit", model := torch.nn.Linear(3, 3), data, trains=False)
     assert "2 train" in repr(data)
     assert "2 validation" in repr(data.only("validation"))
     with pytest.raises(ValueError, match="the loss cannot be computed"):
-        Data(data.splits, loss=torch.nn.functional.multi_margin_loss).check(model)
+        bad = Data(data.splits, loss=torch.nn.functional.multi_margin_loss)
+        try_out("fit", model, bad, trains=False)
     x, y = data.splits["train"]
     chances = model(x).detach().log_softmax(1)
     by_hand = -(chances * y).sum(1).mean()
@@ -815,9 +778,6 @@ class Whole(Bare):
     def minibatches(self, size):
         return 1_000
 
-    def check(self, model):
-        raise ValueError(f"no {type(model).__name__}")
-
     def to(self, device):
         moved = Whole()
         moved.device = device
@@ -842,7 +802,6 @@ def test_what_data_of_another_kind_do_not_say_is_counted_once():
     assert len([*data.batches("train", 128)]) == 18  # the last, of one example, is not trained on
     assert wrap(Bare(metric=spearman)).unit("validation") == 1
     assert (data.name, data.key, data.classes, data.metric_name) == ("Bare", None, (), "accuracy")
-    data.check(nn.Linear(1, 1))
     assert data.to("meta") is data is data.normalised
     assert repr(data) == "Data(Bare: batches of a Bare)"
 
@@ -853,8 +812,6 @@ def test_what_data_of_another_kind_say_is_used():
     assert data.source.asked == ["train"]  # one batch, for the number of targets an example
     assert (data.name, data.key) == ("mine", "whole-1")
     assert describe(data) == "prunekit.data.Foreign:whole-1"
-    with pytest.raises(ValueError, match="no Linear"):
-        data.check(nn.Linear(1, 1))
     assert data.to("meta").source.device == "meta"
     with pytest.raises(TypeError, match="data Bare: key must be a text, got 5"):
         _ = wrap(Bare(key=5)).key

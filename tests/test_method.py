@@ -6,11 +6,14 @@ import textwrap
 from typing import Annotated, Unpack
 
 import pytest
+import torch
 from tiny import tiny_data, tiny_model
 
-from prunekit import Mask, Run, Step, magnitude, prune
+from prunekit import Mask, Run, Step, evaluate, magnitude, prune
 from prunekit.knobs import Count, Fraction, Range, helps, knobs
 from prunekit.method import RESERVED, method
+from prunekit.methods.differential_evolution import differential_evolution
+from prunekit.methods.roulette import roulette
 from prunekit.prune import Pruning, compare
 from prunekit.train import Tuning, fit
 from prunekit.widgets import Panel
@@ -185,3 +188,98 @@ def test_the_settings_of_a_call_win_over_those_of_a_partial_function():
     assert Panel(half, tiny_model(), tiny_data(), sparsity=0.9).values()["sparsity"] == 0.9
     both = compare({"half": half}, tiny_model(), tiny_data(), seeds=[0], sparsity=0.9, bar=False)
     assert both.reports["half"][0].knobs["sparsity"] == 0.9
+
+
+# ---------------------------------------------------------------------------- before the first step
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(workers=3), "Run: workers must be a function like map"),
+        (
+            dict(journal="mine"),
+            r"Run: journal must be a Journal, got 'mine'. Pass Journal\('mine'\)",
+        ),
+        (dict(stop=True), "Run: stop must be a threading.Event, got True"),
+        (dict(memory=0), "Run: memory must be a number of bytes above 0, got 0"),
+        (dict(memory=True), "Run: memory must be a number of bytes"),
+    ],
+)
+def test_surroundings_that_are_none_are_refused_by_name(settings, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        Run(**settings)
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda m, d: prune("magnitude", m, d), "prune: method must be a function"),
+        (lambda m, d: prune(m, magnitude, d), "prune: method must be a function"),
+        (lambda m, d: prune(magnitude, None, d), "prune: model must be a torch.nn.Module"),
+        (lambda m, d: prune(magnitude, m, d, run=3), "prune: run must be a prunekit Run"),
+        (lambda m, d: prune(magnitude, m, d, watch=3), "prune: watch must be a function"),
+        (
+            lambda m, d: prune(magnitude, m, d, watch=lambda steps: None, bar=False),
+            "prune: watch must give an iterator of steps",
+        ),
+        (lambda m, d: evaluate(m, d, mask={}), "evaluate: mask must be a Mask, got dict"),
+        (lambda m, d: compare(magnitude, m, d), "compare: methods must be several functions"),
+        (lambda m, d: compare("magnitude", m, d), "compare: methods must be several functions"),
+        (lambda m, d: compare(["magnitude"], m, d), "compare: every method must be a function"),
+        (lambda m, d: compare([magnitude], None, d), "compare: model must be a torch.nn.Module"),
+        (lambda m, d: compare([magnitude], m, d, seeds=3), "compare: seeds must be several"),
+        (lambda m, d: compare([magnitude] * 2, m, d), "two methods are called 'magnitude'"),
+        (lambda m, d: fit(m, d, remask=3), "fit: remask must be a function"),
+        (lambda m, d: fit(m, d, penalty="l1"), "fit: penalty must be a function"),
+        (lambda m, d: fit(m, d, decay=0.1), "fit: decay must be a mapping"),
+    ],
+)
+def test_what_is_no_method_model_or_setting_is_refused_by_name(act, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        act(tiny_model(), tiny_data())
+
+
+@pytest.mark.parametrize(
+    ("m", "knobs"),
+    [
+        (magnitude, dict(rounds=10**9)),
+        (magnitude, dict(epochs=10**8)),
+        (differential_evolution, dict(population=10**7)),
+        (roulette, dict(branches=10**9)),
+    ],
+)
+def test_a_run_that_will_not_come_back_for_long_is_announced(m, knobs):
+    with pytest.warns(
+        UserWarning, match=rf"{m.__name__}: .*[0-9]{{3}} (evaluations|epochs).* days"
+    ):
+        stream = m(tiny_model(), tiny_data(), **knobs)
+    assert inspect.isgenerator(stream)
+
+
+@pytest.mark.parametrize("device", ["meta"])
+def test_another_default_device_changes_nothing(device):
+    model, data = tiny_model(), tiny_data()
+    for m, settings in (
+        (magnitude, dict(epochs=1)),
+        (roulette, dict(branches=3, step=0.4, draw_step=True)),
+        (differential_evolution, dict(rounds=1, generations=2, population=6, epochs=1)),
+    ):
+        plain = prune(m, model, data, bar=False, **settings)
+        torch.set_default_device(device)
+        try:
+            other = prune(m, model, data, bar=False, **settings)
+        finally:
+            torch.set_default_device(None)
+        assert other.history == plain.history
+        assert other.macs == plain.macs
+
+
+def test_training_inside_inference_mode_is_training():
+    model, data = tiny_model(), tiny_data()
+    plain = prune(magnitude, model, data, epochs=2, bar=False)
+    with torch.inference_mode():
+        inside = prune(magnitude, model, data, epochs=2, bar=False)
+        made = prune(magnitude, tiny_model(), tiny_data(), epochs=2, bar=False)
+    assert inside.history == plain.history == made.history
+    assert not inside.model[0].weight.is_inference()

@@ -45,7 +45,10 @@ def random(
     """
     weights = Mask.ones(model, biases, ignore)
     generator = torch.Generator().manual_seed(derive(seed, "scores"))
-    scores = {name: torch.rand(keep.shape, generator=generator) for name, keep in weights.items()}
+    scores = {
+        name: torch.rand(keep.shape, generator=generator, dtype=torch.float32, device="cpu")
+        for name, keep in weights.items()
+    }
     yield from in_rounds(
         model, data, weights, lambda mask, target: select.largest(scores, target, scope, mask),
         sparsity=sparsity, rounds=rounds, seed=seed, run=run, **tuning,

@@ -88,7 +88,9 @@ def _thresholds(sensitivities: Sequence[float], deviations: list[float]) -> list
     """
     repeats = len(deviations) if len(sensitivities) == 1 else 1
     pairs = zip([*sensitivities] * repeats, deviations, strict=True)
-    return [torch.tensor(s * deviation, dtype=torch.float32) for s, deviation in pairs]
+    return [
+        torch.tensor(s * deviation, dtype=torch.float32, device="cpu") for s, deviation in pairs
+    ]
 
 
 def _cut(
@@ -121,7 +123,7 @@ def _recover(
         removed = (before[name] & ~keep).flatten().nonzero().flatten()
         n = round(share * len(removed))
         if how == "random":
-            order = torch.randperm(len(removed), generator=generator)
+            order = torch.randperm(len(removed), generator=generator, device="cpu")
         else:
             sizes = parameters[name].detach().cpu().flatten()[removed].abs()
             order = sizes.argsort(descending=True, stable=True)
@@ -239,7 +241,7 @@ def _generations(
     judge: _Judge, highest: list[float], population: int, generator: torch.Generator, **knobs: Any
 ) -> Iterator[Generation]:
     """Evolution between 0 and the highest value of each gene, from vectors drawn evenly."""
-    high = torch.tensor(highest).double()  # (genes,)
+    high = torch.tensor(highest, dtype=torch.float32, device="cpu").double()  # (genes,)
     first = spread(population, torch.zeros_like(high), high, generator)  # (population, genes)
     first[0] = 0  # which keeps everything
     yield from evolve(judge, first, torch.zeros_like(high), high, generator=generator, **knobs)
@@ -269,8 +271,15 @@ def _check(
         raise ValueError(f"differential_evolution: images must be at most {n}, got {images}")
 
 
+def _work(
+    rounds: int, generations: int, population: int, epochs: int, last_epochs: int, **_: Any
+) -> tuple[int, int]:
+    return rounds * (generations + 1) * population, rounds * epochs + last_epochs
+
+
 @method(
     check=_check,
+    work=_work,
     tuning=dict(epochs=4, lr=0.01),
     regrows=True,
     quick=dict(rounds=2, generations=2, population=8, epochs=2, last_epochs=2),

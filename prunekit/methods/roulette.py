@@ -41,7 +41,7 @@ def _child(
     level, number, seed = candidate
     generator = torch.Generator().manual_seed(derive(seed, "spin", level, number))
     if draw_step:
-        step *= STEPS[int(torch.randint(len(STEPS), (), generator=generator))]
+        step *= STEPS[int(torch.randint(len(STEPS), (), generator=generator, device="cpu"))]
     return select.spun(parent, wheels, step, sparsity, generator)
 
 
@@ -69,8 +69,19 @@ def _check(
         raise ValueError(f"roulette: step must be below {1 / max(STEPS)} if drawn, got {step}")
 
 
+def _levels(sparsity: float, step: float) -> int:
+    """How many levels it takes if each removes its share."""
+    return math.ceil(math.log(1 - sparsity) / math.log(1 - step))
+
+
+def _work(sparsity: float, step: float, branches: int, epochs: int, **_: Any) -> tuple[int, int]:
+    levels = _levels(sparsity, step)
+    return levels * branches, levels * epochs
+
+
 @method(
     check=_check,
+    work=_work,
     tuning=dict(epochs=0, lr=0.01),
     quick=dict(step=0.5, branches=4, epochs=2),
 )
@@ -113,10 +124,8 @@ def roulette(
     unit, allowed = data.unit("validation"), math.inf
     if tolerance is not None:
         allowed = search.cost(model, data, run) + (tolerance + SLACK) * unit
-    goal = sum(
-        select.rest(len(select.flat(mask, names)), sparsity) for names in select.scoped(mask, scope)
-    )
-    levels = math.ceil(math.log(1 - sparsity) / math.log(1 - step))
+    goal = sum(select.rest(mask, names, sparsity) for names in select.scoped(mask, scope))
+    levels = _levels(sparsity, step)
     while mask.kept > goal and halvings < 3:
         level += 1
         wheels = select.wheels(model, mask, wheel, strength, scope)

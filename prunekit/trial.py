@@ -1,0 +1,240 @@
+"""Tried before it is needed: what every run does with a model and its data, once, on a copy.
+
+A model that cannot be copied, a loss that is no number or gives no gradient, a metric that fails:
+all of that is said before the first step, by name, and not after hours.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunekit._modules import OF_TORCH, call, device_of, each, evaluating, place, repeatably
+from prunekit._random import LocalRandom
+from prunekit.data import Data
+
+FEW = 2  # examples, as many as batch normalisation needs
+
+
+def check_model(who: str, model: Any) -> None:
+    """Raise unless `model` is an ``nn.Module`` with parameters, all of them finite numbers."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{who}: model must be a torch.nn.Module, got {type(model).__name__}")
+    kind = type(model).__name__
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(
+                f"{who}: {name or 'the model'} is a scripted module, whose weights cannot be "
+                "copied and trained. Pass the module that it was scripted from."
+            )
+    if next(model.parameters(), None) is None:
+        raise ValueError(f"{who}: {kind} is empty: it has no parameters")
+    for name, p in model.named_parameters():
+        if isinstance(p, nn.parameter.UninitializedParameter):
+            raise ValueError(
+                f"{who}: {name} of {kind} is lazy and still uninitialized. Let the model do a "
+                "forward pass first."
+            )
+        if p.is_meta:
+            raise ValueError(
+                f"{who}: {name} of {kind} is on the meta device, where it has no values. Move the "
+                "model with to_empty() and load its weights first."
+            )
+        if p.layout is not torch.strided:
+            raise ValueError(f"{who}: {name} of {kind} must be a dense tensor, got {p.layout}")
+        if not torch.isfinite(p).all():
+            bad = int((~torch.isfinite(p)).sum())
+            raise ValueError(
+                f"{who}: every weight must be finite, {name} has {bad} NaN or infinite values"
+            )
+
+
+def copied(who: str, model: nn.Module) -> nn.Module:
+    """A copy that shares nothing. Raises ValueError that names the part that cannot be copied."""
+    try:
+        with torch.inference_mode(False):  # whose tensors nobody can train
+            return copy.deepcopy(model)
+    except Exception as error:
+        raise ValueError(
+            f"{who}: {type(model).__name__} cannot be copied{_culprit(model)}: {error}"
+        ) from error
+
+
+def _culprit(model: nn.Module) -> str:
+    """Which attribute cannot be copied, and what to do about it."""
+    for name, module in model.named_modules():
+        for attribute, value in vars(module).items():
+            if attribute in OF_TORCH:
+                continue
+            try:
+                copy.deepcopy(value)
+            except Exception:
+                place = f"{name}.{attribute}" if name else attribute
+                found = f", because of {place}, a {type(value).__name__}"
+                if isinstance(value, Tensor):
+                    return (
+                        f"{found} that is worked out from parameters, as torch.nn.utils.prune and "
+                        "the old weight_norm leave it (call prune.remove or remove_weight_norm "
+                        "first, or use torch.nn.utils.parametrizations)"
+                    )
+                return f"{found} (make it when it is needed, or write __deepcopy__)"
+    return ""
+
+
+def try_out(who: str, model: nn.Module, data: Data, trains: bool) -> tuple[float, float]:
+    """Try a batch of two examples on a copy: forward, loss and metric; with `trains` also the
+    training mode and the backward pass. Gives about the seconds that an example takes in each; with
+    more at once it takes less.
+
+    Raises ValueError that names the model, the data, the rule and what was found.
+    """
+    try:
+        twin = copied(who, model)
+    except ValueError:  # it can be trained in place all the same; buffers and gradients go back
+        twin = model
+    about = f"{type(model).__name__} on data {data.name}"
+    begun = time.perf_counter()
+    repeatably(twin, lambda: _try_out(about, twin, data))
+    judged = time.perf_counter()
+    if trains:
+        repeatably(twin, lambda: _try_training(f"{about}, while training", twin, data))
+    return (judged - begun) / FEW, (time.perf_counter() - judged) / FEW
+
+
+def _try_out(who: str, model: nn.Module, data: Data) -> None:
+    x, y = next(iter(data.batches("validation", FEW)))
+    with torch.no_grad(), evaluating(model):
+        outputs = _outputs(who, model, x)
+        if data.classes and (outputs.ndim < 2 or outputs.shape[1] != len(data.classes)):
+            raise ValueError(
+                f"{who}: outputs must have shape (n, {len(data.classes)}, ...), "
+                f"one column a class, got {tuple(outputs.shape)}"
+            )
+        _loss(who, data, outputs, y.to(outputs.device))
+        learned = data.splits.get("train", (None, y))[1][: len(outputs)]
+        if learned.dtype != y.dtype:  # probabilities
+            _loss(who, data, outputs[: len(learned)], learned.to(outputs.device))
+        _try_metric(who, data, outputs, y)
+
+
+def _outputs(who: str, model: nn.Module, x: Any) -> Tensor:
+    """What the model gives: a tensor whose values are all finite."""
+    try:
+        outputs = call(model, place(x, device_of(model)))
+    except Exception as error:
+        raise ValueError(f"{who}: the model fails on {_form(x)}: {_said(error)}") from error
+    if not isinstance(outputs, Tensor):
+        raise ValueError(f"{who}: the model must return a tensor, got {type(outputs).__name__}")
+    if not outputs.isfinite().all():
+        bad = int((~outputs.isfinite()).sum())
+        raise ValueError(
+            f"{who}: outputs must be finite, {bad} of {outputs.numel()} are NaN or infinite before "
+            "anything was pruned or trained. Look at the model's buffers, and at the data's mean "
+            "and std."
+        )
+    return outputs
+
+
+def _said(error: Exception) -> str:
+    """What an error says, with its kind where that alone says little."""
+    return str(error) if " " in str(error) else f"{type(error).__name__}: {error}"
+
+
+def _form(x: Any) -> str:
+    """The type and shape of a batch in words."""
+    if isinstance(x, Tensor):
+        return f"a {str(x.dtype).removeprefix('torch.')} batch of shape {tuple(x.shape)}"
+    return f"a batch of shapes {each(x, lambda tensor: tuple(tensor.shape))}"
+
+
+def _loss(who: str, data: Data, outputs: Tensor, y: Tensor) -> Tensor:
+    """The loss: one finite number."""
+    try:
+        loss = data.loss(outputs, y)
+    except Exception as error:
+        raise ValueError(f"{who}: the loss cannot be computed: {_said(error)}") from error
+    if not isinstance(loss, Tensor) or loss.ndim:
+        got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(
+            f"{who}: the loss must be one number, a tensor of shape (), got {got}. A loss of torch "
+            "needs reduction='mean'."
+        )
+    if not loss.isfinite():
+        raise ValueError(f"{who}: the loss must be finite, got {float(loss)} for finite outputs")
+    return loss
+
+
+def _try_metric(who: str, data: Data, outputs: Tensor, y: Tensor) -> None:
+    """The metric of a whole split, whose targets are there, as if the outputs repeated."""
+    if "validation" in data.splits:
+        y = data.splits["validation"][1]
+        outputs = outputs[torch.arange(len(y), device=outputs.device) % len(outputs)]
+    try:
+        value = data.metric(outputs, y.to(outputs.device))
+    except Exception as error:
+        raise ValueError(f"{who}: the metric cannot be computed: {_said(error)}") from error
+    number(data, "metric", value)
+
+
+def number(data: Data, what: str, value: Any) -> float:
+    """What the metric gave, as a float. Raises ValueError unless it is one number."""
+    try:
+        if isinstance(value, (str, bytes)):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else f", {value!r}"
+        raise ValueError(
+            f"data {data.name}: the {what} must be one number for all examples, "
+            f"got a {type(value).__name__}{shape}"
+        ) from None
+
+
+def _try_training(who: str, model: nn.Module, data: Data) -> None:
+    modes = [(module, module.training) for module in model.modules()]
+    parameters = dict(model.named_parameters())
+    gradients = {name: p.grad for name, p in parameters.items()}
+    try:
+        model.train()
+        for p in parameters.values():
+            p.grad = None
+        x, y = next(iter(data.batches("train", FEW, torch.Generator().manual_seed(0))))
+        with torch.enable_grad(), LocalRandom(0):
+            outputs = _outputs(who, model, x)
+            loss = _loss(who, data, outputs, y.to(outputs.device))
+            _backward(who, loss)
+        for name, p in parameters.items():
+            if p.grad is not None:
+                _check_gradient(who, name, p.grad)
+    finally:
+        for name, p in parameters.items():
+            p.grad = gradients[name]
+        for module, training in modes:
+            module.training = training
+
+
+def _backward(who: str, loss: Tensor) -> None:
+    if not loss.requires_grad:
+        raise ValueError(
+            f"{who}: the loss must depend on a parameter that requires gradients, it has none"
+        )
+    try:
+        loss.backward()
+    except Exception as error:
+        raise ValueError(f"{who}: the backward pass fails: {_said(error)}") from error
+
+
+def _check_gradient(who: str, name: str, gradient: Tensor) -> None:
+    if gradient.layout is not torch.strided:
+        raise ValueError(
+            f"{who}: gradients must be dense, {name} gets a sparse one. Make its layer with "
+            "sparse=False."
+        )
+    if not gradient.isfinite().all():
+        raise ValueError(
+            f"{who}: gradients must be finite, {name} gets NaN or infinite ones for a finite loss"
+        )
