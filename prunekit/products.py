@@ -479,8 +479,14 @@ def _held(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
             yield layer, weight if weight and name == "original" else name, p
 
 
-def _by_class(layer: nn.Module, name: str, p: nn.Parameter) -> Verdict:
-    """The verdict by the module that holds a parameter, and by its shape."""
+# What people call parameters that are added, joined or scaled with; where no example tells.
+_SAID = re.compile(
+    r"bias|token|table|scale|gamma|temperature|(^|[._])(pos|w?pe)([._]|$)|position|pos_?emb"
+)
+
+
+def _by_class(layer: nn.Module, name: str, p: nn.Parameter, path: str) -> Verdict:
+    """The verdict by the module that holds a parameter as `name`, by its shape and by its path."""
     kind, shape = type(layer).__name__.removeprefix("Parametrized"), tuple(p.shape)
     if p.ndim < 2:
         return Verdict(False, f"it has {p.ndim} dimension{'s' * (p.ndim != 1)}, a matrix has two")
@@ -490,7 +496,12 @@ def _by_class(layer: nn.Module, name: str, p: nn.Parameter) -> Verdict:
         return Verdict(False, f"its values are {str(p.dtype).removeprefix('torch.')}, not floats")
     if isinstance(layer, _NORMS):
         return Verdict(False, f"{_SCALE}, {kind}")
-    if isinstance(layer, _FEEDING) and _THEIRS.fullmatch(name):
+    table, own = isinstance(layer, (nn.Embedding, nn.EmbeddingBag)), _THEIRS.fullmatch(name)
+    if not (isinstance(layer, _FEEDING) and own and not table) and _SAID.search(
+        path if table else name
+    ):
+        return Verdict(False, "its name says that it is a scale, a token or a table")
+    if isinstance(layer, _FEEDING) and own:
         return Verdict(True, f"it is the weight of a layer, {kind}")
     if shape[0] == 1 or sum(n > 1 for n in shape) < 2:
         return Verdict(False, f"its shape {shape} is that of a scale, a token or a table")
@@ -517,7 +528,7 @@ def _all_by_class(model: nn.Module) -> tuple[dict[str, Verdict], set[str]]:
                 f"prunable: {name} of {type(model).__name__} is on the meta device and has no "
                 "values. Load them first, or build the model on the CPU."
             )
-        verdict = _by_class(layer, own, p)
+        verdict = _by_class(layer, own, p, name)
         if name not in verdicts or verdict.feeds:  # tied: one place is enough
             verdicts[name] = verdict
         if isinstance(layer, _FEEDING) and _THEIRS.fullmatch(own):
@@ -526,8 +537,13 @@ def _all_by_class(model: nn.Module) -> tuple[dict[str, Verdict], set[str]]:
 
 
 def _half(shape: torch.Size, other: bool = False) -> Tensor:
-    """About half of the elements, or the other half; of no row or column of several all."""
-    removed = torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.5
+    """About half of the elements, or the other half; of no row or column of several all.
+
+    Few of the first and many of the last, so that places that stand for others are seen.
+    """
+    n = shape.numel()
+    chance = torch.linspace(0.1, 0.9, n).reshape(shape)
+    removed = torch.rand(shape, generator=torch.Generator().manual_seed(n)) < chance
     for d in (0, 1):
         lines = removed.movedim(d, 0).flatten(1)  # a copy or a view
         n = lines.shape[1]
@@ -561,6 +577,7 @@ class _Judge(Watcher):
         super().__init__(parameters, cases, x)
         self.factors: set[str] = set()
         self.lost: dict[str, str] = {}
+        self.inputs: dict[str, str] = {}  # learned inputs: with which weight they are multiplied
         self.others: dict[str, str] = {}  # used otherwise: by which operator first
         self.through: dict[Memory, set[str]] = {}  # worked out by products of these
         self.passed: set[str] = set()  # the same, of the operator's result
@@ -633,8 +650,10 @@ class _Judge(Watcher):
                 for name in self.through.get(_memory(a), set()) - self.theirs:
                     self.lost.setdefault(name, "what meets the input is a product of it")
             # What is no layer's, and is multiplied with a layer's weight, is a learned input.
-            fixed = not moving and others & self.theirs
-            names = origins[i] & self.theirs if fixed else origins[i]
+            names = origins[i]
+            if not moving and (weights := others & self.theirs):
+                names = names & self.theirs
+                self.inputs |= dict.fromkeys(origins[i] - names, min(weights))
             at = (_memory(a), a.storage_offset(), a.shape, a.stride())
             if names and at not in self.seen:
                 self._judge(a, names)
@@ -650,7 +669,10 @@ class _Judge(Watcher):
         """Of the parameters that could be matrices and were used."""
         found = {}
         for name in self.halves:
-            if name in self.lost:
+            if name in self.inputs:
+                why = f"it is a learned input, multiplied with {self.inputs[name]}"
+                found[name] = Verdict(False, why)
+            elif name in self.lost:
                 found[name] = Verdict(False, self.lost[name])
             elif name in self.factors:
                 found[name] = Verdict(True, "it is a factor of a product")
