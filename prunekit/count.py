@@ -49,8 +49,8 @@ def macs(model: nn.Module, x: Any, mask: Mask | None = None) -> Macs:
     """
     mask = mask if mask is not None else Mask({})
     mask.check(model)
+    x = first("macs", model, x)
     try:
-        x = first(model, x)
         counter = _Counter(model, mask, x)
         with watching(model, counter):
             call(model, x)
@@ -66,6 +66,8 @@ class _Counter(Watcher):
     """Adds up the products, and the share of each that has no removed weight."""
 
     def __init__(self, model: nn.Module, mask: Mask, x: Any):
+        from torch.utils.flop_counter import flop_registry  # slow to import
+
         parameters = dict(model.named_parameters())
         removed: Removed = {
             n: functools.partial(torch.logical_not, m) for n, m in mask.items() if not m.all()
@@ -73,6 +75,7 @@ class _Counter(Watcher):
         removed = with_zeros(parameters) | removed if removed else {}
         super().__init__(parameters, {None: removed}, x)
         self.twins.keep(None)
+        self.formulas = flop_registry
         self.dense, self.sparse = 0, 0.0
 
     def product(self, product: Product, out: Any) -> None:

@@ -65,6 +65,8 @@ _LAYERS = (
     "mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn", "_lstm_mps",
     "_native_multi_head_attention", "_transformer_encoder_layer_fwd",
 )  # fmt: skip
+# Operators whose result has the elements of their argument.
+_COPIES = ("_to_copy", "clone")
 # Operators that read rows of a table: a product with rows of which one element is 1.
 _LOOKUPS = ("embedding", "_embedding_bag", "_embedding_bag_forward_only", "index", "index_select")
 
@@ -110,11 +112,6 @@ def _products(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: 
         transposed = _bound(func, args, kwargs).get("transposed", "transpose" in name)
         places = (x if transposed else out).shape[2:].numel()
         yield Product(w.numel() * x.shape[0] * places, (x, w))
-    else:
-        from torch.utils.flop_counter import flop_registry  # what others have registered, too
-
-        if flops := flop_registry.get(getattr(func, "overloadpacket", func)):
-            yield Product(flops(*args, **kwargs, out_val=out) // 2, ())
 
 
 def _matrices(name: str, a: Tensor, b: Tensor) -> Product:
@@ -200,6 +197,7 @@ class _Twins:
         self.parameters, self.cases = parameters, cases
         self.roots: dict[Memory, list[str]] = {}
         self.stored: dict[Memory, dict[Hashable, torch.UntypedStorage]] = {}
+        self.copies: dict[Memory, tuple[Tensor, Callable[[Tensor], Tensor]]] = {}
         self.of_name: dict[str, list[Hashable]] = {name: [] for name in parameters}
         for case, removed in cases.items():
             for name in removed:
@@ -211,6 +209,8 @@ class _Twins:
     def names(self, a: Tensor) -> list[str]:
         """The parameters that lie where a tensor lies, if nothing has been written there."""
         memory = _memory(a)
+        if memory in self.copies and memory not in self.stored:
+            return self.names(self.copies[memory][0])
         if memory in self.stored or not a.numel():
             return []
         start, stop = _span(a)
@@ -220,6 +220,8 @@ class _Twins:
     def cases_of(self, a: Tensor, everything: bool = False) -> list[Hashable]:
         """In which cases a tensor has a twin; `everything`: anything in its memory."""
         memory = _memory(a)
+        if memory in self.copies and memory not in self.stored:
+            return self.cases_of(self.copies[memory][0], everything)
         if memory in self.stored:
             return [*self.stored[memory]]
         names = self.roots.get(memory, []) if everything else self.names(a)
@@ -231,6 +233,10 @@ class _Twins:
         if memory in self.stored:
             twin = self.stored[memory].get(case, self.stored[memory].get(None))
             return _in(twin, a) if twin is not None else None
+        if memory in self.copies:
+            source, copy = self.copies[memory]
+            twin_of = self.of(source, case)
+            return None if twin_of is None else _in(copy(twin_of).untyped_storage(), a)
         if case in (cases := self.cases_of(a)) or None in cases:
             return _in(self._root(memory, case), a)
         return None
@@ -251,16 +257,20 @@ class _Twins:
     def own(self, a: Tensor, case: Hashable) -> Tensor:
         """The twin of a tensor to write into; without one it begins as a plain copy."""
         memory = _memory(a)
-        if case not in self.stored.get(memory, {}):
-            known = self.stored.get(memory, {}).get(None)
-            if known is not None:
-                storage = known.clone()
-            elif memory in self.roots and memory not in self.stored:
-                storage = self._root(memory, case)
-            else:
-                storage = a.untyped_storage().clone()
-            self.stored.setdefault(memory, {})[case] = storage
-        return _in(self.stored[memory][case], a)
+        if memory not in self.stored:  # all at once: what they are made of may be written next
+            cases = dict.fromkeys([*self.cases_of(a, everything=True), case])
+            self.stored[memory] = {one: self._begun(a, one) for one in cases}
+        twins = self.stored[memory]
+        if case not in twins:
+            twins[case] = (twins.get(None) or a.untyped_storage()).clone()
+        return _in(twins[case], a)
+
+    def _begun(self, a: Tensor, case: Hashable) -> torch.UntypedStorage:
+        memory = _memory(a)
+        if memory in self.roots:
+            return self._root(memory, case)
+        known = self.of(a, case)
+        return (a if known is None else known).untyped_storage().clone()
 
     def keep(self, case: Hashable) -> None:
         """Make the twins of a case once and for all."""
@@ -270,6 +280,7 @@ class _Twins:
 
     def forget(self, memory: Memory) -> None:
         self.stored.pop(memory, None)
+        self.copies.pop(memory, None)
         self.roots.pop(memory, None)
 
 
@@ -288,9 +299,8 @@ def with_zeros(parameters: Mapping[str, Tensor]) -> Removed:
 @functools.cache
 def _composite(func: Any) -> bool:
     """Whether an operator is made of others, which show themselves only without inference mode."""
-    return isinstance(
-        func, torch._ops.OpOverload
-    ) and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    return bool(has_kernel(func.name(), "CompositeImplicitAutograd"))
 
 
 class Watcher(TorchDispatchMode):
@@ -302,14 +312,14 @@ class Watcher(TorchDispatchMode):
     """
 
     follow = False  # products of parameters are worked out from twins too
+    formulas: Mapping[Any, Callable[..., int]] = {}  # FLOPs of operators that are not known here
 
     def __init__(self, parameters: Mapping[str, Tensor], cases: Mapping[Hashable, Removed], x: Any):
         super().__init__()
         self.twins = _Twins(parameters, cases)
         self.moving = {_memory(part) for part in _tensors(x)}  # what depends on the input
-        self.multiplied: tuple[Memory, tuple[Tensor, Tensor]] | None = (
-            None  # by the operator before
-        )
+        # By the operator before: where the elementwise product lies, and its factors.
+        self.multiplied: tuple[Memory, tuple[Tensor, Tensor]] | None = None
 
     def product(self, product: Product, out: Any) -> None:
         """A product has been made; its result is `out`."""
@@ -317,8 +327,8 @@ class Watcher(TorchDispatchMode):
     def taken(self, func: Any, args: tuple[Any, ...], given: list[Tensor], moving: bool) -> None:
         """An operator takes these tensors; moving: it depends on the input."""
 
-    def made(self, out: Any) -> None:
-        """An operator has made this, and all of its products have been told of."""
+    def made(self, out: Any, anew: set[Memory]) -> None:
+        """An operator has made this, `anew` or written there; its products have been told of."""
 
     def moves(self, a: Tensor) -> bool:
         """Whether a tensor depends on the input."""
@@ -332,6 +342,8 @@ class Watcher(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if not isinstance(func, torch._ops.OpOverload):
+            return func(*args, **kwargs)
         if _composite(func):
             with self:
                 out = func.decompose(*args, **kwargs)
@@ -344,14 +356,21 @@ class Watcher(TorchDispatchMode):
         drawn = torch.Tag.nondeterministic_seeded in func.tags and draws(func, args, kwargs)
         moving = drawn or not given.isdisjoint(self.moving)
         weight = not moving and (self.follow or not _multiplies(name))
+        floats = (kwargs.get("dtype") or torch.float).is_floating_point
+        copies = weight and name in _COPIES and floats and bool(self.twins.names(args[0]))
+        weight = weight and not copies
         # Before the operator itself, which may write into what it is given.
         twins = self._on_twins(func, args, kwargs, tensors) if weight else {}
         out = func(*args, **kwargs)
         self.taken(func, args, tensors, moving)
-        for product in _products(func, args, kwargs, out):
+        products = [*_products(func, args, kwargs, out)]
+        if not products and (flops := self.formulas.get(func.overloadpacket)):
+            products = [Product(flops(*args, **kwargs, out_val=out) // 2, ())]
+        for product in products:
             self.product(product, out)
         self._elementwise(func, name, args, kwargs, out)
-        self.made(out)
+        outs = {_memory(a) for a in _tensors(out)}
+        self.made(out, outs if func._schema.is_mutable else outs - given)
         for i, a in enumerate(_tensors(out)):
             memory = _memory(a)
             if moving or memory not in given:
@@ -359,6 +378,8 @@ class Watcher(TorchDispatchMode):
                 (self.moving.add if moving else self.moving.discard)(memory)
             if memory in given:
                 continue
+            if copies:
+                self.twins.copies[memory] = args[0], functools.partial(_again, func, args, kwargs)
             for case, results in twins.items():
                 if results is None:  # it cannot be worked out
                     self.twins.own(a, case).fill_(math.nan if a.is_floating_point() else 1)
@@ -406,6 +427,11 @@ class Watcher(TorchDispatchMode):
         return found
 
 
+def _again(func: Any, args: Any, kwargs: Any, a: Tensor) -> Tensor:
+    """The same operator on another tensor."""
+    return func(a, *args[1:], **kwargs)
+
+
 def _views(func: Any) -> bool:
     """Whether the results of an operator are all views of its arguments."""
     returns = func._schema.returns
@@ -430,9 +456,25 @@ def watching(model: nn.Module, watcher: Watcher) -> Iterator[None]:
         torch.set_autocast_cache_enabled(remembers)
 
 
-def first(model: nn.Module, x: Any) -> Any:
-    """The first example of a batch, as a batch of one on the model's device."""
-    return each(place(x, device_of(model)), lambda tensor: tensor[:1])
+def first(who: str, model: nn.Module, x: Any) -> Any:
+    """The first example of a batch, as a batch of one on the model's device.
+
+    Raises ValueError that names `who` unless x is a tensor or a tuple or mapping of tensors.
+    """
+    leaves = tree_leaves(x)
+    wrong = [a for a in leaves if not isinstance(a, Tensor) or not a.ndim or not len(a)]
+    if wrong or not leaves:
+        found = wrong[0] if wrong else x
+        kind = (
+            f"one of shape {tuple(found.shape)}" if isinstance(found, Tensor) else repr(found)[:80]
+        )
+        raise ValueError(
+            f"{who}: the example must be a batch as the model takes it, a tensor (n, ...) or a "
+            f"tuple or mapping of such tensors, got {kind}. Pass one x of your data."
+        )
+    if next(model.parameters(), None) is not None:
+        x = place(x, device_of(model))
+    return each(x, lambda tensor: tensor[:1])
 
 
 # ------------------------------------------------------------------------------ what feeds products
@@ -536,8 +578,12 @@ def _all_by_class(model: nn.Module) -> tuple[dict[str, Verdict], set[str]]:
     return {name: verdicts[name] for name in names.values()}, theirs
 
 
-def _half(shape: torch.Size, other: bool = False) -> Tensor:
-    """About half of the elements, or the other half; of no row or column of several all.
+def _other(half: Callable[[], Tensor]) -> Tensor:
+    return ~half()
+
+
+def _half(shape: torch.Size) -> Tensor:
+    """About half of the elements, but of no row or column of several all.
 
     Few of the first and many of the last, so that places that stand for others are seen.
     """
@@ -551,7 +597,7 @@ def _half(shape: torch.Size, other: bool = False) -> Tensor:
             for i in ((lines.sum(1) == 0) | (lines.sum(1) == n)).nonzero().flatten().tolist():
                 lines[i, i % n] = ~lines[i, i % n]
             removed = lines.unflatten(1, removed.movedim(d, 0).shape[1:]).movedim(0, d)
-    return ~removed if other else removed
+    return removed
 
 
 class _Judge(Watcher):
@@ -571,9 +617,9 @@ class _Judge(Watcher):
             name: functools.partial(_half, parameters[name].shape) for name in candidates
         }
         cases: dict[Hashable, Removed] = {None: with_zeros(parameters)}
-        for name, half in self.halves.items():
-            cases[name, False] = {name: half}
-            cases[name, True] = {name: functools.partial(half, True)}
+        for name, one in self.halves.items():
+            cases[name, False] = {name: one}
+            cases[name, True] = {name: functools.partial(_other, one)}
         super().__init__(parameters, cases, x)
         self.factors: set[str] = set()
         self.lost: dict[str, str] = {}
@@ -581,7 +627,7 @@ class _Judge(Watcher):
         self.others: dict[str, str] = {}  # used otherwise: by which operator first
         self.through: dict[Memory, set[str]] = {}  # worked out by products of these
         self.passed: set[str] = set()  # the same, of the operator's result
-        self.seen: set[Any] = set()
+        self.seen: dict[Memory, set[Any]] = {}  # which factors have been judged
 
     def origins(self, a: Tensor) -> set[str]:
         """The parameters that a tensor is, or is worked out from without the input."""
@@ -595,7 +641,9 @@ class _Judge(Watcher):
         plain = a if (known := self.twins.of(a, None)) is None else known
         kept: dict[str, Tensor] = {}
         lost: dict[str, str] = {}
-        names = sorted(self.origins(a), key=lambda n: -self.twins.parameters[n].numel())
+        origins = self.origins(a)
+        names = [name for name in self.twins.parameters if name in origins]
+        names.sort(key=lambda name: -self.twins.parameters[name].numel())
         for name in names:
             one, two = (self.twins.of(a, (name, second)) for second in (False, True))
             assert one is not None
@@ -654,14 +702,17 @@ class _Judge(Watcher):
             if not moving and (weights := others & self.theirs):
                 names = names & self.theirs
                 self.inputs |= dict.fromkeys(origins[i] - names, min(weights))
-            at = (_memory(a), a.storage_offset(), a.shape, a.stride())
-            if names and at not in self.seen:
+            at = (a.storage_offset(), a.shape, a.stride())
+            if names and at not in self.seen.setdefault(_memory(a), set()):
                 self._judge(a, names)
-                self.seen.add(at)
+                self.seen[_memory(a)].add(at)
         if not moving:
             self.passed |= set[str]().union(*origins)
 
-    def made(self, out: Any) -> None:
+    def made(self, out: Any, anew: set[Memory]) -> None:
+        for memory in anew:
+            self.seen.pop(memory, None)
+            self.through.pop(memory, None)
         for memory in {_memory(a) for a in _tensors(out)} if self.passed else ():
             self.through[memory] = self.through.get(memory, set()) | self.passed
 
@@ -702,7 +753,7 @@ def watch(model: nn.Module, x: Any) -> Watched:
 
     x: a batch as the model takes it, or a tuple or mapping of tensors.
     """
-    x = first(model, x)
+    x = first("watch", model, x)
     _, theirs = _all_by_class(model)
     judge = _Judge(dict(model.named_parameters()), theirs, x)
     with watching(model, judge):
@@ -726,7 +777,7 @@ def verdicts(model: nn.Module, example: Any = None) -> dict[str, Verdict]:
     if example is None:
         return found
     state, known = _known.get(model, (None, {}))
-    if state != _state(model, first(model, example)):
+    if state != _state(model, first("prunable", model, example)):
         try:
             known = watch(model, example).verdicts
         except Exception as error:
