@@ -590,13 +590,12 @@ def _half(shape: torch.Size) -> Tensor:
     n = shape.numel()
     chance = torch.linspace(0.1, 0.9, n).reshape(shape)
     removed = torch.rand(shape, generator=torch.Generator().manual_seed(n)) < chance
-    for d in (0, 1):
-        lines = removed.movedim(d, 0).flatten(1)  # a copy or a view
-        n = lines.shape[1]
-        if n > 1:
-            for i in ((lines.sum(1) == 0) | (lines.sum(1) == n)).nonzero().flatten().tolist():
-                lines[i, i % n] = ~lines[i, i % n]
-            removed = lines.unflatten(1, removed.movedim(d, 0).shape[1:]).movedim(0, d)
+    flat = removed.view(shape[0], -1)
+    flat = flat if flat.shape[0] >= flat.shape[1] else flat.t()
+    rows, columns = torch.arange(len(flat)), flat.shape[1]
+    if columns > 1:
+        flat[rows, rows % columns] = True
+        flat[rows, (rows + 1) % columns] = False
     return removed
 
 
