@@ -311,7 +311,6 @@ class Watcher(TorchDispatchMode):
     there are no removed weights. What is drawn at random counts as an input.
     """
 
-    follow = False  # products of parameters are worked out from twins too
     formulas: Mapping[Any, Callable[..., int]] = {}  # FLOPs of operators that are not known here
 
     def __init__(self, parameters: Mapping[str, Tensor], cases: Mapping[Hashable, Removed], x: Any):
@@ -320,6 +319,10 @@ class Watcher(TorchDispatchMode):
         self.moving = {_memory(part) for part in _tensors(x)}  # what depends on the input
         # By the operator before: where the elementwise product lies, and its factors.
         self.multiplied: tuple[Memory, tuple[Tensor, Tensor]] | None = None
+
+    def follows(self, case: Hashable) -> bool:
+        """Whether the results of products of parameters have twins, too."""
+        return False
 
     def product(self, product: Product, out: Any) -> None:
         """A product has been made; its result is `out`."""
@@ -355,7 +358,7 @@ class Watcher(TorchDispatchMode):
         given = {_memory(a) for a in tensors}
         drawn = torch.Tag.nondeterministic_seeded in func.tags and draws(func, args, kwargs)
         moving = drawn or not given.isdisjoint(self.moving)
-        weight = not moving and (self.follow or not _multiplies(name))
+        weight = not moving
         floats = (kwargs.get("dtype") or torch.float).is_floating_point
         copies = weight and name in _COPIES and floats and bool(self.twins.names(args[0]))
         weight = weight and not copies
@@ -373,7 +376,7 @@ class Watcher(TorchDispatchMode):
         self.made(out, outs if func._schema.is_mutable else outs - given)
         for i, a in enumerate(_tensors(out)):
             memory = _memory(a)
-            if moving or memory not in given:
+            if moving or memory not in given or _multiplies(name):
                 self.twins.forget(memory)
                 (self.moving.add if moving else self.moving.discard)(memory)
             if memory in given:
@@ -407,6 +410,8 @@ class Watcher(TorchDispatchMode):
         """What the operator gives for the twins; tensors without one stand for themselves."""
         writes = func._schema.is_mutable
         cases = dict.fromkeys(case for a in tensors for case in self.twins.cases_of(a, writes))
+        if _multiplies(_name(func)):
+            cases = {case: None for case in cases if self.follows(case)}
         if not cases or (not writes and _views(func)):
             return {}
 
@@ -521,10 +526,10 @@ def _held(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
             yield layer, weight if weight and name == "original" else name, p
 
 
-# What people call parameters that are added, joined or scaled with; where no example tells.
-_SAID = re.compile(
-    r"bias|token|table|scale|gamma|temperature|(^|[._])(pos|w?pe)([._]|$)|position|pos_?emb"
-)
+# What people call tables of places, and what is added, joined or scaled with: without an example
+# nothing else tells these from matrices.
+_PLACES = re.compile(r"position|pos_?emb|(^|[._])(pos|w?pe)([._]|$)")
+_OTHERS = re.compile(r"bias|token|table|scale|gamma|temperature")
 
 
 def _by_class(layer: nn.Module, name: str, p: nn.Parameter, path: str) -> Verdict:
@@ -539,11 +544,11 @@ def _by_class(layer: nn.Module, name: str, p: nn.Parameter, path: str) -> Verdic
     if isinstance(layer, _NORMS):
         return Verdict(False, f"{_SCALE}, {kind}")
     table, own = isinstance(layer, (nn.Embedding, nn.EmbeddingBag)), _THEIRS.fullmatch(name)
-    if not (isinstance(layer, _FEEDING) and own and not table) and _SAID.search(
-        path if table else name
-    ):
+    feeds = isinstance(layer, _FEEDING) and own is not None
+    said = _PLACES.search(path) if table else _PLACES.search(name) or _OTHERS.search(name)
+    if said and (table or not feeds):
         return Verdict(False, "its name says that it is a scale, a token or a table")
-    if isinstance(layer, _FEEDING) and own:
+    if feeds:
         return Verdict(True, f"it is the weight of a layer, {kind}")
     if shape[0] == 1 or sum(n > 1 for n in shape) < 2:
         return Verdict(False, f"its shape {shape} is that of a scale, a token or a table")
@@ -607,8 +612,10 @@ class _Judge(Watcher):
     0 in neither case holds no zero that is put in.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor], theirs: set[str], x: Any):
-        self.theirs = theirs
+    def __init__(
+        self, parameters: Mapping[str, Tensor], theirs: set[str], x: Any, follow: bool = False
+    ):
+        self.theirs, self.follow = theirs, follow
         candidates = [
             n for n, p in parameters.items() if p.ndim > 1 and p.is_floating_point() and p.numel()
         ]
@@ -627,6 +634,9 @@ class _Judge(Watcher):
         self.through: dict[Memory, set[str]] = {}  # worked out by products of these
         self.passed: set[str] = set()  # the same, of the operator's result
         self.seen: dict[Memory, set[Any]] = {}  # which factors have been judged
+
+    def follows(self, case: Hashable) -> bool:
+        return self.follow or case is None
 
     def origins(self, a: Tensor) -> set[str]:
         """The parameters that a tensor is, or is worked out from without the input."""
@@ -801,8 +811,7 @@ def _parametrised(model: nn.Module, by_class: Mapping[str, Verdict]) -> dict[str
         if not isinstance(module, parametrize.ParametrizationList):
             continue
         originals = {names[id(p)]: p for p in module.parameters()}
-        judge = _Judge(originals, set(originals), ())
-        judge.follow = True
+        judge = _Judge(originals, set(originals), (), follow=True)
         with watching(module, judge):
             weight = module()
         for name, why in judge.zeros(weight)[1].items():
