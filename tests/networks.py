@@ -75,30 +75,32 @@ class Twice(nn.Module):
         return 2 * w
 
 
-def parametrised(draw, layer):
+def parametrised(draw, layer, norms):
     """The layer, or with a weight that is worked out from its parameters with the same zeros."""
     how = draw.choice(["", "", "norm", "twice"])
-    if how == "norm":
+    if how == "norm" and norms:
         return parametrizations.weight_norm(layer)
     if how == "twice":
         parametrize.register_parametrization(layer, "weight", Twice())
     return layer
 
 
-def a_layer(draw, width):
+def a_layer(draw, width, norms):
     """A layer that takes a width, and the width that it gives."""
     out = draw.choice(WIDTHS)
     kind = draw.choice(
         ["linear", "conv", "transposed", "attention", "lstm", "gru", "cast", "fused"]
     )
     if kind == "linear":
-        return parametrised(draw, nn.Linear(width, out, bias=draw.random() < 0.5)), out
+        return parametrised(draw, nn.Linear(width, out, bias=draw.random() < 0.5), norms), out
     if kind == "cast":
         return Cast(nn.Linear(width, out)), out
     if kind == "conv":
         groups = draw.choice([1, 2])
         settings = {"stride": draw.choice([1, 2]), "padding": draw.choice([1, 2])}
-        return Turned(parametrised(draw, nn.Conv1d(width, out, 3, groups=groups, **settings))), out
+        return Turned(
+            parametrised(draw, nn.Conv1d(width, out, 3, groups=groups, **settings), norms)
+        ), out
     if kind == "transposed":
         groups = draw.choice([1, 2])
         return Turned(nn.ConvTranspose1d(width, out, 3, stride=2, padding=1, groups=groups)), out
@@ -109,14 +111,17 @@ def a_layer(draw, width):
     return Recurs(nn.LSTM if kind == "lstm" else nn.GRU, width, out), out
 
 
-def random_network(seed, classes=None):
-    """A network of two to six layers in eval mode, and a batch of inputs."""
+def random_network(seed, classes=None, norms=True):
+    """A network of two to six layers in eval mode, and a batch of inputs.
+
+    classes: as many outputs. norms: weights may be normed; then no row of theirs may be emptied.
+    """
     draw = random.Random(seed)
     with LocalRandom(seed):
         width = start = draw.choice(WIDTHS)
         layers = []
         for _ in range(draw.randint(2, 5)):
-            layer, width = a_layer(draw, width)
+            layer, width = a_layer(draw, width, norms)
             layers.append(layer)
             if draw.random() < 0.3:  # shared
                 again = nn.Linear(width, width)
