@@ -15,6 +15,7 @@ from torch import nn
 from prunekit._modules import device_of
 from prunekit.data import wrap
 from prunekit.knobs import Knob, Range, read_knobs, unpacked
+from prunekit.products import check_values
 from prunekit.steps import Run, Step, Stopped
 
 # What `prune` and `Panel` call their own arguments: a knob of that name would never be reached.
@@ -42,6 +43,7 @@ def check_model(who: str, model: Any) -> None:
         raise TypeError(f"{who}: model must be a torch.nn.Module, got {type(model).__name__}")
     if next(model.parameters(), None) is None:
         raise ValueError(f"{who}: {type(model).__name__} is empty: it has no parameters")
+    check_values(who, model)
     for name, p in model.named_parameters():
         if not torch.isfinite(p).all():
             bad = int((~torch.isfinite(p)).sum())

@@ -287,7 +287,7 @@ class _Twins:
 def with_zeros(parameters: Mapping[str, Tensor]) -> Removed:
     """A case in which nothing is removed, of the parameters that have zeros: these become 1."""
     return {
-        name: functools.partial(torch.zeros, (), dtype=torch.bool)
+        name: functools.partial(torch.zeros, (), dtype=torch.bool, device="cpu")
         for name, p in parameters.items()
         if bool((p == 0).any())
     }
@@ -482,6 +482,21 @@ def first(who: str, model: nn.Module, x: Any) -> Any:
     return each(x, lambda tensor: tensor[:1])
 
 
+def check_values(who: str, model: nn.Module) -> None:
+    """Raise ValueError that names `who` and the first parameter that has no values yet."""
+    for name, p in model.named_parameters():
+        if isinstance(p, nn.parameter.UninitializedParameter):
+            raise ValueError(
+                f"{who}: {type(model).__name__} is lazy, {name} is uninitialized. Call the "
+                "model once on an example, so that forward gives it its shape."
+            )
+        if p.is_meta:
+            raise ValueError(
+                f"{who}: {name} of {type(model).__name__} is on the meta device and has no "
+                "values. Load them first, or build the model on the CPU."
+            )
+
+
 # ------------------------------------------------------------------------------ what feeds products
 
 # The classes whose matrices are multiplied with the input, wherever they stand.
@@ -556,25 +571,13 @@ def _by_class(layer: nn.Module, name: str, p: nn.Parameter, path: str) -> Verdic
 
 
 def _all_by_class(model: nn.Module) -> tuple[dict[str, Verdict], set[str]]:
-    """The verdicts by class, and the names of those that layers of torch hold as theirs.
-
-    Raises ValueError for parameters that are not there yet.
-    """
+    """The verdicts by class, and the names of those that layers of torch hold as theirs."""
+    check_values("prunable", model)
     names = {id(p): name for name, p in model.named_parameters()}
     verdicts: dict[str, Verdict] = {}
     theirs = set()
     for layer, own, p in _held(model):
         name = names[id(p)]
-        if isinstance(p, nn.parameter.UninitializedParameter):
-            raise ValueError(
-                f"prunable: {type(model).__name__} is lazy, {name} is uninitialized. Call the "
-                "model once on an example, so that forward gives it its shape."
-            )
-        if p.is_meta:
-            raise ValueError(
-                f"prunable: {name} of {type(model).__name__} is on the meta device and has no "
-                "values. Load them first, or build the model on the CPU."
-            )
         verdict = _by_class(layer, own, p, name)
         if name not in verdicts or verdict.feeds:  # tied: one place is enough
             verdicts[name] = verdict
@@ -593,11 +596,12 @@ def _half(shape: torch.Size) -> Tensor:
     Few of the first and many of the last, so that places that stand for others are seen.
     """
     n = shape.numel()
-    chance = torch.linspace(0.1, 0.9, n).reshape(shape)
-    removed = torch.rand(shape, generator=torch.Generator().manual_seed(n)) < chance
+    chance = torch.linspace(0.1, 0.9, n, device="cpu").reshape(shape)
+    drawn = torch.rand(shape, generator=torch.Generator().manual_seed(n), device="cpu")
+    removed = drawn < chance
     flat = removed.view(shape[0], -1)
     flat = flat if flat.shape[0] >= flat.shape[1] else flat.t()
-    rows, columns = torch.arange(len(flat)), flat.shape[1]
+    rows, columns = torch.arange(len(flat), device="cpu"), flat.shape[1]
     if columns > 1:
         flat[rows, rows % columns] = True
         flat[rows, (rows + 1) % columns] = False

@@ -6,6 +6,7 @@ import textwrap
 from typing import Annotated, Unpack
 
 import pytest
+import torch
 from tiny import tiny_data, tiny_model
 
 from prunekit import Mask, Run, Step, magnitude, prune
@@ -111,6 +112,14 @@ def test_what_is_no_method_is_refused_by_the_front_door():
             TypeError, match="prune: method must be a function decorated with @meth"
         ):
             prune(wrong, tiny_model(), tiny_data())
+
+
+@pytest.mark.parametrize(("model", "word"), [
+    (torch.nn.Sequential(torch.nn.LazyLinear(3)), "lazy"), (tiny_model().to("meta"), "meta"),
+])  # fmt: skip
+def test_a_model_whose_weights_are_not_there_yet_is_refused(model, word):
+    with pytest.raises(ValueError, match=rf"magnitude: .*{word}"):
+        prune(magnitude, model, tiny_data(), bar=False)
 
 
 @pytest.mark.parametrize("what", ["tuning", "quick"])

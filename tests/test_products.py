@@ -303,3 +303,12 @@ def test_what_is_known_of_a_model_goes_with_it():
     del model
     gc.collect()
     assert gone() is None
+
+
+def test_another_default_device_changes_nothing():
+    model, x = parametrizations.weight_norm(nn.Linear(8, 4)), torch.ones(2, 8)
+    torch.set_default_device("meta")
+    try:
+        assert feeding(model, x) == [ORIGINAL + "1"]
+    finally:
+        torch.set_default_device(None)
