@@ -338,6 +338,11 @@ class Data:
                     inputs = self.augment(inputs, generator)
             yield inputs, targets
 
+    @property
+    def example(self) -> Any:
+        """The inputs of the first validation example, as a batch of one."""
+        return next(iter(self.batches("validation", 1)))[0]
+
     def normalise(self, x: Tensor) -> Tensor:
         """What the model sees: uint8 becomes ``(x / 255 - mean) / std``, the rest stays."""
         if x.dtype != torch.uint8:

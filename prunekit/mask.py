@@ -12,40 +12,67 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property, partial
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+from prunekit import products
 
 
+@overload
 def prunable(
-    model: nn.Module, biases: bool = False, ignore: Iterable[str] = ()
-) -> dict[str, nn.Parameter]:
-    """The parameters that may be pruned: ``{name: parameter}``.
+    model: nn.Module,
+    biases: bool = False,
+    ignore: Iterable[str] = (),
+    example: Any = None,
+    why: Literal[False] = False,
+) -> dict[str, nn.Parameter]: ...
+@overload
+def prunable(
+    model: nn.Module,
+    biases: bool = False,
+    ignore: Iterable[str] = (),
+    example: Any = None,
+    *,
+    why: Literal[True],
+) -> dict[str, str]: ...
+def prunable(
+    model: nn.Module,
+    biases: bool = False,
+    ignore: Iterable[str] = (),
+    example: Any = None,
+    why: bool = False,
+) -> dict[str, nn.Parameter] | dict[str, str]:
+    """The parameters that may be pruned, ``{name: parameter}``: the matrices that feed a product.
 
-    These are the floating-point weights with at least two dimensions, outside normalisation
-    layers; with ``biases`` also the biases beside them. Tied weights appear once, under their
-    first name. ``ignore`` holds shell patterns of names to leave out, such as ``"head.*"``.
+    Without an example the module that holds a parameter decides: in are the matrices of linear,
+    convolutional, recurrent, attention, bilinear and embedding layers (a lookup is a product with
+    rows of which one element is 1), and of other modules the floating-point parameters of two or
+    more dimensions, unless their shape is that of a scale, a token or a table: (1, ...) or (c, 1,
+    1). Scales of normalisation, complex weights, and weights that a parametrisation makes dense
+    again are out.
 
-    Raises ValueError when nothing is left to prune or a pattern matches no parameter.
+    With `example`, a batch as the model takes it, one forward pass in eval mode is watched. In is
+    what is a factor of a product, as it is or worked out without the input, and whose zeros are
+    zeros there. Tables that are read at places that the input does not choose are out, as are
+    learned inputs. What the pass does not use, such as a head for training, its module decides.
+
+    With ``biases`` the biases beside these matrices are in, too. Tied weights appear once, under
+    their first name. ``ignore`` holds shell patterns of names to leave out, such as ``"head.*"``.
+    With ``why`` the answer is, for every parameter, why it is in or out: ``{name: reason}``.
+
+    Raises ValueError when nothing is left to prune, a pattern matches no parameter, parameters have
+    no values yet, or the model fails on the example.
     """
-    found: dict[str, nn.Parameter] = {}
+    verdicts = products.verdicts(model, example)
     names = {id(p): name for name, p in model.named_parameters()}
-    for module in model.modules():
-        own = dict(module.named_parameters(recurse=False))
-        matrices = {
-            name: p
-            for name, p in own.items()
-            if p.ndim >= 2 and p.is_floating_point() and not isinstance(module, _NORMS)
-        }
-        chosen = dict(matrices)
-        if biases and matrices:
-            chosen |= {n: p for n, p in own.items() if p.ndim == 1 and "bias" in n}
-        for p in chosen.values():
-            found[names[id(p)]] = p
+    reasons = {n: f"{'in' if v.feeds else 'out'}: {v.why}" for n, v in verdicts.items()}
+    if biases:
+        for name in _biases(model, {n for n, v in verdicts.items() if v.feeds}):
+            reasons[name] = "in: it is the bias beside a matrix"
     # Tied weights have several names; a pattern may match any of them.
     every = [(name, id(p)) for name, p in model.named_parameters(remove_duplicate=False)]
     for pattern in (ignore,) if isinstance(ignore, str) else ignore:
@@ -54,19 +81,36 @@ def prunable(
             raise ValueError(
                 f"ignore: no parameter is called {pattern!r}; there are {[*names.values()]}"
             )
-        found = {name: p for name, p in found.items() if id(p) not in hit}
+        reasons |= {names[i]: f"out: it is to be ignored, {pattern!r}" for i in hit}
+    if why:
+        return reasons
+    parameters = dict(model.named_parameters())
+    found = {name: parameters[name] for name, why_ in reasons.items() if why_.startswith("in")}
     if not found:
-        raise ValueError(
-            f"{type(model).__name__}: has no weights to prune (none with two or more dimensions)"
-        )
-    return {name: found[name] for name in names.values() if name in found}
+        matrices = [n for n, p in parameters.items() if p.ndim > 1]
+        told = "; ".join(f"{n} is {reasons[n]}" for n in matrices[:3]) or "it has no matrices"
+        more = f", and {len(matrices) - 3} more" if len(matrices) > 3 else ""
+        raise ValueError(f"{type(model).__name__}: has no weights to prune ({told}{more})")
+    return found
+
+
+def _biases(model: nn.Module, matrices: set[str]) -> set[str]:
+    """The names of the biases of modules that hold one of these matrices, parametrised or not."""
+    names, found = {id(p): name for name, p in model.named_parameters()}, set()
+    for module in model.modules():
+        own = dict(module.named_parameters(recurse=False))
+        inner = getattr(module, "parametrizations", None)
+        held = [*own.values(), *(inner.parameters() if isinstance(inner, nn.Module) else ())]
+        if any(names[id(p)] in matrices for p in held):
+            found |= {names[id(p)] for n, p in own.items() if p.ndim == 1 and "bias" in n}
+    return found
 
 
 def check_prunable(
-    model: nn.Module, data: object, *, biases: bool = False, ignore: Iterable[str] = (), **_: object
+    model: nn.Module, data: Any, *, biases: bool = False, ignore: Iterable[str] = (), **_: object
 ) -> None:
     """The `check` of methods with the knobs `biases` and `ignore`: something is left to prune."""
-    prunable(model, biases, ignore)
+    prunable(model, biases, ignore, data.example)
 
 
 class Mask(Mapping[str, Tensor]):
@@ -98,12 +142,18 @@ class Mask(Mapping[str, Tensor]):
         return mask
 
     @classmethod
-    def ones(cls, model: nn.Module, biases: bool = False, ignore: Iterable[str] = ()) -> Mask:
+    def ones(
+        cls,
+        model: nn.Module,
+        biases: bool = False,
+        ignore: Iterable[str] = (),
+        example: Any = None,
+    ) -> Mask:
         """The mask that keeps every prunable weight (see `prunable`)."""
         return cls._sharing(
             {
                 name: torch.ones(p.shape, dtype=torch.bool, device="cpu")
-                for name, p in prunable(model, biases, ignore).items()
+                for name, p in prunable(model, biases, ignore, example).items()
             }
         )
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from prunekit._modules import OF_TORCH, call, device_of, each, evaluating, place, repeatably
 from prunekit._random import LocalRandom
 from prunekit.data import Data
+from prunekit.products import check_values
 
 FEW = 2  # examples, as many as batch normalisation needs
 
@@ -33,17 +34,8 @@ def check_model(who: str, model: Any) -> None:
             )
     if next(model.parameters(), None) is None:
         raise ValueError(f"{who}: {kind} is empty: it has no parameters")
+    check_values(who, model)
     for name, p in model.named_parameters():
-        if isinstance(p, nn.parameter.UninitializedParameter):
-            raise ValueError(
-                f"{who}: {name} of {kind} is lazy and still uninitialized. Let the model do a "
-                "forward pass first."
-            )
-        if p.is_meta:
-            raise ValueError(
-                f"{who}: {name} of {kind} is on the meta device, where it has no values. Move the "
-                "model with to_empty() and load its weights first."
-            )
         if p.layout is not torch.strided:
             raise ValueError(f"{who}: {name} of {kind} must be a dense tensor, got {p.layout}")
         if not torch.isfinite(p).all():

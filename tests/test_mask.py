@@ -243,6 +243,82 @@ def test_a_model_without_weights_to_prune_is_refused(model):
         prunable(tiny_model(), ignore=["*"])
 
 
+def test_every_parameter_is_told_why_it_is_in_or_out():
+    model = Mixed()
+    model.scale, model.turns = (
+        nn.Parameter(torch.ones(4, 1, 1)),
+        nn.Parameter(torch.ones(2, 2) * 1j),
+    )
+    told = prunable(model, biases=True, ignore=["embed.*"], why=True)
+    assert [*told] == [name for name, _ in model.named_parameters()]
+    chosen = [name for name, why in told.items() if why.startswith("in: ")]
+    assert chosen == [*prunable(model, biases=True, ignore=["embed.*"])]
+    assert all(why.startswith(("in: ", "out: ")) for why in told.values())
+    assert told["conv.weight"] == "in: it is the weight of a layer, Conv2d"
+    assert told["conv.bias"] == "in: it is the bias beside a matrix"
+    assert told["layer_norm.weight"] == "out: it is the scale of a normalisation, LayerNorm"
+    assert told["embed.weight"] == "out: it is to be ignored, 'embed.*'"
+    assert told["scale"] == "out: its name says that it is a scale, a token or a table"
+    assert told["turns"] == "out: its values are complex, only real ones are pruned"
+
+
+def test_without_an_example_shapes_and_names_of_own_modules_decide():
+    model = nn.Module()
+    shapes = {"w": (3, 4), "kernel": (5, 2, 3, 3), "thin": (3, 1), "gain": (4, 1, 1), "first": (1, 4, 3),
+              "relative_position_bias_table": (9, 2), "pos_embed": (9, 2), "gamma": (2, 2)}  # fmt: skip
+    for name, shape in shapes.items():
+        model.register_parameter(name, nn.Parameter(torch.ones(shape)))
+    assert [*prunable(model)] == ["w", "kernel"]
+    model.layer, model.narrow = nn.Linear(1, 3), nn.Linear(3, 1)  # here the class decides
+    assert {*prunable(model)} == {"w", "kernel", "layer.weight", "narrow.weight"}
+    tables = nn.ModuleDict({n: nn.Embedding(3, 4) for n in ("embed_tokens", "wpe", "positions")})
+    assert [*prunable(tables)] == ["embed_tokens.weight"]
+
+
+def test_with_an_example_the_products_decide():
+    class Places(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.at = nn.Embedding(4, 8)
+            self.read = nn.Parameter(torch.ones(1, 8))
+
+        def forward(self, x):
+            return (x + self.at(torch.arange(len(x)))) @ self.read.t()
+
+    assert [*prunable(Places())] == ["at.weight"]
+    assert [*prunable(Places(), example=torch.ones(2, 8))] == ["read"]
+    assert [*Mask.ones(Places(), example=torch.ones(2, 8))] == ["read"]
+
+
+def test_biases_of_parametrised_layers_are_beside_their_matrices():
+    model = nn.Sequential(
+        nn.utils.parametrizations.weight_norm(nn.Linear(8, 4)),
+        nn.utils.parametrizations.orthogonal(nn.Linear(4, 4)),
+    )
+    assert [*prunable(model, biases=True)] == ["0.bias", "0.parametrizations.weight.original1"]
+
+
+def test_weights_that_are_not_there_yet_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"Sequential is lazy, 0\.weight is uninitialized\. Call"):
+        Mask.ones(nn.Sequential(nn.LazyLinear(3)))
+    with pytest.raises(ValueError, match=r"0\.weight of Sequential is on the meta device"):
+        prunable(tiny_model().to("meta"))
+
+
+def test_where_nothing_is_left_the_reasons_are_told():
+    model = nn.ParameterList([torch.ones(2, 2) * 1j, torch.ones(3, 1)])
+    with pytest.raises(
+        ValueError, match=r"ParameterList: .* \(0 is out: its values are complex.*1 is"
+    ):
+        prunable(model)
+
+
+@pytest.mark.parametrize("example", [3, "word", torch.ones(3, 7), [1]])
+def test_an_example_that_does_not_fit_is_refused(example):
+    with pytest.raises(ValueError, match="prunable: "):
+        prunable(tiny_model(), example=example)
+
+
 def test_ones_keeps_everything():
     mask = Mask.ones(tiny_model(), biases=True)
     assert (mask.kept, mask.total) == (147, 147)

@@ -149,6 +149,17 @@ def test_a_mask_that_does_not_fit_is_refused():
         MaskView(tiny_model(), Mask({"0.bias": torch.ones(12).bool()}))
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_layers_of_width_0_have_no_picture():
+    model = nn.Sequential(nn.Linear(8, 0), nn.Linear(0, 3), nn.Linear(3, 2))
+    view = MaskView(model)
+    assert view.layers == ["2.weight"]
+    brush(view, [0], layer="0.weight")
+    assert "there are no such weights" in view.verdict
+    with pytest.raises(ValueError, match="width 0 is empty"):
+        MaskView(model[:2])
+
+
 def test_a_metric_that_fails_is_said_in_the_view():
     data = copy.copy(tiny_data())
 

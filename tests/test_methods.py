@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from networks import random_network
 from tiny import tiny_data, tiny_images, tiny_model, tiny_residual
+from torch.nn.utils.parametrizations import orthogonal
 
 from prunekit import Data, Journal, Run, prune
 from prunekit._files import describe
@@ -250,3 +252,28 @@ def test_every_method_has_its_notebook_and_its_experiment():
     for module in of_kind("methods"):
         assert [*(ROOT / "notebooks").glob(f"[0-9][0-9]_{stem(module)}.ipynb")]
         assert (ROOT / "prunekit" / "experiments" / f"{stem(module)}.py").exists()
+
+
+def computed_with(model, name):
+    """The weight that a model computes with, for a parameter that its mask covers."""
+    if ".parametrizations." in name:
+        layer, _, rest = name.partition(".parametrizations.")
+        return getattr(model.get_submodule(layer), rest.split(".")[0])
+    return model.get_parameter(name)
+
+
+@pytest.mark.parametrize("seed", [3, 8])
+def test_the_share_told_is_that_of_the_weights_the_network_computes_with(method, seed):
+    model, x = random_network(seed, classes=3, norms=False)
+    model = torch.nn.Sequential(orthogonal(torch.nn.Linear(x.shape[-1], x.shape[-1])), model)
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.rand(60, *x.shape[1:], generator=generator)
+    data = Data.of((inputs, torch.arange(60) % 3), 0.25)
+    report = prune(method, model, data, seed=seed, bar=False, **method.quick)
+    assert report.mask
+    assert not any(name.startswith("0.") for name in report.mask)  # it is dense whatever is pruned
+    for name, keep in report.mask.items():
+        weight = computed_with(report.model, name)
+        assert int((weight == 0).sum()) == int((~keep).sum())
+    gone = sum(int((computed_with(report.model, name) == 0).sum()) for name in report.mask)
+    assert report.sparsity == gone / report.mask.total > 0

@@ -204,7 +204,7 @@ def sparse():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lazy, "0.weight of Sequential is lazy and still uninitialized"),
+        (lazy, "Sequential is lazy, 0.weight is uninitialized"),
         (meta, "weight of Linear is on the meta device"),
         (scripted, "0 is a scripted module"),
         (sparse, "weight of Linear must be a dense tensor"),

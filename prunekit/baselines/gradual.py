@@ -20,7 +20,7 @@ from prunekit.steps import Run, Step
 from prunekit.train import Tuning, fit
 
 
-def _check(model: nn.Module, data: object, *, epochs: int, **knobs: Any) -> None:
+def _check(model: nn.Module, data: Any, *, epochs: int, **knobs: Any) -> None:
     check_prunable(model, data, **knobs)
     if not epochs:
         raise ValueError("gradual: epochs must be 1 or more, it prunes while it trains, got 0")
@@ -50,8 +50,9 @@ def gradual(
     biases: prune biases too.
     ignore: names of parameters to leave alone.
     """
+    weights = Mask.ones(model, biases, ignore, data.example)
     yield from fit(
-        model, data, mask=Mask.ones(model, biases, ignore), every=every, phase="finetune",
+        model, data, mask=weights, every=every, phase="finetune",
         remask=functools.partial(_along_schedule, sparsity=sparsity, until=until, scope=scope),
         seed=seed, run=run, **tuning,
     )  # fmt: skip

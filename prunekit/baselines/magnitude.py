@@ -21,9 +21,9 @@ from prunekit.train import Tuning
 
 
 def _check(
-    model: nn.Module, data: object, *, biases: bool, ignore: Names, sensitivities: Any, **_: object
+    model: nn.Module, data: Any, *, biases: bool, ignore: Names, sensitivities: Any, **_: object
 ) -> None:
-    names = [*prunable(model, biases, ignore)]
+    names = [*prunable(model, biases, ignore, data.example)]
     if len(sensitivities) not in (0, 1, len(names)):
         raise ValueError(
             f"magnitude: sensitivities must be one for all or one for each of {names}, "
@@ -64,7 +64,7 @@ def magnitude(
             return select.above(scores, _thresholds(model, mask, sensitivities), mask)
         return select.largest(scores, target, scope, mask)
 
-    weights = Mask.ones(model, biases, ignore)
+    weights = Mask.ones(model, biases, ignore, data.example)
     yield from in_rounds(
         model, data, weights, choose,
         sparsity=sparsity, rounds=rounds, seed=seed, run=run, **tuning,

@@ -251,7 +251,7 @@ def _check(
     model: nn.Module, data: Any, *, images: int, judged_by: str, fitness: str, density: float,
     biases: bool, ignore: Names, drop: float, tolerance: float, epochs: int, **_: Any,
 ) -> None:  # fmt: skip
-    total = sum(p.numel() for p in prunable(model, biases, ignore).values())
+    total = sum(p.numel() for p in prunable(model, biases, ignore, data.example).values())
     if fitness == "budget" and not _budget(density, total):
         raise ValueError(
             f"differential_evolution: density must leave one of {total} weights, got {density}"
@@ -349,7 +349,11 @@ def differential_evolution(
     biases: prune biases too.
     ignore: names of parameters to leave alone.
     """
-    mask, done, failures = Mask.ones(model, biases, ignore), 0, 0  # done: rounds not taken back
+    mask, done, failures = (
+        Mask.ones(model, biases, ignore, data.example),
+        0,
+        0,
+    )  # done: rounds not taken back
     # Candidates are judged by `few`, rounds by all of the validation data.
     few = data.only("validation").fewer(validation=images) if images else data
     by_loss, bounded = judged_by == "loss", fitness == "constrained"

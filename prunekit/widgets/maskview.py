@@ -41,9 +41,11 @@ class MaskView(OfCell, anywidget.AnyWidget):
         self.model, self.data = model, wrap(data) if data is not None else None
         self.mask = mask if mask is not None else Mask.ones(model)
         self.mask.check(model)
-        names = [name for name in self.mask if self.mask[name].ndim > 1]
+        names = [n for n, keep in self.mask.items() if keep.ndim > 1 and keep.numel()]
         if not names:
-            raise ValueError("MaskView: the mask covers no layer with rows and columns")
+            raise ValueError(
+                "MaskView: the mask covers no layer with rows and columns; one of width 0 is empty"
+            )
         self.strokes: list[tuple[str, Tensor, bool]] = []  # layer, changed weights, what they were
         self.judge, loop = Latest(self._judged, self._told), loop_of_the_kernel()
         super().__init__(layers=names, layer=names[0])
