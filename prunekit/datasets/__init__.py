@@ -15,7 +15,8 @@ from torch import Tensor
 
 from prunekit._files import home
 from prunekit._torchvision import torchvision
-from prunekit.data import SHORT_NAMES, SPLITS, Data, Pair, hold_out, rows_of
+from prunekit.data import SHORT_NAMES, SPLITS, Data, hold_out, rows_of
+from prunekit.examples import Pair
 
 VALIDATION = 5_000  # images held out of the training set of mnist, cifar10 and cifar100
 
