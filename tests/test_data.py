@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from hypothesis import given
@@ -17,14 +18,25 @@ from scipy import stats
 from tiny import tiny_data, tiny_model
 from torch import nn
 from torch.nn.functional import mse_loss
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from prunekit import data as room
 from prunekit import datasets as named
 from prunekit import experiments, fit
 from prunekit._files import describe
-from prunekit.data import Data, accuracy, ranks, spearman, squared_error, wrap, wrong
+from prunekit.data import (
+    Data,
+    _in_255,
+    accuracy,
+    hold_out,
+    ranks,
+    spearman,
+    squared_error,
+    wrap,
+    wrong,
+)
 from prunekit.datasets import crop_and_mirror
+from prunekit.examples import leaves
 from prunekit.experiments.noisy_labels import NOISES, noisy
 from prunekit.trial import try_out
 
@@ -68,6 +80,97 @@ def test_bad_examples_are_refused_by_split_rule_and_value(changes, message):
 def test_a_label_beyond_the_given_classes_is_refused():
     with pytest.raises(ValueError, match=r"data mine, train: labels must be in \[0, 1\], got 2"):
         Data(splits(), name="mine", classes=("a", "b"))
+
+
+LABELS = torch.arange(12) % 3
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (1_700_000_000 + LABELS, r"class 0 of 1700000003 has none. Renumber .*torch.unique"),
+        (LABELS * 10**12, "class 1 of 2000000000001 has none"),
+        (LABELS[:, None], r"labels must be \(n,\), got \(12, 1\). Pass y.squeeze\(1\)"),
+        (torch.eye(3)[LABELS].long(), r"a single 1, such as \[1, 0, 0\]. Pass y.argmax\(1\)"),
+        (LABELS.float(), r"got floats. .* They are whole: pass y.long\(\)"),
+        (LABELS + 0.5, "got floats. .*outputs and targets.$"),
+        (LABELS - 100, r"labels must be in \[0, -99\], got -100|got -100"),
+    ],
+)
+@pytest.mark.parametrize("validation", [0.25, None])
+def test_labels_of_other_forms_are_refused_before_a_table_is_made(y, message, validation):
+    x = torch.zeros(12, 2)
+    with pytest.raises(ValueError, match=f"data mine, train: .*{message}"):
+        Data.of((x, y), validation or (x, y), name="mine")
+
+
+def test_probabilities_to_validate_by_are_refused_with_what_to_pass():
+    y = torch.eye(3)[LABELS]
+    with pytest.raises(ValueError, match=r"validation: .* got floats.*pass y.argmax\(1\)"):
+        Data.of((torch.zeros(12, 2), y), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tset": pair(3)}, r"splits must be of \['train', 'validation', 'test'\], got 'tset'"),
+        ({"train": torch.zeros(3, 2)}, r"train: must be a pair \(x, y\), got a Tensor"),
+        ({"test": (torch.zeros(3, 1), LABELS[:3])}, r"test: .*float32 \(1,\), .*float32 \(2,\)"),
+        ({"test": (torch.zeros(3, 2).double(), LABELS[:3])}, r"test: inputs .*one form.*float64"),
+        ({"test": ((torch.zeros(3, 2),) * 2, LABELS[:3])}, "test: inputs must be of one form"),
+    ],
+)
+def test_splits_that_do_not_go_together_are_refused(changes, message):
+    with pytest.raises((ValueError, TypeError), match=f"data mine.*{message}"):
+        Data(splits(**changes), name="mine")
+
+
+def test_numbers_to_be_met_must_be_of_one_shape_in_all_splits():
+    x = torch.zeros(3, 2)
+    parts = {"train": (x, x[:, 0]), "validation": (x, x[:, :1])}
+    with pytest.raises(ValueError, match=r"validation: targets .* one shape .*\(1,\), .*\(\)"):
+        Data(parts, metric=lambda outputs, targets: 0.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(metric="accuracy"), r"metric must be a function of \(outputs, targets\), got 'acc"),
+        (dict(metric=None), "metric must be a function .* got None"),
+        (dict(metric=lambda outputs: 0.0), r"metric must be .*\(outputs\): too many positional"),
+        (dict(loss=3), "loss must be a function .* got 3"),
+        (dict(loss=nn.CrossEntropyLoss), r"the class CrossEntropyLoss. .*CrossEntropyLoss\(\)"),
+        (dict(augment="flip"), r"augment must be a function of \(x, generator\), got 'flip'"),
+        (dict(augment=lambda x: x), "augment must be a function"),
+        (dict(classes=3), "classes must be the names in the order of their labels, got 3"),
+        (dict(classes={"a": 1, "b": 0, "c": 2}), "classes must be the names in the order"),
+        (dict(classes="ab"), r"labels must be in \[0, 1\], got 2"),
+        (dict(classes="abcd"), "class 3 of 4 has none"),
+        (dict(name=None), "name must be a text, got None"),
+        (dict(transform=3), r"has no setting 'transform', only \['name', 'classes', .*'key'\]"),
+        (dict(splits=3), "has no setting 'splits'"),
+    ],
+)
+def test_settings_that_are_none_are_refused(settings, message):
+    with pytest.raises((ValueError, TypeError), match=f"data.*{message}"):
+        Data.of(pair(), pair(), **settings)
+
+
+def test_data_are_not_made_of_data():
+    with pytest.raises(TypeError, match="must be made of data sets or tensors, got Data.tiny: 120"):
+        Data.of(tiny_data())
+    with pytest.raises(TypeError, match=r"splits must map .*got a tuple. Data.of\(\(x, y\)\)"):
+        Data(pair())
+
+
+def test_class_names_may_be_numbers_and_arrays():
+    for classes in ([0, 1, 2], np.array(["0", "1", "2"]), iter("012")):
+        assert Data(splits(), classes=classes).classes == ("0", "1", "2")
+
+
+def test_a_loss_that_is_an_object_and_a_partial_function_are_taken():
+    for loss in (nn.CrossEntropyLoss(), partial(nn.functional.cross_entropy, label_smoothing=0.1)):
+        assert Data(splits(), loss=loss).loss is loss
 
 
 @pytest.mark.parametrize("lost", ["train", "validation"])
@@ -123,6 +226,95 @@ def test_bytes_are_scaled_and_normalised_a_channel_at_a_time():
     for c, (mean, std) in enumerate([(0.5, 0.5), (0.25, 2.0)]):
         torch.testing.assert_close(batch[:, c], (x[:, c].float() / 255 - mean) / std)
     assert data.splits["train"][0].dtype == torch.uint8
+
+
+FORMS = [list, tuple, np.array, torch.tensor, lambda v: np.array(v, "f4"), pandas.Series]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_mean_and_deviation_may_be_of_any_form(form):
+    x, y = torch.randint(0, 256, (6, 2, 3, 3), dtype=torch.uint8, generator=generator()), pair()[1]
+    made = [
+        Data(
+            {"train": (x, y), "validation": (x, y)}, mean=make([0.5, 0.25]), std=make([0.5, 0.125])
+        )
+        for make in (form, tuple)
+    ]
+    assert made[0].key == made[1].key
+    assert torch.equal(*(data.normalise(x) for data in made))
+    one = [
+        Data({"train": (x, y), "validation": (x, y)}, mean=mean, std=0.5).normalise(x)
+        for mean in (0.25, [0.25, 0.25], torch.tensor(0.25), np.float32(0.25))
+    ]
+    assert all(torch.equal(one[0], other) for other in one)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(mean=[0.5] * 3), r"mean must have one value a channel \(2\)"),
+        (dict(mean=[[0.5], [0.5]]), "mean must have one value a channel"),
+        (dict(mean=[]), "mean must have one value a channel"),
+        (dict(mean=[np.nan, 0.5]), "mean must be finite"),
+        (dict(mean=125), r"mean must be in \[0, 1\].* got 125. Divide mean and std by 255"),
+        (dict(mean="a"), "mean must be numbers, one a channel, got 'a'"),
+        (dict(mean=True), "mean must be numbers"),
+        (dict(std=0), "std must be above 0, got 0"),
+        (dict(std=[0.5, -1]), "std must be above 0"),
+        (dict(std=np.inf), "std must be finite"),
+        (dict(std=np.nan), "std must be finite"),
+    ],
+)
+def test_means_and_deviations_that_are_none_are_refused(settings, message):
+    x, y = torch.zeros(6, 2, 3, 3, dtype=torch.uint8), pair()[1]
+    with pytest.raises((ValueError, TypeError), match=f"data mine: {message}"):
+        Data.of((x, y), (x, y), name="mine", **settings)
+
+
+def test_a_mean_of_inputs_that_are_used_as_they_are_is_refused():
+    with pytest.raises(ValueError, match=r"mean is for .*uint8.* got float32 \(2,\). Normalise th"):
+        Data(splits(), mean=(0.5,))
+
+
+def test_bytes_without_channels_are_scaled_too():
+    x = torch.tensor([0, 51, 255], dtype=torch.uint8)
+    data = Data({"train": (x, LABELS[:3]), "validation": (x, LABELS[:3])})
+    assert torch.equal(data.normalise(x), torch.tensor([0, 0.2, 1]))
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, True, "3", None])
+def test_sizes_that_are_none_are_refused(size):
+    data = tiny_data()
+    for ask in (lambda: next(data.batches("train", size)), lambda: data.minibatches(size)):
+        with pytest.raises(ValueError, match="data tiny: size must be a whole number above 0, got"):
+            ask()
+
+
+def test_the_default_device_and_type_change_nothing():
+    def all_of(data):
+        draws = generator(2)
+        batches = [part for _ in range(2) for part in data.batches("train", 3, draws)]
+        parts = data.fewer(train=7), data.take("train", torch.tensor([3, 1], device="cpu"))
+        kept = [part.splits["train"] for part in parts]
+        return [*batches, *kept, data.normalised.splits["validation"]], data.key
+
+    def made():
+        _in_255.cache_clear()
+        x = torch.arange(320, dtype=torch.uint8, device="cpu").reshape(10, 2, 4, 4)
+        y = torch.arange(10, device="cpu") % 3
+        return Data.of((x, y), 0.2, mean=(0.5, 0.25), std=0.5, augment=crop_and_mirror)
+
+    before, key = all_of(made())
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            after, again = all_of(made())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert key == again
+    for a, b in zip(leaves(before), leaves(after), strict=True):
+        assert torch.equal(a, b)
+        assert a.dtype == b.dtype
 
 
 def test_normalised_data_give_the_same_batches_of_any_size():
@@ -268,21 +460,22 @@ def test_mean_and_deviation_are_made_once_a_device(monkeypatch):
 
 
 def test_the_key_depends_on_every_part_of_the_content():
-    base = dict(splits=splits(), mean=(0.5,), std=(0.5,))
-    x, y = pair()
+    images = {split: (x.byte(), y) for split, (x, y) in splits().items()}
+    base = dict(splits=images, mean=(0.5,), std=(0.5,))
+    x, y = images["train"]
     changed_x, changed_y = x.clone(), y.clone()
-    changed_x[5, 1] += 1e-3
+    changed_x[5, 1] += 1
     changed_y[0] = 1
     others = [
-        {"splits": splits(train=(changed_x, y))},
-        {"splits": splits(train=(x, changed_y))},
+        {"splits": images | {"train": (changed_x, y)}},
+        {"splits": images | {"train": (x, changed_y)}},
         {"mean": (0.4,)},
         {"loss": mse_loss},
         {"augment": crop_and_mirror},
     ]
     keys = [Data(**(base | other)).key for other in [{}, *others]]
     assert len(set(keys)) == len(keys)
-    assert Data(**base).key == Data(**(base | {"splits": splits()})).key == keys[0]
+    assert Data(**base).key == Data(**(base | {"splits": {**images}})).key == keys[0]
 
 
 class Smooth:
@@ -423,6 +616,73 @@ def test_a_share_is_held_out_evenly_over_the_classes(share):
     both = torch.cat([held[0], data.splits["train"][0]]).flatten()
     assert sorted(both.tolist()) == x.flatten().tolist()
     assert torch.equal(Data.of((x, y), share).splits["validation"][0], held[0])
+
+
+def one_class_at_a_time(labels, n, seed):
+    """`hold_out` of labels, with a search for the members of each class."""
+    random = np.random.RandomState(seed)
+    classes, counts = np.unique(labels, return_counts=True)
+    exact = counts * n / len(labels)
+    take = np.floor(exact).astype(int)
+    take[np.argsort(take - exact, kind="stable")[: n - take.sum()]] += 1
+    members = [random.permutation(np.flatnonzero(labels == c)) for c in classes]
+    return np.sort(np.concatenate([m[:k] for m, k in zip(members, take, strict=True)]))
+
+
+@given(st.lists(st.integers(-3, 9), min_size=2, max_size=60), st.data())
+def test_held_out_are_those_of_the_largest_remainders(labels, draw):
+    labels = np.array(labels)
+    classes, counts = np.unique(labels, return_counts=True)
+    n = draw.draw(st.integers(1, len(labels)))
+    held = hold_out(labels, n, 3)
+    assert len({*held}) == n
+    if len(classes) <= n:
+        assert held.tolist() == one_class_at_a_time(labels, n, 3).tolist()
+    if (most := len(labels) - len(classes)) > 0:
+        rest = np.delete(labels, hold_out(labels, min(n, most), 3, stay=1))
+        assert {*rest} == {*labels}
+        assert len(rest) == len(labels) - min(n, most)
+    if n <= len(classes) or (counts == 1).all():
+        return
+    left = np.delete(labels, held)  # where each class keeps one, those that stay change nothing
+    if {*left} == {*classes}:
+        assert hold_out(labels, n, 3, stay=1).tolist() == held.tolist()
+
+
+def test_whole_targets_of_many_values_are_held_out_without_regard_to_their_size():
+    y = torch.arange(200)
+    data = Data.of((y[:, None].float(), y), 0.5, metric=lambda outputs, y: 0.0)
+    assert 80 < data.splits["validation"][1].float().mean() < 120
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.7])
+def test_a_class_of_one_example_is_trained_on(share):
+    y = torch.tensor([0] * 6 + [1] * 5 + [2])
+    data = Data.of((torch.zeros(12, 2), y), share)
+    assert data.size("validation") == round(share * 12)
+    assert 2 in data.splits["train"][1]
+
+
+def test_a_share_that_leaves_no_example_of_a_class_is_refused():
+    y = torch.tensor([0] * 6 + [1] * 5 + [2])
+    with pytest.raises(
+        ValueError, match="0.9 of 12 examples takes 11, at most 9 leave one of each"
+    ):
+        Data.of((torch.zeros(12, 2), y), 0.9)
+
+
+def test_targets_that_are_more_than_the_inputs_are_refused_before_some_are_held_out():
+    with pytest.raises(ValueError, match="data d, train: needs as many .* got 12 and 14"):
+        Data.of((torch.zeros(12, 2), torch.arange(14) % 3), 0.25, name="d")
+
+
+@pytest.mark.parametrize(
+    ("share", "error"), [(None, TypeError), (True, ValueError), (np.nan, ValueError)]
+)
+def test_what_is_no_share_is_refused(share, error):
+    with pytest.raises(error, match=r"validation must be a share in \(0, 1\) or a data set, got"):
+        Data.of(pair(), share)
+    assert Data.of(pair(), np.float32(0.5)).key == Data.of(pair(), 0.5).key
 
 
 def test_real_targets_are_held_out_too():
@@ -570,7 +830,7 @@ def test_a_failed_download_names_the_data_and_the_folder(tmp_path, monkeypatch):
     def offline(*args, **kwargs):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(named.torchvision().datasets, "MNIST", offline)
+    monkeypatch.setattr(named.torchvision().datasets.MNIST, "download", offline)
     with pytest.raises(ConnectionError, match=r"mnist: the download to .* failed: no route"):
         named.mnist(tmp_path, download=True)
 
@@ -742,9 +1002,38 @@ def test_take_puts_the_examples_of_a_split_into_an_order():
     assert len(keys) == 3
 
 
-@pytest.mark.parametrize("n", [0, 61])
+@pytest.mark.parametrize(
+    "rows", [[1], np.array([1]), torch.tensor([True] * 60), torch.tensor([1.0]), torch.tensor(1)]
+)
+def test_rows_of_other_forms_are_refused(rows):
+    with pytest.raises(ValueError, match=r"data tiny: rows must be a tensor \(n,\) of int64"):
+        tiny_data().take("test", rows)
+
+
+@pytest.mark.parametrize("row", [-1, 60, None])
+def test_rows_that_a_split_does_not_have_are_refused(row):
+    rows = torch.tensor([3, row]) if row else torch.tensor([], dtype=torch.int64)
+    with pytest.raises(
+        ValueError, match=r"tiny, test: rows must be in \[0, 59\], at least one, go"
+    ):
+        tiny_data().take("test", rows)
+
+
+def test_splits_that_are_not_there_are_refused_wherever_they_are_named():
+    data = tiny_data()
+    for ask in (
+        lambda: data.fewer(tset=3),
+        lambda: data.only("tset"),
+        lambda: data.take("tset", torch.tensor([0])),
+        lambda: next(data.batches("tset", 3)),
+    ):
+        with pytest.raises(ValueError, match="data tiny: has no tset split, only"):
+            ask()
+
+
+@pytest.mark.parametrize("n", [0, 61, -1, True, 2.5, "3"])
 def test_fewer_than_none_or_more_than_all_is_refused(n):
-    with pytest.raises(ValueError, match=f"validation has 60 examples, cannot keep {n}"):
+    with pytest.raises(ValueError, match=f"validation has 60 examples, cannot keep {n!r}"):
         tiny_data().fewer(validation=n)
 
 
@@ -873,9 +1162,121 @@ def test_what_lacks_what_data_need_is_refused(other, message):
 
 
 def test_a_split_without_batches_is_refused():
-    data = wrap(Bare(batches=lambda split, size: iter(())))
+    data = wrap(Bare(batches=lambda split, size, generator=None: iter(())))
     with pytest.raises(ValueError, match="data Bare: give no batch of the test split"):
         data.size("test")
+
+
+def endless(split, size, generator=None):
+    while True:
+        yield torch.zeros(size, 8), torch.zeros(size, dtype=torch.int64)
+
+
+def giving(*batches):
+    """Data of another kind that give these batches."""
+    return Bare(batches=lambda split, size, generator=None: iter(batches))
+
+
+X, Y = torch.zeros(3, 8), torch.arange(3)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (Bare(batches=lambda *args: None), "batches must give pairs .*, got NoneType"),
+        (Bare(batches=lambda split: None), "these fail with . arguments: too many positional"),
+        (giving((X, Y, Y)), r"batches must give pairs \(x, y\), got a tuple of 3"),
+        (giving({"x": X, "y": Y}), r"batches must give pairs \(x, y\), got a dict"),
+        (giving(X), r"batches must give pairs \(x, y\), got a Tensor"),
+        (giving((X.numpy(), Y)), "x of a batch must be a tensor, or .* got a ndarray"),
+        (giving(((X, "b"), Y)), "x of a batch must be a tensor, or .* got a tuple"),
+        (giving((None, Y)), "x of a batch must be a tensor, or .* got a NoneType"),
+        (giving((X, Y.tolist())), "y of a batch must be a tensor, got a list"),
+        (giving((X, Y), (X, Y[:2])), r"as many targets as inputs, .* got \[2\] for \[3, 8\]"),
+        (giving((X[:0], Y[:0])), "as many targets as inputs, at least one"),
+        (giving((X, Y[0])), "as many targets as inputs, at least one"),
+        (Bare(batches=endless), r"must end, .* more than 100,000 .* size\(split\)"),
+    ],
+)
+def test_batches_of_other_forms_are_refused_by_the_split(source, message):
+    for use in (
+        lambda data: data.size("validation"),
+        lambda data: data.minibatches(500),
+        lambda data: [*data.batches("validation", 500)],
+        lambda data: [*data.batches("train", 500, generator())],
+    ):
+        with pytest.raises((ValueError, TypeError), match=f"data Bare.*{message}"):
+            use(wrap(source))
+
+
+def test_lists_of_loaders_are_tuples():
+    x, y = next(wrap(giving([[X, X], Y])).batches("train", 3))
+    assert type(x) is tuple
+    assert y is Y
+
+
+@pytest.mark.parametrize("said", [61, 59, 1_000])
+def test_a_size_that_is_not_that_of_the_batches_is_refused(said):
+    data = wrap(Bare(size=lambda split: said))
+    got = "more" if said < 60 else "60"
+    with pytest.raises(ValueError, match=rf"validation: .*size\('validation'\) is, .*, got {got}"):
+        _ = [*data.batches("validation", 100)]
+    assert len(next(data.batches("validation", 100))[1]) == 7
+
+
+def test_sizes_that_change_with_that_of_the_batches_are_refused():
+    def batches(split, size, generator=None):  # as loaders do that drop the last batch
+        whole = tiny_data().batches(split, size)
+        return (batch for batch in whole if len(batch[1]) == size)
+
+    data = wrap(Bare(batches=batches))
+    with pytest.raises(ValueError, match="data Bare: give no batch of the validation split"):
+        data.size("validation")
+    data = wrap(Bare(batches=lambda split, size, generator=None: batches(split, 20 + size % 7)))
+    assert data.size("validation") == 50
+    with pytest.raises(ValueError, match=r"size\('validation'\) is, 50, each time, got more"):
+        _ = [*data.batches("validation", 7)]
+
+
+def test_more_minibatches_than_said_are_refused_and_fewer_are_not():
+    data = wrap(Bare(minibatches=lambda size: 3))
+    with pytest.raises(
+        ValueError, match=r"train: .* what minibatches\(7\) is, 3, each time, got mo"
+    ):
+        _ = [*data.batches("train", 7, generator())]
+    assert len([*wrap(Whole()).batches("train", 7, generator())]) == 17
+
+
+@pytest.mark.parametrize("said", [0, -3, 2.5, True, "12", None])
+def test_sizes_that_are_no_numbers_are_refused(said):
+    for what, of in (("size", "train"), ("minibatches", 7)):
+        data = wrap(Bare(**{what: lambda of: said}))
+        with pytest.raises(
+            ValueError, match=rf"data Bare: {what}\({of!r}\) must be a whole number"
+        ):
+            getattr(data, what)(of)
+
+
+def test_a_size_that_fails_is_told_by_its_split():
+    with pytest.raises(ValueError, match=r"data mine: size\('test'\) fails: KeyError: 'test'"):
+        wrap(Whole()).size("test")
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (Bare, r"must be an object, got Bare itself. Call it: Bare\(...\)"),
+        (named.mnist_small, r"must be an object, got mnist_small itself. Call it: mnist_small\("),
+        ("mnist", "a str lacks batches"),
+        (DataLoader(TensorDataset(X, Y)), "a DataLoader lacks batches .*Data.of"),
+        (TensorDataset(X, Y), "a TensorDataset lacks batches .*Data.of"),
+        (Bare(loss=nn.CrossEntropyLoss), "Bare: loss must be a function .*the class CrossEnt"),
+        (Bare(metric=lambda outputs: 0.0), "Bare: metric must be a function"),
+    ],
+)
+def test_what_is_no_data_is_refused_with_what_to_do(other, message):
+    with pytest.raises(TypeError, match=f"data.*{message}"):
+        wrap(other)
 
 
 class Flat(Bare):

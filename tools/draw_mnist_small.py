@@ -1,6 +1,6 @@
 """Draw the embedded sample of MNIST: ``python tools/draw_mnist_small.py ROOT``.
 
-ROOT is a folder that torchvision's MNIST reads. Writes ``prunekit/datasets/mnist_small.npz`` with
+ROOT is the data root of `prunekit.mnist`. Writes ``prunekit/datasets/mnist_small.npz`` with
 5,000 training, validation and test images each, the class shares of the source, and the index of
 every image in its source file.
 """
@@ -13,22 +13,17 @@ from pathlib import Path
 import numpy as np
 
 from prunekit._files import replacing
-from prunekit._torchvision import torchvision
 from prunekit.data import hold_out
-from prunekit.datasets import ready
+from prunekit.datasets import raw_mnist
 
 SIZE, SEED = 5_000, 2024
 TARGET = Path(__file__).parents[1] / "prunekit" / "datasets" / "mnist_small.npz"
 
 
 def draw(root: str) -> None:
-    folder = ready("mnist", root, download=False)
     source = {
-        name: (part.data.numpy(), part.targets.numpy().astype(np.uint8))
-        for name, part in {
-            "train": torchvision().datasets.MNIST(folder, True),
-            "test": torchvision().datasets.MNIST(folder, False),
-        }.items()
+        name: (x.numpy(), y.numpy().astype(np.uint8))
+        for name, (x, y) in zip(("train", "test"), raw_mnist(root), strict=True)
     }
     labels = source["train"][1]
     index = {"validation": hold_out(labels, SIZE, SEED)}

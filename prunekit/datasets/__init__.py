@@ -1,10 +1,14 @@
-"""The data sets of the papers. `mnist_small` is embedded; the others are read by torchvision."""
+"""The data sets of the papers. `mnist_small` is embedded; torchvision downloads the others.
+
+What is read is what was verified, byte by byte: no other file of a folder is opened.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+import pickle
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,8 @@ from torch import Tensor
 
 from prunekit._files import home
 from prunekit._torchvision import torchvision
-from prunekit.data import SHORT_NAMES, SPLITS, Data, Pair, hold_out, rows_of
+from prunekit.data import SHORT_NAMES, SPLITS, Data, hold_out, rows_of
+from prunekit.examples import Pair
 
 VALIDATION = 5_000  # images held out of the training set of mnist, cifar10 and cifar100
 
@@ -54,13 +59,26 @@ def mnist(root: str | os.PathLike[str] | None = None, download: bool = False) ->
 
     The validation images are those of `mnist_small`. `root` defaults to `PRUNEKIT_DATA`, else a
     folder in the user's cache. With `download`, missing files are fetched with a progress bar.
-    Raises FileNotFoundError or ValueError that names the files. Peak memory 0.2 GB.
+    Raises OSError (such as FileNotFoundError), ValueError or TypeError that names the root and the
+    files. Peak memory 0.2 GB.
     """
-    folder = ready("mnist", root, download)
-    parts = [torchvision().datasets.MNIST(folder, train) for train in (True, False)]
-    (x, y), test = ((part.data.unsqueeze(1), part.targets) for part in parts)
+    (x, y), (test_x, test_y) = raw_mnist(root, download)
     held = _small()["validation_index"]
-    return _carved("mnist", (x, y), test, held, _DIGITS)
+    return _carved("mnist", (x.unsqueeze(1), y), (test_x.unsqueeze(1), test_y), held, _DIGITS)
+
+
+def raw_mnist(root: str | os.PathLike[str] | None = None, download: bool = False) -> list[Pair]:
+    """The 60,000 training and 10,000 test images of MNIST, (n, 28, 28) uint8, and their labels."""
+    parts = [_bytes_of_idx(content) for _, content in read("mnist", root, download)]
+    return [(parts[0], parts[1].long()), (parts[2], parts[3].long())]
+
+
+def _bytes_of_idx(content: bytes) -> Tensor:
+    """The array of a file in the IDX format, of bytes: two 0s, the type, the number of axes, their
+    lengths, and the values."""
+    shape = np.frombuffer(content, ">u4", count=content[3], offset=4)
+    values = np.frombuffer(content, np.uint8, offset=4 + shape.nbytes)
+    return torch.from_numpy(values.reshape(shape).copy())
 
 
 def cifar10(root: str | os.PathLike[str] | None = None, download: bool = False) -> Data:
@@ -84,15 +102,23 @@ def _cifar(
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> Data:
-    folder = ready(name, root, download)
-    splits = []
-    for train in (True, False):
-        part = getattr(torchvision().datasets, name.upper())(folder, train)
-        x = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
-        splits.append((x, torch.tensor(part.targets)))
-    full, test = splits
+    x, y, n = (
+        torch.empty(60_000, 3, 32, 32, dtype=torch.uint8, device="cpu"),
+        np.empty(60_000, np.int64),
+        0,
+    )
+    for _, content in read(name, root, download):
+        part = pickle.loads(content, encoding="latin1")  # its makers' own, verified
+        if "data" not in part:  # the last file: names
+            classes = part.get("label_names") or part["fine_label_names"]
+            continue
+        rows = slice(n, n := n + len(part["data"]))
+        x[rows] = torch.from_numpy(part["data"]).view(-1, 3, 32, 32)
+        y[rows] = part.get("labels") or part["fine_labels"]
+    labels = torch.from_numpy(y)
+    full, test = (x[:50_000], labels[:50_000]), (x[50_000:].clone(), labels[50_000:].clone())
     held = hold_out(full[1].numpy(), VALIDATION, seed=0)
-    settings = dict(classes=part.classes, mean=mean, std=std, augment=crop_and_mirror)
+    settings = dict(classes=classes, mean=mean, std=std, augment=crop_and_mirror)
     return _carved(name, full, test, held, settings)
 
 
@@ -108,8 +134,10 @@ def crop_and_mirror(x: Tensor, generator: torch.Generator, padding: int = 4) -> 
     Drawn on the CPU, computed on the device of x; the result is laid out channels last.
     """
     n, c, h, w = x.shape
-    top, left = torch.randint(0, 2 * padding + 1, (2, n, 1), generator=generator).to(x.device)
-    mirrored = (torch.rand(n, 1, generator=generator) < 0.5).to(x.device)
+    shifts = torch.randint(0, 2 * padding + 1, (2, n, 1), generator=generator, device="cpu")
+    top, left = shifts.to(x.device)
+    chances = torch.rand(n, 1, generator=generator, dtype=torch.float32, device="cpu")
+    mirrored = (chances < 0.5).to(x.device)
     rows = top + torch.arange(h, device=x.device)  # (n, h)
     columns = left + torch.arange(w, device=x.device)  # (n, w)
     columns = torch.where(mirrored, columns.flip(1), columns)
@@ -135,31 +163,69 @@ def _files_of(name: str) -> dict[str, str]:
     return {f"{source.base_folder}/{file}": md5 for file, md5 in listed}
 
 
-def ready(name: str, root: str | os.PathLike[str] | None, download: bool) -> Path:
-    """The root, once every file of the data set lies there unaltered."""
-    folder = Path(root or os.environ.get("PRUNEKIT_DATA") or home() / "data")
-    files = _files_of(name)
-
-    def missing() -> list[str]:
-        return [file for file in files if not (folder / file).is_file()]
-
-    if missing() and download:
-        try:
-            for train in (True, False):
-                getattr(torchvision().datasets, name.upper())(folder, train, download=True)
-        except Exception as error:
-            raise ConnectionError(f"{name}: the download to {folder} failed: {error}") from error
-    if absent := missing():
+def read(
+    name: str, root: str | os.PathLike[str] | None, download: bool
+) -> Iterator[tuple[str, bytes]]:
+    """Each file of a data set and its content, verified; fetched before if `download` is set."""
+    folder, files = _folder(name, root), _files_of(name)
+    absent = _absent(name, folder, files)
+    if absent and download:
+        _fetch(name, folder)
+        absent = _absent(name, folder, files)
+    if absent:
         raise FileNotFoundError(
             f"{name}: the data root {folder} lacks {', '.join(absent)}. Either call "
             f"{name}(download=True), or set PRUNEKIT_DATA to a folder that holds them."
         )
     for file, md5 in files.items():
-        with (folder / file).open("rb") as opened:
-            found = hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False))
-        if found.hexdigest() != md5:
+        try:
+            content = (folder / file).read_bytes()
+        except OSError as error:
+            raise OSError(f"{name}: {folder / file} cannot be read: {error}") from error
+        found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        if found != md5:
             raise ValueError(
-                f"{name}: {folder / file} is truncated or altered (md5 {found.hexdigest()}, must "
-                f"be {md5}). Delete it and call {name}(download=True)."
+                f"{name}: {folder / file} is truncated or altered (md5 {found}, must be {md5}). "
+                f"Delete it and call {name}(download=True)."
             )
+        yield file, content
+
+
+def _folder(name: str, root: Any) -> Path:
+    """The data root: the argument, else `PRUNEKIT_DATA`, else a folder in the user's cache."""
+    if not isinstance(root, (str, os.PathLike, type(None))):
+        raise TypeError(f"{name}: root must be the path of a folder, got {root!r}")
+    folder = Path(root or os.environ.get("PRUNEKIT_DATA") or home() / "data").expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{name}: the data root {folder} must be a folder, it is a file")
     return folder
+
+
+def _absent(name: str, folder: Path, files: Iterable[str]) -> list[str]:
+    """The files that are not there."""
+    try:
+        return [file for file in files if not (folder / file).is_file()]
+    except OSError as error:
+        raise PermissionError(
+            f"{name}: the data root {folder} cannot be read: {error}. Set PRUNEKIT_DATA to a "
+            "folder that can."
+        ) from error
+
+
+def _fetch(name: str, folder: Path) -> None:
+    """Download a data set below the folder."""
+    try:
+        if name == "mnist":
+            _raw_mnist()(folder, download=True)
+        else:
+            for train in (True, False):
+                getattr(torchvision().datasets, name.upper())(folder, train, download=True)
+    except Exception as error:
+        raise ConnectionError(f"{name}: the download to {folder} failed: {error}") from error
+
+
+def _raw_mnist() -> Any:
+    """torchvision's MNIST without its way to read what versions before 0.9 left: pickles that
+    nobody verified. Its name is that of the folder."""
+    mnist = torchvision().datasets.MNIST
+    return type("MNIST", (mnist,), {"_check_legacy_exist": lambda self: False})
