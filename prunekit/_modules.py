@@ -61,8 +61,8 @@ def put_back(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the parameters lie."""
-    return next(model.parameters()).device
+    """Where the parameters lie; without any, the CPU."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def each(x: Any, change: Callable[[Tensor], Any]) -> Any:
