@@ -143,12 +143,16 @@ def check_seal(record: Any, version: int, what: str) -> dict[str, Any]:
     return record
 
 
+class NewerFormat(ValueError):
+    """A file is of a format that this version does not know yet."""
+
+
 def check_version(found: Any, known: int, what: str) -> None:
-    """Raise ValueError that begins with `what` unless its format is one that is known here."""
+    """Raise ValueError that begins with `what`, or `NewerFormat`, unless the format is known."""
     if type(found) is not int or found < 1:
         raise ValueError(f"{what} is damaged: its format is {found!r}")
     if found > known:
-        raise ValueError(
+        raise NewerFormat(
             f"{what} is of a newer format, {found}; this prunekit knows those up to {known}. "
             "Update prunekit."
         )

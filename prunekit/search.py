@@ -10,9 +10,12 @@ from __future__ import annotations
 import copy
 import functools
 import math
+import multiprocessing
+import multiprocessing.util
 import os
 import platform
 import threading
+import time
 import uuid
 import weakref
 from collections import OrderedDict
@@ -231,6 +234,7 @@ _keeping = threading.Lock()
 
 def _arrived(keys: dict[str, str], sent: dict[str, Any]) -> _Job:
     """The job in a worker, with the parts that it was sent now or earlier."""
+    _end_with_parent()
     with _keeping:
         for name, part in sent.items():
             _kept[keys[name]] = part
@@ -243,6 +247,52 @@ def _arrived(keys: dict[str, str], sent: dict[str, Any]) -> _Job:
         job = _Job({name: _kept[key] for name, key in keys.items() if key in _kept}, sent=sent)
     job.keys, job.remote = keys, True
     return job
+
+
+LOOKS = 0.5  # seconds between two looks at the parent
+POOLS = ("concurrent.futures.process", "multiprocessing.pool")
+
+
+def _end_with_parent(of_a_pool: object = None) -> None:
+    """In a process that `multiprocessing` started, end soon after the one that started it.
+
+    The processes of a pool wait for work at a pipe that they hold open themselves: where their
+    parent is killed they would wait for ever. With `of_a_pool`, only in such a process: it may
+    never get a job.
+    """
+    process, parent = multiprocessing.current_process(), multiprocessing.parent_process()
+    target = getattr(process, "_target", None)
+    if parent is None or (of_a_pool and getattr(target, "__module__", None) not in POOLS):
+        return
+    served = isinstance(process, getattr(multiprocessing.context, "ForkServerProcess", ()))
+    _watch(os.getpid(), parent, os.getppid() if served and os.name == "posix" else parent.pid)
+
+
+@functools.lru_cache(maxsize=1)  # once a process
+def _watch(own: int, parent: Any, above: int) -> None:
+    def is_gone() -> bool:
+        # Siblings that were forked hold open the pipe by which one would hear of the parent's end.
+        return os.getppid() != above if os.name == "posix" else not parent.is_alive()
+
+    def watch() -> None:
+        while not is_gone():
+            time.sleep(LOOKS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _watch_once_started() -> None:
+    while multiprocessing.parent_process() is None:  # still importing
+        time.sleep(LOOKS)
+    _end_with_parent(of_a_pool=True)
+
+
+# In the new processes of multiprocessing alone: in those that are forked, and in those that import
+# this module with their parent's program.
+multiprocessing.util.register_after_fork(_end_with_parent, _end_with_parent)
+if getattr(multiprocessing.current_process(), "_inheriting", False):
+    threading.Thread(target=_watch_once_started, daemon=True).start()
 
 
 def itself(model: nn.Module, mask: Mask) -> Mask:
