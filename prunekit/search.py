@@ -27,7 +27,7 @@ from torch import nn
 
 from prunekit._files import digest
 from prunekit._modules import state_key, structure
-from prunekit.data import Data, wrap
+from prunekit.data import wrap
 from prunekit.judge import as_metric, judge, stand_in
 from prunekit.mask import Mask
 from prunekit.steps import Run, Step, Stopped
@@ -148,10 +148,10 @@ def _names(thing: Any) -> list[str]:
         return [new]
 
 
-def _content(data: Data) -> str | None:
-    """The key of the data; None where they have none, as with a lambda for a loss."""
+def _content(tell: Callable[[], str | None]) -> str | None:
+    """What tells data or models from others; None where nothing does, as with a lambda."""
     try:
-        return data.key
+        return tell()
     except TypeError:
         return None
 
@@ -171,10 +171,11 @@ class _Job:
     def keys(self) -> dict[str, str]:
         model, data, decode = (self.parts[name] for name in ("model", "data", "decode"))
         kinds = [_names(kind) for kind in {type(module): None for module in model.modules()}]
-        known = _content(data) or uuid.uuid4().hex
+        known = _content(lambda: data.key) or uuid.uuid4().hex
+        built = _content(lambda: structure(model)) or uuid.uuid4().hex
         functions = [_names(function) for function in (data.loss, data.metric)]
         return {
-            "model": digest(state_key(model), structure(model), kinds),
+            "model": digest(state_key(model), built, kinds),
             "data": digest(known, _names(data.kind), functions),
             "decode": digest(decode, _names(decode)),
         }
