@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import CodeType, FunctionType
@@ -74,13 +75,14 @@ def _described(value: Any, place: str) -> str:
 
 
 def _with_code(value: Any) -> Any:
-    """Lambdas and functions in functions as what they are made of; they have no name to go by."""
+    """The value with descriptions in the place of what has no name or content to go by: lambdas and
+    functions in functions are what they are made of."""
     if isinstance(value, FunctionType) and "<" in value.__qualname__:
         return _Code(value)
     if isinstance(value, functools.partial):
         return [functools.partial, *map(_with_code, (value.func, value.args, value.keywords))]
-    if inspect.ismethod(value):
-        return value
+    if isinstance(value, weakref.ref):  # as a recurrent layer's to its own weights
+        return weakref.ref
     if type(value) in (list, tuple):
         return [_with_code(part) for part in value]
     if type(value) is dict:

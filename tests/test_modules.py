@@ -165,6 +165,11 @@ def test_models_that_compute_otherwise_are_told_apart_without_addresses(family):
     assert not re.search("0x[0-9a-f]{6}", "".join(texts))
 
 
+def test_recurrent_layers_and_attention_have_a_structure():
+    assert structure(nn.LSTM(2, 3)) != structure(nn.LSTM(2, 3, bidirectional=True))
+    structure(nn.TransformerEncoderLayer(4, 2, 8))
+
+
 def test_a_compiled_model_is_the_same_in_every_process():
     text = structure(torch.compile(nn.Linear(2, 2)))
     assert structure(torch.compile(nn.Linear(2, 2))) == text
