@@ -37,33 +37,35 @@ HOOKS = (
 )
 
 
-def structure(model: nn.Module) -> str:
+def structure(model: nn.Module, first: bool = False) -> str:
     """What a model is besides its tensors: its modules' classes, plain attributes and hooks.
 
     The text is the same in every process: it holds no addresses. Raises TypeError that names the
-    attribute that has no content by which two such models could be told apart.
+    attribute that has no content by which two such models could be told apart. With `first`, the
+    text is that of the first journals: such an attribute is its class alone, and hooks are not in.
     """
     lines = []
     for name, module in model.named_modules():
         kind = type(module)
         own = {
-            attribute: _described(value, f"{name}.{attribute}".lstrip("."))
+            attribute: _described(value, f"{name}.{attribute}".lstrip("."), first)
             for attribute, value in vars(module).items()
-            if attribute not in OF_TORCH and not kind.__module__.startswith("torch._dynamo")
+            if attribute not in OF_TORCH
+            and (first or not kind.__module__.startswith("torch._dynamo"))
         }  # how a model is compiled is no part of what it is
-        for attribute in HOOKS:
+        for attribute in () if first else HOOKS:
             if hooks := vars(module).get(attribute):  # without the numbers that torch gives them
                 place = f"{name}.{attribute}".lstrip(".")
-                own[attribute] = _described([*hooks.values()], place)
+                own[attribute] = _described([*hooks.values()], place, first)
         lines.append(f"{name}: {kind.__module__}.{kind.__qualname__} {own}")
     return re.sub(r" at 0x[0-9a-fA-F]+", "", f"{model}\n") + "\n".join(lines)
 
 
-def _described(value: Any, place: str) -> str:
+def _described(value: Any, place: str, first: bool) -> str:
     try:
         return describe(value)
     except TypeError:
-        if type(value).__module__.partition(".")[0] == "torch":  # as a process group
+        if first or type(value).__module__.partition(".")[0] == "torch":  # as a process group
             return type(value).__qualname__
     try:
         return describe(_with_code(value))

@@ -175,7 +175,7 @@ class Journal:
         except TimeoutError:  # which filelock's own is
             raise Locked(f"journal {self.path}: is in use by another run") from None
         try:
-            self._read(header)
+            self._read(header, model)
             for left_over in self.path.glob(".fit-*.tmp"):  # nobody else writes here
                 left_over.unlink(missing_ok=True)
             check_room(self.path, _fit_bytes(model, knobs), f"{who}: a fit in the journal")
@@ -217,7 +217,7 @@ class Journal:
             os.close(context.lock_file_fd)
             context.lock_file_fd, context.lock_counter = None, 0
 
-    def _read(self, header: Entry) -> None:
+    def _read(self, header: Entry, model: nn.Module) -> None:
         """Read what is whole. Lines that are not are dropped, with a word unless a kill tore them.
 
         Raises ValueError if it is another run's, or if that cannot be told.
@@ -237,7 +237,10 @@ class Journal:
         if was is not None:
             version = was.get("format", 1)
             check_version(version, FORMAT, f"journal {path}")
-            self._compare(was["header"], header, version)
+            if version == 1:  # the first headers said less
+                was["header"]["function"] = header["function"]
+                header = header | {"model": structure(model, first=True)}
+            self._compare(was["header"], header)
         elif entries:
             raise ValueError(
                 f"journal {path}: its header, line 1, is damaged: whose run it is cannot be told. "
@@ -267,13 +270,11 @@ class Journal:
         elif "k" in entry:
             self._values[entry["k"]] = entry["v"]
 
-    def _compare(self, was: Entry, now: Entry, version: int) -> None:
+    def _compare(self, was: Entry, now: Entry) -> None:
         """Raise ValueError that names what differs between two headers, and what to do."""
         for name, expected in now.items():
             recorded = was.get(name)
             if recorded == expected or (name == "code" and self.any_code):
-                continue
-            if name == "function" and version == 1:  # the first headers had the name alone
                 continue
             if name == "code":
                 raise ValueError(
