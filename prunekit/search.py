@@ -13,6 +13,7 @@ import math
 import multiprocessing
 import multiprocessing.util
 import os
+import pickle
 import platform
 import threading
 import time
@@ -98,6 +99,8 @@ def _through_workers(job: _Job, tasks: Sequence[Any], run: Run) -> Iterator[tupl
         except Exception as error:
             if any(note.startswith(NOTE) for note in getattr(error, "__notes__", ())):
                 raise
+            if "pickle" in str(error).lower():
+                _check_sendable(job)
             raise RuntimeError(
                 f"search: the workers failed ({type(error).__name__}: {error}). What they had "
                 "evaluated is in the journal if there is one; run again to go on from there."
@@ -110,6 +113,27 @@ def _through_workers(job: _Job, tasks: Sequence[Any], run: Run) -> Iterator[tupl
         asked = len(workers) if workers and not workers & seen else len(rest)
         seen |= workers
     raise RuntimeError(f"search: workers lost what they were sent {ATTEMPTS} times")
+
+
+def _check_sendable(job: _Job) -> None:
+    """Raise TypeError that names the part of a job that cannot be sent to another process."""
+    model, data, decode = (job.parts[name] for name in ("model", "data", "decode"))
+    named = {"the data's loss": data.loss, "the data's metric": data.metric}
+    for what, part in (
+        named | {"the decoder": decode, "the data": data, "the model": model}
+    ).items():
+        try:
+            pickle.dumps(part)
+        except Exception as error:
+            raise TypeError(
+                f"search: {what} cannot be sent to workers in other processes, got "
+                f"{_short(part)}: {error}. Define it with def or class at the top level of a "
+                "module, or use threads."
+            ) from error
+
+
+def _short(part: Any) -> str:
+    return repr(part) if callable(part) and not isinstance(part, nn.Module) else type(part).__name__
 
 
 class Lacking:

@@ -376,6 +376,31 @@ def squared(outputs, targets):
     return (outputs.sum() - targets.sum()) ** 2
 
 
+class Nearly:
+    """A metric with a state."""
+
+    def __init__(self, most):
+        self.most = most
+
+    def __call__(self, outputs, targets):
+        return min(self.most, -float(torch.nn.functional.cross_entropy(outputs, targets)))
+
+
+def test_losses_and_metrics_that_are_objects_reach_other_processes_and_lambdas_are_refused():
+    splits, model = tiny_data().splits, tiny_model()
+    weighted = torch.nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0]))
+    with processes(1) as workers:
+        for most in (-1.0, -2.0):
+            data = Data(splits, loss=weighted, metric=Nearly(most))
+            alone = search.costs(model, data, CANDIDATES, thin)
+            assert search.costs(model, data, CANDIDATES, thin, Run(workers=workers)) == alone
+            assert min(alone) == -most
+        data = Data(splits, loss=lambda outputs, targets: outputs.sum())
+        assert len(search.costs(model, data, CANDIDATES, thin)) == len(CANDIDATES)
+        with pytest.raises(TypeError, match=r"search: the data's loss cannot be sent .*<lambda>"):
+            search.costs(model, data, CANDIDATES, thin, Run(workers=workers))
+
+
 ORPHANS = """
 import multiprocessing, os, sys, time
 sys.path[:0] = {paths!r}
