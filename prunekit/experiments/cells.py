@@ -466,17 +466,15 @@ def _session(folder: Path) -> Iterator[Callable[[], None]]:
 
 def _sessions(folder: Path) -> dict[str, Any]:
     """The commits under which a cell ran, and the seconds of all its starts."""
-    parts = []
+    commits, seconds = [], 0.0
     for path in sorted(folder.glob("session-*.json")):
         try:
             part = read_json(path, FORMAT, "session")
-            parts.append({"commit": str(part["commit"]), "seconds": float(part["seconds"])})
+            seconds += float(part["seconds"])
+            commits.append(str(part["commit"]))
         except (LookupError, TypeError, ValueError) as error:  # no reason to lose the cell
             warnings.warn(f"session {path}: its seconds are left out: {error}", stacklevel=2)
-    return {
-        "commits": [*dict.fromkeys(part["commit"] for part in parts)],
-        "seconds": round(sum(part["seconds"] for part in parts)),
-    }
+    return {"commits": [*dict.fromkeys(commits)], "seconds": round(seconds)}
 
 
 @lru_cache(maxsize=1)
