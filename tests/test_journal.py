@@ -673,58 +673,6 @@ def test_a_report_says_when_a_run_went_on_under_another_environment(tmp_path, mo
     assert isinstance(elsewhere.history[0], Step)
 
 
-# ----------------------------------------------------------------------------------------- kills
-
-# Starts the same journalled run again and again in a child, and kills that at a random moment.
-KILLS = """
-import json, os, random, signal, sys, time
-from pathlib import Path
-sys.path[:0] = {paths!r}
-import torch
-torch.set_num_threads(1)
-from tiny import tiny_data, tiny_model
-from prunekit import Data, Journal, Run, magnitude
-from prunekit._modules import state_key
-
-def run(journal=None):
-    model = tiny_model(dropout=0.3)
-    run = Run(journal=journal)
-    steps = magnitude(model, tiny_data(), sparsity=0.9, rounds=5, epochs=10, run=run)
-    return [(s.phase, s.index, s.mask.key, s.metrics) for s in steps], state_key(model)
-
-run()  # the first is slow
-started = time.monotonic()
-never_killed = run(Journal({folder!r} + "/never"))
-seconds = time.monotonic() - started
-killed, found = 0, []
-for i in range(10):  # later and later, so that on any machine some kills meet a journal half done
-    child = os.fork()
-    if not child:
-        run(Journal({folder!r} + "/killed"))
-        os._exit(0)
-    time.sleep(random.uniform(0.5, 1) * 0.15 * (i + 1) * seconds)
-    os.kill(child, signal.SIGKILL)
-    killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
-    found.append(len([*Path({folder!r}).glob("killed/*")]))
-same = run(Journal({folder!r} + "/killed")) == never_killed == run()
-print(json.dumps([killed, found, same]))
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_run_killed_at_random_moments_ends_as_one_that_never_was(tmp_path):
-    tests = Path(__file__).parent
-    script = KILLS.format(paths=[str(tests), str(tests.parent)], folder=str(tmp_path))
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    killed, found, same_as_whole = json.loads(done.stdout)
-    assert killed >= 2
-    assert max(found) > 2  # it had written something to go on from
-    assert same_as_whole
-
-
 def test_a_second_stream_on_an_open_journal_is_refused(tmp_path):
     run = Run(journal=Journal(tmp_path / "j"))
     first = fit(tiny_model(), tiny_data(), epochs=2, run=run)
