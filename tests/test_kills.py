@@ -52,5 +52,10 @@ def test_a_result_that_depends_on_kills_and_files_that_stay_are_told(script, tmp
 
 
 def test_work_that_fails_is_an_error(script, tmp_path):
+    def work(folder):
+        if folder.name == "0":
+            raise KeyError("inside")
+        return ""
+
     with pytest.raises(RuntimeError, match="a resumed run failed"):
-        script.resumed(lambda folder: 1 / 0, 1, random.Random(0), tmp_path)
+        script.resumed(work, 1, random.Random(0), tmp_path)
