@@ -1,14 +1,22 @@
-"""Files that are never half-written, and keys that depend on content alone."""
+"""Whole files, sealed over what they hold, and keys that depend on content alone."""
 
 from __future__ import annotations
 
 import copyreg
+import errno
 import functools
+import glob
 import hashlib
 import inspect
+import json
 import os
+import platform
+import re
 import secrets
+import shutil
+import stat
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 
@@ -29,16 +38,138 @@ def home() -> Path:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends without an error."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    """A temporary path beside `path` that takes its place when the block ends without an error.
+
+    A link is written through. A new file has the rights that the umask leaves, one that was there
+    keeps its own. What killed writers of the same file left beside it is removed.
+
+    Raises OSError with the name of the file if it cannot be written, as on a full disk.
+    """
+    path = Path(os.path.realpath(path))
+    beside = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{secrets.token_hex(3)}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_left_over(path.parent, path.name)
+        beside.open("xb").close()
+        mode = stat.S_IMODE((path if path.exists() else beside).stat().st_mode)
+        _set_mode(beside, mode)  # before there is anything to read
         yield beside
-        beside.chmod(0o644)  # some writers make files that only their owner can read
+        _set_mode(beside, mode)  # some writers make a file of their own
         os.replace(beside, path)
+    except (OSError, SafetensorError) as error:
+        told = getattr(error, "filename", None)
+        number = _system_error(error) if told in (None, str(beside)) else None
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _system_error(error: Exception) -> int | None:
+    """The number of an error of the system; safetensors tells it in its text."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    if stat.S_IMODE(path.stat().st_mode) != mode:
+        path.chmod(mode)
+
+
+_HOST = hashlib.blake2b(platform.node().encode(), digest_size=3).hexdigest()
+_LEFT_OVER = re.compile(r"(?:(?P<host>[0-9a-f]{6})-(?P<pid>\d+)-)?[0-9a-f]{6,8}\.tmp")
+LONGEST = 24 * 60 * 60  # seconds that nobody needs to write one file
+
+
+def remove_left_over(folder: Path, name: str) -> None:
+    """Remove the temporary files of writers of `name` that are dead.
+
+    A writer is dead if its process is, or, where that cannot be told (another machine's, Windows),
+    if its file is older than a day.
+    """
+    for path in folder.glob(f".{glob.escape(name)}.*.tmp"):
+        found = _LEFT_OVER.fullmatch(path.name.removeprefix(f".{name}."))
+        if found is None:  # of a file with a longer name
+            continue
+        try:
+            old = time.time() - path.stat().st_mtime > LONGEST
+            here = found["host"] == _HOST and os.name == "posix"
+            if old or (here and not _runs(int(found["pid"]))):
+                path.unlink()
+        except OSError:  # another start removed it, or may not
+            continue
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's
+        pass
+    return True
+
+
+def check_room(path: Path, needed: int, what: str) -> None:
+    """Raise OSError that names the file if the disk has less room than `needed` bytes."""
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if (free := shutil.disk_usage(there).free) < needed:
+        text = f"{what} needs about {needed:,} bytes, the disk has {free:,} left; make room"
+        raise OSError(errno.ENOSPC, text, str(path))
+
+
+def seal(record: Mapping[str, Any], version: int) -> dict[str, Any]:
+    """A record as plain JSON, with the version of its format and a checksum over all of it."""
+    own = {name: value for name, value in record.items() if name not in ("format", "seal")}
+    plain = json.loads(json.dumps({"format": version} | own))
+    return plain | {"seal": _sealed(plain)}
+
+
+def check_seal(record: Any, version: int, what: str) -> dict[str, Any]:
+    """The record if it is whole; one without format and seal is of the first version.
+
+    Raises ValueError that begins with `what`, the kind and name of the file.
+    """
+    if not isinstance(record, dict):
+        raise ValueError(f"{what} is damaged: it holds no record")
+    if "format" not in record and "seal" not in record:
+        return record
+    check_version(record.get("format"), version, what)
+    if record.get("seal") != _sealed({k: v for k, v in record.items() if k != "seal"}):
+        raise ValueError(f"{what} is damaged: its content does not fit its checksum")
+    return record
+
+
+class NewerFormat(ValueError):
+    """A file is of a format that this version does not know yet."""
+
+
+def check_version(found: Any, known: int, what: str) -> None:
+    """Raise ValueError that begins with `what`, or `NewerFormat`, unless the format is known."""
+    if type(found) is not int or found < 1:
+        raise ValueError(f"{what} is damaged: its format is {found!r}")
+    if found > known:
+        raise NewerFormat(
+            f"{what} is of a newer format, {found}; this prunekit knows those up to {known}. "
+            "Update prunekit."
+        )
+
+
+def read_json(path: Path, version: int, what: str) -> dict[str, Any]:
+    """The record in a file, checked as by `check_seal`. Raises ValueError that names the file."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{what} {path} cannot be read: {error}") from error
+    return check_seal(record, version, f"{what} {path}")
+
+
+def _sealed(record: Mapping[str, Any]) -> str:
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def tensor_bytes(tensor: Tensor) -> Any:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import CodeType, FunctionType
 from typing import Any, TypeVar
 
 import torch
@@ -28,24 +31,82 @@ def state_key(model: nn.Module) -> str:
     return digest(named_tensors(model))
 
 
-def structure(model: nn.Module) -> str:
-    """What a model is besides its tensors: its modules' classes and plain attributes.
+HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_hooks",
+    "_backward_pre_hooks",
+    "_backward_hooks",
+)
 
-    The text is the same in every process: it holds no addresses.
+
+def structure(model: nn.Module, first: bool = False) -> str:
+    """What a model is besides its tensors: its modules' classes, plain attributes and hooks.
+
+    The text is the same in every process: it holds no addresses. Raises TypeError that names the
+    attribute that has no content by which two such models could be told apart. With `first`, the
+    text is that of the first journals: such an attribute is its class alone, and hooks are not in.
     """
     lines = []
     for name, module in model.named_modules():
         kind = type(module)
-        own = {k: _described(v) for k, v in vars(module).items() if k not in OF_TORCH}
+        own = {
+            attribute: _described(value, f"{name}.{attribute}".lstrip("."), first)
+            for attribute, value in vars(module).items()
+            if attribute not in OF_TORCH
+            and (first or not kind.__module__.startswith("torch._dynamo"))
+        }  # how a model is compiled is no part of what it is
+        for attribute in () if first else HOOKS:
+            if hooks := vars(module).get(attribute):  # without the numbers that torch gives them
+                place = f"{name}.{attribute}".lstrip(".")
+                own[attribute] = _described([*hooks.values()], place, first)
         lines.append(f"{name}: {kind.__module__}.{kind.__qualname__} {own}")
     return re.sub(r" at 0x[0-9a-fA-F]+", "", f"{model}\n") + "\n".join(lines)
 
 
-def _described(value: Any) -> str:
+def _described(value: Any, place: str, first: bool) -> str:
     try:
         return describe(value)
-    except TypeError:  # it has no content that can be told; its class is what is known
-        return type(value).__qualname__
+    except TypeError:
+        if first or type(value).__module__.partition(".")[0] == "torch":  # as a process group
+            return type(value).__qualname__
+    try:
+        return describe(_with_code(value))
+    except TypeError as error:
+        raise TypeError(
+            f"model: {place} has no content by which this model could be told from another one, "
+            f"got a {type(value).__qualname__}: {error}"
+        ) from error
+
+
+def _with_code(value: Any) -> Any:
+    """The value with descriptions in the place of what has no name or content to go by: lambdas and
+    functions in functions are what they are made of."""
+    if isinstance(value, FunctionType) and "<" in value.__qualname__:
+        return _Code(value)
+    if isinstance(value, functools.partial):
+        return [functools.partial, *map(_with_code, (value.func, value.args, value.keywords))]
+    if isinstance(value, weakref.ref):  # as a recurrent layer's to its own weights
+        return weakref.ref
+    if type(value) in (list, tuple):
+        return [_with_code(part) for part in value]
+    if type(value) is dict:
+        return {name: _with_code(part) for name, part in value.items()}
+    return value
+
+
+class _Code:
+    """A function described by its code, defaults, and the values that it closes over."""
+
+    def __init__(self, function: FunctionType):
+        cells = [_with_code(cell.cell_contents) for cell in function.__closure__ or ()]
+        rest = [_with_code(function.__defaults__), _with_code(function.__kwdefaults__)]
+        place = f"{function.__module__}.{function.__qualname__}"
+        self.key = digest(place, _instructions(function.__code__), cells, rest)
+
+
+def _instructions(code: CodeType) -> list[Any]:
+    constants = [_instructions(c) if isinstance(c, CodeType) else c for c in code.co_consts]
+    return [code.co_code, code.co_names, code.co_varnames, code.co_freevars, constants]
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:

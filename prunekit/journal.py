@@ -3,22 +3,27 @@
 A method is deterministic given its seed, so a run is resumed by running it again on the original
 model: `search.costs` and `train.fit` ask the journal first, all the rest simply happens again.
 
-A journal is a folder: ``log.txt``, one line an entry (checksum and JSON; the first is the header),
-``fit-KEY.safetensors``, one file a fit, replaced at every epoch, and a lock file.
+A journal is a folder: ``log.txt``, one line an entry (checksum and JSON; the first two are the
+header, written twice), ``fit-KEY.safetensors``, one file a fit, replaced at every epoch, and a lock
+file. A line or a fit that is damaged is computed anew, and a warning says so.
 """
 
 from __future__ import annotations
 
+import errno
 import functools
 import itertools
 import json
 import os
 import platform
+import warnings
+import weakref
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,11 +31,22 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from prunekit import __version__
-from prunekit._files import describe, home, replacing, tensor_bytes
-from prunekit._modules import device_of, state_key, structure
+from prunekit._files import (
+    NewerFormat,
+    check_room,
+    check_seal,
+    check_version,
+    describe,
+    home,
+    replacing,
+    seal,
+    tensor_bytes,
+)
+from prunekit._modules import device_of, named_tensors, state_key, structure
 from prunekit._source import code_key
 
 Entry = dict[str, Any]
+FORMAT = 2  # of the log and of the files of fits
 WIDTH = 60  # characters of a value in an error
 
 
@@ -110,18 +126,16 @@ class Journal:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, any_code: bool = False):
-        import filelock
-
         bare = os.fspath(path) == Path(path).name  # "mine", and not "./mine"
-        path = Path(path)
+        path = Path(path).expanduser()
         self.path = home() / "journals" / path if bare else path
         self.any_code = any_code
         self.environments: list[Entry] = []
         self.codes: list[str] = []
         self.precisions: list[str] = []  # what "auto" became, in the fits of this run
         self._values: dict[str, float] = {}
-        self._log: BinaryIO | None = None
-        self._lock = filelock.FileLock(str(self.path / "lock"), thread_local=False)
+        self._log: FileIO | None = None
+        self._lock = _new_lock(self.path / "lock")
 
     @property
     def is_open(self) -> bool:
@@ -140,30 +154,36 @@ class Journal:
         who = method.__name__
         if self.is_open:
             raise Locked(f"journal {self.path}: is in use by another run")
-        if not data.key:
-            raise ValueError(f"{who}: data needs a key (a checksum) for a run to be journalled")
         functions = {name: getattr(data, name) for name in ("loss", "metric", "augment")}
         header = {
             "method": who,
-            "knobs": {name: describe(value) for name, value in knobs.items()},
+            "function": f"{method.__module__}.{method.__qualname__}",
+            "knobs": {name: _told(who, f"the knob {name}", v) for name, v in knobs.items()},
             "seed": seed,
             "prunekit": __version__,
             "model": structure(model),
             "weights": state_key(model),
-            **{name: describe(function) for name, function in functions.items()},
+            **{name: _told(who, f"the data's {name}", f) for name, f in functions.items()},
             "data": data.key,
             "code": code_key(method, *filter(callable, knobs.values()), model, *functions.values()),
         }
+        if not data.key:
+            raise ValueError(f"{who}: data needs a key (a checksum) for a run to be journalled")
         self.path.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire(timeout=0)
         except TimeoutError:  # which filelock's own is
             raise Locked(f"journal {self.path}: is in use by another run") from None
         try:
-            self._read(header)
-            self._log = (self.path / "log.txt").open("ab")
-            if not self._log.tell():
-                self._append({"header": header})
+            self._read(header, model)
+            for left_over in self.path.glob(".fit-*.tmp"):  # nobody else writes here
+                left_over.unlink(missing_ok=True)
+            check_room(self.path, _fit_bytes(model, knobs), f"{who}: a fit in the journal")
+            self._log = FileIO(self._log_path, "a")
+            _opened.add(self)
+            if not self._log_path.stat().st_size:
+                for _ in range(2):  # it decides for all the others
+                    self._append({"header": header, "format": FORMAT})
             if not self.codes or self.codes[-1] != header["code"]:
                 self.codes.append(header["code"])
                 self._append({"code": header["code"]})
@@ -183,32 +203,72 @@ class Journal:
         finally:
             self._lock.release()
 
-    def _read(self, header: Entry) -> None:
+    @property
+    def _log_path(self) -> Path:
+        return self.path / "log.txt"
+
+    def _let_go(self) -> None:
+        """In a forked child: close what it inherited, and leave the lock to the parent."""
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+        if self._lock.is_locked:  # older versions of filelock know nothing of forks
+            context = self._lock._context
+            os.close(context.lock_file_fd)
+            context.lock_file_fd, context.lock_counter = None, 0
+
+    def _read(self, header: Entry, model: nn.Module) -> None:
+        """Read what is whole. Lines that are not are dropped, with a word unless a kill tore them.
+
+        Raises ValueError if it is another run's, or if that cannot be told.
+        """
         self._values, self.environments, self.codes, self.precisions = {}, [], [], []
-        path = self.path / "log.txt"
+        path = self._log_path
         if not path.exists():
             return
         lines = path.read_bytes().splitlines(keepends=True)
         entries = [_parse(line) for line in lines]
-        if entries and entries[-1] is None:  # torn by a kill: this entry never happened
-            del entries[-1]
-            os.truncate(path, sum(map(len, lines[:-1])))
-        if None in entries:
+        if entries and not lines[-1].endswith(b"\n"):  # torn by a kill: it never happened
+            torn = len(lines.pop())
+            entries.pop()
+        else:
+            torn = 0
+        was = next((entry for entry in entries if entry and "header" in entry), None)
+        if was is not None:
+            version = was.get("format", 1)
+            check_version(version, FORMAT, f"journal {path}")
+            if version == 1:  # the first headers said less
+                was["header"]["function"] = header["function"]
+                header = header | {"model": structure(model, first=True)}
+            self._compare(was["header"], header)
+        elif entries:
             raise ValueError(
-                f"journal {path}: line {entries.index(None) + 1} is damaged. Delete it."
+                f"journal {path}: its header, line 1, is damaged: whose run it is cannot be told. "
+                f"Put a copy of the file in its place, or delete {self.path} to start anew."
             )
-        for number, entry in enumerate(entries):
-            assert entry is not None
-            if number == 0:
-                self._compare(entry.get("header", {}), header)
-            elif "environment" in entry:
-                self.environments.append(entry["environment"])
-            elif "code" in entry:
-                self.codes.append(entry["code"])
-            elif "precision" in entry:
-                self.precisions.append(entry["precision"])
-            else:
-                self._values[entry["k"]] = entry["v"]
+        if damaged := [number for number, entry in enumerate(entries, 1) if entry is None]:
+            warnings.warn(
+                f"journal {path}: dropped what is damaged, line {', '.join(map(str, damaged))} of "
+                f"{len(entries)}; what it recorded is computed anew",
+                stacklevel=2,
+            )
+            with replacing(path) as beside:
+                whole = zip(lines, entries, strict=True)
+                beside.write_bytes(b"".join(line for line, entry in whole if entry is not None))
+        elif torn:
+            os.truncate(path, sum(map(len, lines)))
+        for entry in entries:
+            self._take(entry or {})
+
+    def _take(self, entry: Entry) -> None:
+        if "environment" in entry:
+            self.environments.append(entry["environment"])
+        elif "code" in entry:
+            self.codes.append(entry["code"])
+        elif "precision" in entry:
+            self.precisions.append(entry["precision"])
+        elif "k" in entry:
+            self._values[entry["k"]] = entry["v"]
 
     def _compare(self, was: Entry, now: Entry) -> None:
         """Raise ValueError that names what differs between two headers, and what to do."""
@@ -234,13 +294,20 @@ class Journal:
             )
 
     def _append(self, entry: Entry) -> None:
+        """Write a whole line, or none. Raises OSError that names the file, as on a full disk."""
         if self._log is None:
             raise ValueError(
                 f"journal {self.path}: is not open. Hand it to a method, with "
                 "run=Run(journal=...): the method opens it."
             )
-        self._log.write(_line(entry))
-        self._log.flush()
+        line, end = _line(entry), self._log_path.stat().st_size
+        try:
+            while line:
+                line = line[self._log.write(line) :]
+        except OSError as error:
+            self._log.truncate(end)
+            number = error.errno or errno.EIO
+            raise OSError(number, os.strerror(number), str(self._log_path)) from error
 
     def note_precision(self, form: str) -> None:
         """Record what "auto" became in a fit."""
@@ -271,15 +338,21 @@ class Journal:
             with safe_open(path, "pt") as file:
                 tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
                 about = json.loads(file.metadata()["fit"])
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+            _check_fit(about, key, tensors, f"journal {path}")
+            masks = {
+                int(name[5:]): tensors.pop(name).numpy().tobytes()
+                for name in list(tensors)
+                if name.startswith("mask.")
+            }
+        except (FileNotFoundError, NewerFormat):
+            if path.exists():
+                raise
             return None
-        if about["crc"] != _crc(tensors):
+        except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
+            warnings.warn(
+                f"journal {path}: this fit starts anew, its file is damaged: {error}", stacklevel=2
+            )
             return None
-        masks = {
-            int(name[5:]): tensors.pop(name).numpy().tobytes()
-            for name in list(tensors)
-            if name.startswith("mask.")
-        }
         return Fit(about["epoch"], about["metrics"], masks, tensors, about["extra"])
 
     def save_fit(self, key: str, fit: Fit) -> None:
@@ -288,7 +361,7 @@ class Journal:
         for epoch, packed in fit.masks.items():
             tensors[f"mask.{epoch}"] = torch.frombuffer(bytearray(packed), dtype=torch.uint8)
         about = {"epoch": fit.epoch, "metrics": fit.metrics, "extra": fit.extra}
-        about["crc"] = _crc(tensors)
+        about = seal(about | {"key": key, "crc": _crc(tensors, FORMAT)}, FORMAT)
         with replacing(self._fit_path(key)) as beside:
             save_file(tensors, str(beside), {"fit": json.dumps(about)})
 
@@ -296,11 +369,68 @@ class Journal:
         return f"Journal({str(self.path)!r})"
 
 
-def _crc(tensors: Mapping[str, Tensor]) -> int:
+def _check_fit(about: Any, key: str, tensors: Mapping[str, Tensor], what: str) -> None:
+    """Raise ValueError unless all that was recorded of a fit is as it was written."""
+    about = check_seal(about, FORMAT, what)
+    if about.get("crc") != _crc(tensors, about.get("format", 1)):
+        raise ValueError("its tensors do not fit their checksum")
+    if about.get("key", key) != key:
+        raise ValueError("it is another fit's")
+    types = {"epoch": int, "metrics": list, "extra": dict}  # the first form sealed tensors alone
+    if any(type(about.get(name)) is not kind for name, kind in types.items()):
+        raise ValueError(f"it lacks one of {[*types]}")
+    if len(about["metrics"]) != about["epoch"]:
+        raise ValueError("it has not as many metrics as epochs")
+
+
+def _crc(tensors: Mapping[str, Tensor], version: int) -> int:
+    """Over names and contents, and since the second format over types and shapes."""
     crc = 0
     for name in sorted(tensors):
-        crc = zlib.crc32(tensor_bytes(tensors[name]), zlib.crc32(name.encode(), crc))
+        tensor = tensors[name]
+        head = name if version == 1 else f"{name} {tensor.dtype} {tuple(tensor.shape)}"
+        crc = zlib.crc32(tensor_bytes(tensor), zlib.crc32(head.encode(), crc))
     return crc
+
+
+def _told(who: str, what: str, value: Any) -> str:
+    """The description of what goes into the header. Raises TypeError that says what has none."""
+    try:
+        return describe(value)
+    except TypeError as error:
+        raise TypeError(
+            f"{who}: with a journal, {what} must have a name or content to know it by: {error}"
+        ) from error
+
+
+def _fit_bytes(model: nn.Module, knobs: Mapping[str, Any]) -> int:
+    """About what the file of a fit takes: the weights, and what the optimiser holds of each."""
+    if knobs.get("epochs", 1) == 0:
+        return 0
+    numbers = 3 if str(knobs.get("optimizer", "")).startswith("adam") else 2
+    return numbers * sum(tensor.nbytes for tensor in named_tensors(model).values())
+
+
+# The journals that this process has open: a child that is forked has no part in them.
+_opened: weakref.WeakSet[Journal] = weakref.WeakSet()
+
+
+def _new_lock(path: Path) -> Any:
+    import filelock
+
+    _leave_to_parents()  # after filelock, which may have a hand in it too
+    return filelock.FileLock(str(path), thread_local=False)
+
+
+@functools.cache
+def _leave_to_parents() -> None:
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_leave_all)
+
+
+def _leave_all() -> None:
+    for journal in list(_opened):
+        journal._let_go()
 
 
 def _first_difference(was: Any, now: Any) -> tuple[str, str]:

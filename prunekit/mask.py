@@ -21,6 +21,8 @@ from torch.utils.hooks import RemovableHandle
 
 from prunekit import products
 
+_MAGIC, _FORMAT = b"prunekit mask ", 2  # how the bytes of a mask begin
+
 
 @overload
 def prunable(
@@ -213,7 +215,7 @@ class Mask(Mapping[str, Tensor]):
     @cached_property
     def key(self) -> str:
         """32 hex digits that depend on the content alone, not on the order of the names."""
-        content = Mask._sharing(dict(sorted(self.items()))).to_bytes()
+        content = Mask._sharing(dict(sorted(self.items())))._content()
         return hashlib.blake2b(content, digest_size=16).hexdigest()
 
     def check(self, model: nn.Module) -> None:
@@ -272,25 +274,30 @@ class Mask(Mapping[str, Tensor]):
         _cut(cuts)
         return optimizer.register_step_post_hook(partial(_cut, cuts))
 
-    def to_bytes(self) -> bytes:
+    def _content(self) -> bytes:
         """One line of JSON with names and shapes, then one bit a weight."""
         shapes = json.dumps({name: list(keep.shape) for name, keep in self.items()})
         packed = [np.packbits(keep.numpy().reshape(-1)).tobytes() for keep in self.values()]
         return b"\n".join([shapes.encode(), b"".join(packed)])
 
+    def to_bytes(self) -> bytes:
+        """A line with format and checksum, one of JSON with names and shapes, one bit a weight."""
+        content = self._content()
+        return b"%s%d %s\n%s" % (_MAGIC, _FORMAT, _checksum(content), content)
+
     @classmethod
     def from_bytes(cls, packed: bytes) -> Mask:
-        """The mask that `to_bytes` wrote. Raises ValueError if the bytes are damaged."""
-        line, _, bits = packed.partition(b"\n")
-        try:
-            shapes = {name: tuple(shape) for name, shape in json.loads(line).items()}
-            if not all(type(n) is int and n >= 0 for shape in shapes.values() for n in shape):
-                raise ValueError
-        except (ValueError, AttributeError, TypeError):
-            raise ValueError("mask: these bytes do not start with names and shapes") from None
+        """The mask that `to_bytes` wrote, the first form, without checksum, too.
+
+        Raises ValueError if the bytes are damaged.
+        """
+        checksum, content = _opened(packed)
+        shapes, bits = _shapes(content)
         sizes = [math.prod(shape) for shape in shapes.values()]
         if len(bits) != sum((n + 7) // 8 for n in sizes):
             raise ValueError(f"mask: {len(bits)} bytes of bits do not fit the shapes {shapes}")
+        if checksum is not None and checksum != _checksum(content):
+            raise ValueError("mask: these bytes are damaged, they do not fit their checksum")
         tensors, start = {}, 0
         for (name, shape), n in zip(shapes.items(), sizes, strict=True):
             stop = start + (n + 7) // 8
@@ -299,11 +306,53 @@ class Mask(Mapping[str, Tensor]):
             start = stop
         return cls._sharing(tensors)
 
+    @staticmethod
+    def length(start: bytes) -> int:
+        """How long the bytes of a mask are that begin so, with at least its names and shapes.
+
+        Raises ValueError if the bytes are damaged.
+        """
+        _, content = _opened(start)
+        shapes, bits = _shapes(content)
+        return len(start) - len(bits) + sum((math.prod(s) + 7) // 8 for s in shapes.values())
+
     def __repr__(self) -> str:
         return (
             f"Mask({len(self)} tensors, {self.kept:,} of {self.total:,} kept, "
             f"sparsity {self.sparsity:.3f})"
         )
+
+
+def _checksum(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=8).hexdigest().encode()
+
+
+def _opened(packed: bytes) -> tuple[bytes | None, bytes]:
+    """The checksum of the bytes of a mask, None in the first form, and what it is over."""
+    if not packed.startswith(_MAGIC):
+        return None, packed
+    line, _, content = packed.partition(b"\n")
+    version, _, checksum = line.removeprefix(_MAGIC).partition(b" ")
+    if not version.isdigit():
+        raise ValueError("mask: these bytes are damaged, they do not start with a format")
+    if int(version[:9]) > _FORMAT:
+        raise ValueError(
+            f"mask: these bytes are of a newer format, {int(version[:9])}; this prunekit knows "
+            f"those up to {_FORMAT}. Update prunekit."
+        )
+    return checksum, content
+
+
+def _shapes(content: bytes) -> tuple[dict[str, tuple[int, ...]], bytes]:
+    """Names and shapes in the bytes of a mask, and the bits behind them."""
+    line, _, bits = content.partition(b"\n")
+    try:
+        shapes = {name: tuple(shape) for name, shape in json.loads(line).items()}
+        if not all(type(n) is int and n >= 0 for shape in shapes.values() for n in shape):
+            raise ValueError
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        raise ValueError("mask: these bytes do not start with names and shapes") from None
+    return shapes, bits
 
 
 @torch.no_grad()

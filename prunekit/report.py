@@ -7,7 +7,7 @@ import html
 import math
 import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from prunekit import checkpoint, count
+from prunekit._files import describe
 from prunekit.journal import environment
 from prunekit.judge import evaluate
 from prunekit.mask import Mask
@@ -112,7 +113,16 @@ class Report:
         """Write ``path.safetensors`` (the pruned model's ``state_dict``) and ``path.json``.
 
         Plain torch and safetensors load the first; the second holds method, knobs, figures,
-        versions and the mask. Each file appears whole or not at all.
+        versions and the mask. Over an older report the two change together: killed at any moment,
+        the older one is there or the new one. Weights that are tied are stored once; without this
+        package, fill in their other names, which are in the JSON::
+
+            state = load_file("path.safetensors")
+            state |= {name: state[same] for name, same in info["tied"].items()}
+            model.load_state_dict(state)
+
+        Raises ValueError for a model that cannot be written without pickle, and OSError that names
+        the file where the disk is full; then nothing is written.
         """
         info = {
             "method": self.method,
@@ -129,14 +139,48 @@ class Report:
 
 
 def load_mask(path: str | os.PathLike[str]) -> Mask:
-    """The mask of a report that was saved under `path`."""
-    packed = checkpoint.read_info(path)["mask"]
-    return Mask.from_bytes(zlib.decompress(base64.b64decode(packed)))
+    """The mask of a report that was saved under `path`.
+
+    Raises ValueError that names the file if it is missing or damaged, or holds no mask.
+    """
+    info = checkpoint.read_info(path)
+    what = f"load_mask: {checkpoint.text_of(path)}"
+    if not isinstance(info.get("mask"), str):
+        raise ValueError(f"{what} holds no mask. Pass the path of a report that was saved.")
+    try:
+        return Mask.from_bytes(_unpacked(base64.b64decode(info["mask"], validate=True)))
+    except (ValueError, zlib.error) as error:
+        raise ValueError(f"{what} is damaged: {error}") from error
+
+
+START = 1 << 24  # bytes in which the names and shapes of a mask must be
+
+
+def _unpacked(packed: bytes) -> bytes:
+    """What was compressed, and not more than the shapes at its start tell."""
+    stream = zlib.decompressobj()
+    start = stream.decompress(packed, START)
+    missing = Mask.length(start) - len(start)
+    rest = stream.decompress(stream.unconsumed_tail, missing) if missing > 0 else b""
+    if missing < 0 or (not stream.eof and stream.decompress(stream.unconsumed_tail, 1)):
+        raise ValueError("mask: there are more bits than its shapes have")
+    if not stream.eof:
+        raise ValueError("mask: the compressed bits are cut short")
+    return start + rest
 
 
 def _plain(value: Any) -> Any:
-    simple = value is None or isinstance(value, (bool, int, float, str, list, tuple))
-    return value if simple else repr(value)
+    """A knob as JSON; what is none as text, without addresses."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if isinstance(value, Mapping):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    try:
+        return describe(value)
+    except TypeError:  # a lambda, say
+        return f"{type(value).__module__}.{type(value).__qualname__}, without a name of its own"
 
 
 def with_error(accuracy: float, n: int) -> str:

@@ -10,9 +10,13 @@ from __future__ import annotations
 import copy
 import functools
 import math
+import multiprocessing
+import multiprocessing.util
 import os
+import pickle
 import platform
 import threading
+import time
 import uuid
 import weakref
 from collections import OrderedDict
@@ -24,7 +28,7 @@ from torch import nn
 
 from prunekit._files import digest
 from prunekit._modules import state_key, structure
-from prunekit.data import Data, wrap
+from prunekit.data import wrap
 from prunekit.judge import as_metric, judge, stand_in
 from prunekit.mask import Mask
 from prunekit.steps import Run, Step, Stopped
@@ -95,6 +99,8 @@ def _through_workers(job: _Job, tasks: Sequence[Any], run: Run) -> Iterator[tupl
         except Exception as error:
             if any(note.startswith(NOTE) for note in getattr(error, "__notes__", ())):
                 raise
+            if "pickle" in str(error).lower():
+                _check_sendable(job)
             raise RuntimeError(
                 f"search: the workers failed ({type(error).__name__}: {error}). What they had "
                 "evaluated is in the journal if there is one; run again to go on from there."
@@ -107,6 +113,27 @@ def _through_workers(job: _Job, tasks: Sequence[Any], run: Run) -> Iterator[tupl
         asked = len(workers) if workers and not workers & seen else len(rest)
         seen |= workers
     raise RuntimeError(f"search: workers lost what they were sent {ATTEMPTS} times")
+
+
+def _check_sendable(job: _Job) -> None:
+    """Raise TypeError that names the part of a job that cannot be sent to another process."""
+    model, data, decode = (job.parts[name] for name in ("model", "data", "decode"))
+    named = {"the data's loss": data.loss, "the data's metric": data.metric}
+    for what, part in (
+        named | {"the decoder": decode, "the data": data, "the model": model}
+    ).items():
+        try:
+            pickle.dumps(part)
+        except Exception as error:
+            raise TypeError(
+                f"search: {what} cannot be sent to workers in other processes, got "
+                f"{_short(part)}: {error}. Define it with def or class at the top level of a "
+                "module, or use threads."
+            ) from error
+
+
+def _short(part: Any) -> str:
+    return repr(part) if callable(part) and not isinstance(part, nn.Module) else type(part).__name__
 
 
 class Lacking:
@@ -145,10 +172,10 @@ def _names(thing: Any) -> list[str]:
         return [new]
 
 
-def _content(data: Data) -> str | None:
-    """The key of the data; None where they have none, as with a lambda for a loss."""
+def _content(tell: Callable[[], str | None]) -> str | None:
+    """What tells data or models from others; None where nothing does, as with a lambda."""
     try:
-        return data.key
+        return tell()
     except TypeError:
         return None
 
@@ -168,10 +195,11 @@ class _Job:
     def keys(self) -> dict[str, str]:
         model, data, decode = (self.parts[name] for name in ("model", "data", "decode"))
         kinds = [_names(kind) for kind in {type(module): None for module in model.modules()}]
-        known = _content(data) or uuid.uuid4().hex
+        known = _content(lambda: data.key) or uuid.uuid4().hex
+        built = _content(lambda: structure(model)) or uuid.uuid4().hex
         functions = [_names(function) for function in (data.loss, data.metric)]
         return {
-            "model": digest(state_key(model), structure(model), kinds),
+            "model": digest(state_key(model), built, kinds),
             "data": digest(known, _names(data.kind), functions),
             "decode": digest(decode, _names(decode)),
         }
@@ -228,6 +256,7 @@ _keeping = threading.Lock()
 
 def _arrived(keys: dict[str, str], sent: dict[str, Any]) -> _Job:
     """The job in a worker, with the parts that it was sent now or earlier."""
+    _end_with_parent()
     with _keeping:
         for name, part in sent.items():
             _kept[keys[name]] = part
@@ -240,6 +269,52 @@ def _arrived(keys: dict[str, str], sent: dict[str, Any]) -> _Job:
         job = _Job({name: _kept[key] for name, key in keys.items() if key in _kept}, sent=sent)
     job.keys, job.remote = keys, True
     return job
+
+
+LOOKS = 0.5  # seconds between two looks at the parent
+POOLS = ("concurrent.futures.process", "multiprocessing.pool")
+
+
+def _end_with_parent(of_a_pool: object = None) -> None:
+    """In a process that `multiprocessing` started, end soon after the one that started it.
+
+    The processes of a pool wait for work at a pipe that they hold open themselves: where their
+    parent is killed they would wait for ever. With `of_a_pool`, only in such a process: it may
+    never get a job.
+    """
+    process, parent = multiprocessing.current_process(), multiprocessing.parent_process()
+    target = getattr(process, "_target", None)
+    if parent is None or (of_a_pool and getattr(target, "__module__", None) not in POOLS):
+        return
+    served = isinstance(process, getattr(multiprocessing.context, "ForkServerProcess", ()))
+    _watch(os.getpid(), parent, os.getppid() if served and os.name == "posix" else parent.pid)
+
+
+@functools.lru_cache(maxsize=1)  # once a process
+def _watch(own: int, parent: Any, above: int) -> None:
+    def is_gone() -> bool:
+        # Siblings that were forked hold open the pipe by which one would hear of the parent's end.
+        return os.getppid() != above if os.name == "posix" else not parent.is_alive()
+
+    def watch() -> None:
+        while not is_gone():
+            time.sleep(LOOKS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _watch_once_started() -> None:
+    while multiprocessing.parent_process() is None:  # still importing
+        time.sleep(LOOKS)
+    _end_with_parent(of_a_pool=True)
+
+
+# In the new processes of multiprocessing alone: in those that are forked, and in those that import
+# this module with their parent's program.
+multiprocessing.util.register_after_fork(_end_with_parent, _end_with_parent)
+if getattr(multiprocessing.current_process(), "_inheriting", False):
+    threading.Thread(target=_watch_once_started, daemon=True).start()
 
 
 def itself(model: nn.Module, mask: Mask) -> Mask:

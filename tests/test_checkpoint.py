@@ -1,17 +1,26 @@
 """Models on disk: back as they were, refused by name when damaged, read without this package."""
 
 import copy
+import hashlib
 import json
+import os
+import shutil
 import subprocess
 import sys
+from collections import namedtuple
+from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from tiny import tiny_model
 from torch import nn
 
 from prunekit import checkpoint
+from prunekit._files import seal
 from prunekit._random import LocalRandom
+
+FIXTURES = Path(__file__).parent / "fixtures"  # what earlier versions wrote
 
 
 class Tied(nn.Module):
@@ -160,9 +169,9 @@ def test_a_foreign_checkpoint_is_refused_by_name_and_the_model_stays(tmp_path, f
 
 def test_what_is_no_safetensors_file_is_refused_though_its_checksum_is_right(tmp_path):
     (tmp_path / "m.safetensors").write_bytes(b"not tensors")
-    checksum = checkpoint._checksum(tmp_path / "m.safetensors")
+    checksum = hashlib.sha256(b"not tensors").hexdigest()
     (tmp_path / "m.json").write_text(json.dumps({"sha256": checksum}))
-    with pytest.raises(ValueError, match="does not fit Sequential"):
+    with pytest.raises(ValueError, match=r"m\.safetensors cannot be read"):
         checkpoint.load_into(tiny_model(), tmp_path / "m")
 
 
@@ -174,6 +183,191 @@ def test_a_save_that_fails_leaves_the_old_pair_and_nothing_else(tmp_path):
     model = tiny_model(seed=2)
     checkpoint.load_into(model, tmp_path / "m")
     assert equal(model, tiny_model(seed=0))
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed_at(monkeypatch, n):
+    """From the n-th change of a file on, nothing happens any more. Gives back the changes."""
+    done = []
+
+    def dying(place, name):
+        real = getattr(place, name)
+
+        def change(*args, **named):
+            if len(done) >= n:
+                raise Killed
+            done.append(name)
+            return real(*args, **named)
+
+        monkeypatch.setattr(place, name, change)
+
+    for place, name in [
+        (os, "replace"), (checkpoint, "save_file"),
+        *((Path, name) for name in ("write_text", "chmod", "unlink", "open")),
+    ]:  # fmt: skip
+        dying(place, name)
+    return done
+
+
+def test_a_save_over_an_older_one_that_is_killed_leaves_the_one_or_the_other(tmp_path):
+    models = [tiny_model(seed=0), tiny_model(seed=1)]
+    found = []
+    for n in range(30):
+        folder = tmp_path / str(n)
+        checkpoint.save(folder / "m", models[0], {"number": 0})
+        with pytest.MonkeyPatch.context() as patch:
+            done = killed_at(patch, n)
+            try:
+                checkpoint.save(folder / "m", models[1], {"number": 1})
+            except Killed:
+                pass
+            else:
+                break
+        assert len(done) == n
+        loaded = tiny_model(seed=2)
+        info = checkpoint.load_into(loaded, folder / "m")
+        assert checkpoint.read_info(folder / "m") == info
+        assert equal(loaded, models[info["number"]])
+        assert equal_to_plain(folder / "m.safetensors", models[info["number"]])
+        found.append(info["number"])
+        checkpoint.save(folder / "m", models[0], {"number": 2})  # and all goes on
+        assert checkpoint.load_into(loaded, folder / "m")["number"] == 2
+        assert equal(loaded, models[0])
+    assert found == sorted(found)
+    assert {*found} == {0, 1}
+
+
+def equal_to_plain(path, model):
+    plain = safetensors.torch.load_file(path)
+    return all(torch.equal(tensor, plain[name]) for name, tensor in model.state_dict().items())
+
+
+def test_every_flipped_bit_is_refused_by_name_or_changes_nothing(tmp_path):
+    checkpoint.save(tmp_path / "m", nn.Linear(2, 2), {"knobs": {"lr": 0.1}})
+    expected = checkpoint.read_info(tmp_path / "m")
+    weights = safetensors.torch.load_file(tmp_path / "m.safetensors")
+    for name in ("m.json", "m.safetensors"):
+        whole = (tmp_path / name).read_bytes()
+        for place in range(0, len(whole), 7):
+            harmed = bytearray(whole)
+            harmed[place] ^= 1 << place % 8
+            (tmp_path / name).write_bytes(harmed)
+            model = nn.Linear(2, 2)
+            told = ""
+            try:
+                info = checkpoint.load_into(model, tmp_path / "m")
+            except ValueError as error:
+                told = str(error)
+            if not told:
+                assert info == expected
+                assert all(torch.equal(weights[n], p) for n, p in model.state_dict().items())
+            assert not told or str(tmp_path / name) in told
+        (tmp_path / name).write_bytes(whole)
+
+
+def test_another_type_of_number_is_refused_and_other_bits_of_floats_are_not(tmp_path):
+    class Counting(nn.Module):
+        def __init__(self, dtype):
+            super().__init__()
+            self.register_buffer("n", torch.ones(2, dtype=dtype))
+
+    checkpoint.save(tmp_path / "m", Counting(torch.float64), {})
+    checkpoint.load_into(Counting(torch.float32), tmp_path / "m")
+    with pytest.raises(ValueError, match=r"m\.safetensors does not fit .*n is of torch.float64"):
+        checkpoint.load_into(Counting(torch.int64), tmp_path / "m")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "null", '{"format": "2"}', '{"seal": 1}'])
+def test_what_is_no_description_is_refused_by_name(tmp_path, text):
+    (tmp_path / "m.json").write_text(text)
+    with pytest.raises(ValueError, match=r"checkpoint: .*m\.json"):
+        checkpoint.read_info(tmp_path / "m")
+
+
+def test_a_newer_format_is_refused_by_name_and_the_first_is_read(tmp_path):
+    checkpoint.save(tmp_path / "m", tiny_model(), {})
+    newer = seal(json.loads((tmp_path / "m.json").read_text()), checkpoint.FORMAT + 1)
+    (tmp_path / "m.json").write_text(json.dumps(newer))
+    with pytest.raises(ValueError, match=r"m\.json is of a newer format, 3; .*Update prunekit"):
+        checkpoint.read_info(tmp_path / "m")
+    model = fixture_model()
+    info = checkpoint.load_into(model, FIXTURES / "format_1" / "report")
+    assert (info["method"], info["sparsity"]) == ("magnitude", 0.5)
+    assert int((model[0].weight != 0).sum() + (model[3].weight != 0).sum()) == 21
+
+
+def fixture_model():
+    return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+
+
+def test_tied_weights_are_read_by_plain_torch_as_the_docstring_says(tmp_path):
+    saved, other = Tied(0), Tied(1)
+    file = checkpoint.save(tmp_path / "tied", saved, {})
+    info = json.loads((tmp_path / "tied.json").read_text())
+    assert info["tied"] == {"head.weight": "embed.weight"}
+    state = safetensors.torch.load_file(file)
+    state |= {name: state[same] for name, same in info["tied"].items()}
+    other.load_state_dict(state)
+    assert equal(saved, other)
+    safetensors.torch.load_model(other, file)
+
+
+def test_weights_in_one_storage_and_untied_ones_come_back(tmp_path):
+    class Flat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            flat = torch.randn(12)
+            self.a, self.b = nn.Parameter(flat[:4]), nn.Parameter(flat[4:].view(2, 4))
+
+    for saved, other in [(Flat(), Flat()), (nn.LSTM(3, 4), nn.LSTM(3, 4)), (Tied(0), apart())]:
+        checkpoint.save(tmp_path / "m", saved, {})
+        checkpoint.load_into(other, tmp_path / "m")
+        assert equal(saved, other)
+
+
+def apart():
+    model = Tied(1)
+    model.head.weight = nn.Parameter(torch.zeros(7, 4))
+    return model
+
+
+class Told(nn.Linear):
+    """A layer with extra state."""
+
+    said = torch.tensor([3])
+
+    def get_extra_state(self):
+        return self.said
+
+    def set_extra_state(self, said):
+        self.said = said
+
+
+def test_extra_state_is_saved_where_it_is_a_tensor_and_refused_before_else(tmp_path):
+    saved, other = Told(2, 3), Told(2, 3)
+    saved.said = torch.tensor([5, 6])
+    checkpoint.save(tmp_path / "m", saved, {})
+    checkpoint.load_into(other, tmp_path / "m")
+    assert torch.equal(other.said, saved.said)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    saved.said = {"calls": 1}
+    with pytest.raises(
+        ValueError, match=r"extra state that is no tensor, '_extra_state' is a dict"
+    ):
+        checkpoint.save(tmp_path / "m", saved, {})
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_too_little_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1, 1, 500))
+    with pytest.raises(OSError, match="needs about .* bytes, the disk has 500") as error:
+        checkpoint.save(tmp_path / "m", tiny_model(), {})
+    assert error.value.filename == str(tmp_path / "m.safetensors")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_half_the_bits_take_half_the_space_and_come_back_as_floats(tmp_path):

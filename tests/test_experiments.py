@@ -21,11 +21,13 @@ from tiny import tiny_data, tiny_model
 from torch import nn
 
 from prunekit import Data, Mask, count, experiments, fit, gradual, magnitude, models
+from prunekit._files import seal
 from prunekit._random import LocalRandom
 from prunekit.data import spearman, squared_error
 from prunekit.experiments import (
     Arm,
     Experiment,
+    cells,
     cells_of,
     figure,
     is_done,
@@ -40,6 +42,8 @@ from prunekit.experiments import (
 from prunekit.experiments.cells import (
     UNKNOWN,
     _read,
+    _session,
+    _sessions,
     changed,
     changes,
     commit,
@@ -153,7 +157,10 @@ def test_a_cell_is_what_the_method_makes_of_the_model(toy, tmp_path):
 def test_the_file_of_a_cell_is_its_record(toy, tmp_path):
     made = cell(tmp_path)
     record = run_cell(made)
-    assert json.loads(made.path.read_text()) == json.loads(json.dumps(record))
+    said = json.loads(made.path.read_text())
+    assert said.pop("format") == cells.FORMAT
+    assert len(said.pop("seal")) == 32
+    assert said == json.loads(json.dumps(record)) == read(made)
     assert [p.name for p in tmp_path.iterdir() if p.name != "home"] == ["once-0.5-0.json"]
 
 
@@ -358,11 +365,100 @@ def test_the_short_form_of_a_cell_is_another_run(toy, tmp_path):
     assert is_done(cell(tmp_path, short=True))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"hash": 1}', '{"knobs": {}}'])
-def test_a_damaged_file_is_a_cell_that_is_not_done(toy, tmp_path, text):
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"hash": 1}', '{"knobs": {}}', "[" * 9999]
+)
+def test_a_damaged_file_is_a_cell_that_is_not_done_and_is_named(toy, tmp_path, text):
     made = cell(tmp_path)
     made.path.write_text(text)
+    with pytest.warns(UserWarning, match=r"cell .*once-0\.5-0\.json .*counts as not there"):
+        assert not is_done(made)
+    told = str(made.path)
+    try:
+        assert recorded("toy", tmp_path) == []  # it may be somebody else's
+    except ValueError as error:
+        told = str(error)
+    assert str(made.path) in told
+
+
+def test_every_flipped_bit_of_a_cell_is_told_or_changes_nothing(toy, tmp_path):
+    made = cell(tmp_path)
+    run_cell(made)
+    expected, whole = recorded("toy", tmp_path), made.path.read_bytes()
+    for place in range(0, len(whole), 5):
+        harmed = bytearray(whole)
+        harmed[place] ^= 1 << place % 8
+        made.path.write_bytes(harmed)
+        told = str(made.path)
+        try:
+            assert recorded("toy", tmp_path) == expected
+        except ValueError as error:
+            told = str(error)
+        assert str(made.path) in told
+
+
+def test_a_cell_of_a_newer_format_is_refused_by_name(toy, tmp_path):
+    made = cell(tmp_path)
+    run_cell(made)
+    made.path.write_text(json.dumps(seal(json.loads(made.path.read_text()), cells.FORMAT + 1)))
+    for ask in (lambda: is_done(made), lambda: recorded("toy", tmp_path)):
+        with pytest.raises(ValueError, match=r"once-0\.5-0\.json is of a newer format, 3"):
+            ask()
+
+
+FIRST = Path(__file__).parent / "fixtures" / "format_1" / "cells"
+
+
+def test_cells_and_masks_of_the_first_format_are_read(toy, tmp_path, monkeypatch):
+    toy(dict(showcase="once 0.5"))
+    assert [(c["seed"], c["kept"]) for c in recorded("toy", FIRST)] == [(0, 81), (1, 81)]
+    monkeypatch.setattr(experiments.records, "shipped_results", lambda name: FIRST)
+    steps = experiments.showcase("toy")
+    assert [s.mask.kept for s in steps] == [93, 93, 93, 66, 66, 66]
+
+
+def test_masks_that_are_damaged_or_another_cells_are_refused_by_name(toy, tmp_path, monkeypatch):
+    toy(dict(showcase="once 0.5"))
+    monkeypatch.setattr(experiments.cells, "HERE", tmp_path)
+    folder = tmp_path / "results" / "toy"
+    made = replace(cell(tmp_path), folder=folder)
+    run_cell(made)
+    expected, file = experiments.showcase("toy"), folder / "showcase.npz"
+    assert is_done(made)
+    whole = file.read_bytes()
+    for place in range(0, len(whole), 23):
+        harmed = bytearray(whole)
+        harmed[place] ^= 1 << place % 8
+        file.write_bytes(harmed)
+        told = str(file)
+        try:
+            assert experiments.showcase("toy") == expected
+        except ValueError as error:
+            told = str(error)
+        assert str(file) in told
+    file.write_bytes((FIRST / "showcase.npz").read_bytes())
+    file.write_bytes(whole[: len(whole) // 2])
     assert not is_done(made)
+    np.savez(file, **{"0 0.weight": np.array([12, 8])})
+    with pytest.raises(ValueError, match=r"showcase\.npz is damaged, or does not belong"):
+        experiments.showcase("toy")
+    assert not is_done(made)  # a kill between the two files leaves such a pair
+
+
+def test_a_damaged_session_costs_its_seconds_alone(toy, tmp_path):
+    with _session(tmp_path):
+        pass
+    (tmp_path / "session-0.json").write_text('{"commit": "abc", "seconds": 7}')  # the first form
+    assert _sessions(tmp_path)["seconds"] == 7
+    (tmp_path / "session-1.json").write_text('{"commit": "abc", "sec')
+    with pytest.warns(UserWarning, match=r"session-1\.json: its seconds are left out"):
+        assert _sessions(tmp_path)["seconds"] == 7
+
+
+@pytest.mark.parametrize("name", experiments.names())
+def test_all_recorded_cells_are_whole(name):
+    for file in cells.shipped_results(name).glob("*.json"):
+        assert cells.read_record(file)["experiment"] == name
 
 
 @pytest.mark.parametrize("arm", ARMS)

@@ -3,11 +3,15 @@
 import dataclasses
 import enum
 import functools
+import json
 import math
+import os
 import re
+import stat
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from pathlib import PurePosixPath
 
@@ -21,7 +25,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from prunekit import _files
-from prunekit._files import describe, digest, replacing
+from prunekit._files import check_seal, describe, digest, read_json, replacing, seal
 from prunekit._modules import state_key
 from prunekit.datasets import crop_and_mirror
 from prunekit.mask import Mask
@@ -57,6 +61,149 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path):
         one.write_text("1")
         two.write_text("2")
     assert path.read_text() == "1"  # the outer block ends last
+
+
+posix = pytest.mark.skipif(os.name != "posix", reason="rights and links of Unix")
+
+
+@pytest.fixture
+def umask():
+    before = os.umask(0o077)
+    yield os.umask
+    os.umask(before)
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@posix
+def test_rights_are_what_the_umask_leaves_and_a_file_keeps_its_own(tmp_path, umask):
+    for mask, expected in ((0o077, 0o600), (0o027, 0o640), (0o022, 0o644)):
+        umask(mask)
+        path = tmp_path / oct(mask)
+        with replacing(path) as beside:
+            beside.unlink()
+            beside.write_text("made anew by the writer")
+            beside.chmod(0o604)
+        assert mode(path) == expected
+    path.chmod(0o620)
+    with replacing(path) as beside:
+        assert mode(beside) == 0o620
+        beside.write_text("new")
+    assert (mode(path), path.read_text()) == (0o620, "new")
+
+
+@posix
+def test_a_link_is_written_through(tmp_path):
+    (tmp_path / "real").mkdir()
+    for there in (True, False):
+        if there:
+            (tmp_path / "real" / "True").write_text("old")
+        link = tmp_path / f"link {there}"
+        link.symlink_to(tmp_path / "real" / str(there))
+        with replacing(link) as beside:
+            beside.write_text("new")
+        assert link.is_symlink()
+        assert (tmp_path / "real" / str(there)).read_text() == "new"
+
+
+DIES = """
+import os, signal, sys
+from prunekit._files import replacing
+with replacing(sys.argv[1]) as beside:
+    beside.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@posix
+def test_what_killed_writers_left_goes_and_what_living_ones_write_stays(tmp_path):
+    path, other = tmp_path / "a.txt", tmp_path / "a.txt.b"
+    for target in (path, other):
+        subprocess.run([sys.executable, "-c", DIES, str(target)])
+    elsewhere = tmp_path / ".a.txt.012345-1-abcdef.tmp"  # another machine's
+    first = tmp_path / ".a.txt.0123abcd.tmp"  # as the first version called them
+    foreign = tmp_path / ".a.txt.mine.tmp"
+    for file in (elsewhere, first, foreign):
+        file.write_text("being written")
+    assert len([*tmp_path.iterdir()]) == 5
+    with replacing(path) as one, replacing(path) as two:
+        assert one.exists()
+        assert {*tmp_path.glob(".a.txt.*")} == {one, two, elsewhere, first, foreign} | {
+            *tmp_path.glob(".a.txt.b*")
+        }
+        assert len([*tmp_path.glob(".a.txt.b*")]) == 1
+    long_ago = time.time() - 2 * _files.LONGEST
+    for file in (elsewhere, first, foreign):
+        os.utime(file, (long_ago, long_ago))
+    _files.remove_left_over(tmp_path, "a.txt")
+    assert {*tmp_path.glob(".a.txt.*")} == {foreign, *tmp_path.glob(".a.txt.b*")}
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+import numpy, torch
+from safetensors.torch import save_file
+from prunekit._files import replacing
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (500, resource.RLIM_INFINITY))
+for name, write in {
+    "text": lambda path: path.write_text("x" * 1000),
+    "tensors": lambda path: save_file({"x": torch.zeros(1000)}, str(path)),
+    "arrays": lambda path: numpy.savez(path.open("wb"), numpy.zeros(1000)),
+}.items():
+    path = Path(sys.argv[1], name)
+    path.write_text("old")
+    try:
+        with replacing(path) as beside:
+            write(beside)
+    except OSError as error:
+        assert (error.filename, error.errno) == (str(path), 27), error
+    else:
+        raise AssertionError
+    assert path.read_text() == "old"
+assert len([*Path(sys.argv[1]).iterdir()]) == 3
+"""
+
+
+@posix
+def test_a_full_disk_is_an_error_of_the_system_with_the_files_name(tmp_path):
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_another_files_error_keeps_its_name(tmp_path):
+    with pytest.raises(OSError) as error, replacing(tmp_path / "a"):
+        (tmp_path / "nowhere" / "b").read_text()
+    assert error.value.filename == str(tmp_path / "nowhere" / "b")
+
+
+def test_every_flipped_bit_of_a_sealed_record_is_told(tmp_path):
+    path = tmp_path / "r.json"
+    record = seal({"knobs": {"lr": 0.1, "ignore": [1, None]}, "format": 9}, 2)
+    whole = json.dumps(record).encode()
+    path.write_bytes(whole)
+    assert read_json(path, 2, "record") == record
+    assert record["format"] == 2
+    for place in range(len(whole)):
+        for bit in (0, 2, 5):
+            harmed = bytearray(whole)
+            harmed[place] ^= 1 << bit
+            path.write_bytes(harmed)
+            told = f"record {path}"
+            try:
+                assert read_json(path, 2, "record") == record
+            except ValueError as error:
+                told = str(error)
+            assert told.startswith(f"record {path}")
+
+
+def test_a_newer_format_is_refused_and_the_first_has_no_seal(tmp_path):
+    with pytest.raises(ValueError, match="it is of a newer format, 3; this prunekit knows .* 2"):
+        check_seal(seal({}, 3), 2, "it")
+    assert check_seal({"a": 1}, 2, "it") == {"a": 1}
 
 
 def test_home_is_the_variable_else_the_users_cache(monkeypatch, tmp_path):

@@ -3,9 +3,13 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
+import warnings
+from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +17,7 @@ import torch
 from tiny import tiny_data, tiny_model
 from torch import nn
 
-from prunekit import Data, Journal, Run, Step, fit, gradual, magnitude, prune
+from prunekit import Data, Journal, Mask, Run, Step, fit, gradual, magnitude, prune, train
 from prunekit import journal as journal_module
 from prunekit.journal import Fit
 from prunekit.knobs import Count
@@ -144,14 +148,135 @@ def test_a_torn_last_line_is_dropped_wherever_it_is_torn(tmp_path):
         assert log(tmp_path).read_bytes() == whole
 
 
-def test_a_damaged_line_in_the_middle_is_refused_by_number(tmp_path):
-    list(start("magnitude", tmp_path))
-    for number in (0, 1, 2):
-        whole = log(tmp_path).read_bytes()
-        replace_line(tmp_path, number, lambda line: line.replace(line[12:13], b"#", 1))
-        with pytest.raises(ValueError, match=rf"log.txt: line {number + 1} is damaged. Delete it."):
-            next(start("magnitude", tmp_path))
+def flipped(line):
+    return line.replace(line[12:13], b"#", 1)
+
+
+def test_a_damaged_line_costs_that_line_and_is_told_by_number(tmp_path, monkeypatch):
+    expected = figures(start("magnitude", tmp_path))
+    whole = log(tmp_path).read_bytes()
+    lines = whole.splitlines(keepends=True)
+    for number, line in enumerate(lines):
+        replace_line(tmp_path, number, flipped)
+        with pytest.warns(UserWarning, match=rf"log.txt: .*line {number + 1} of {len(lines)};"):
+            assert figures(start("magnitude", tmp_path)) == expected
+        found = log(tmp_path).read_bytes().splitlines(keepends=True)
+        assert [other for other in found if other != line] == [x for x in lines if x != line]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # it is said once
+            assert figures(start("magnitude", tmp_path)) == expected
         log(tmp_path).write_bytes(whole)
+
+
+def test_without_a_whole_header_a_journal_is_refused_and_stays(tmp_path):
+    list(start("magnitude", tmp_path))
+    replace_line(tmp_path, 0, flipped)
+    replace_line(tmp_path, 1, flipped)
+    before = log(tmp_path).read_bytes()
+    with pytest.raises(ValueError, match=r"log.txt: its header, line 1, is damaged.* start anew"):
+        next(start("magnitude", tmp_path))
+    assert log(tmp_path).read_bytes() == before
+
+
+def test_every_flipped_bit_of_a_log_is_told_and_the_history_stays(tmp_path):
+    expected = figures(start("magnitude", tmp_path, sparsity=0.5, epochs=0))
+    whole = log(tmp_path).read_bytes()
+    for place in range(0, len(whole), 37):
+        harmed = bytearray(whole)
+        harmed[place] ^= 1 << place % 8
+        log(tmp_path).write_bytes(harmed)
+        with pytest.warns(UserWarning, match="log.txt: dropped"):
+            assert figures(start("magnitude", tmp_path, sparsity=0.5, epochs=0)) == expected
+
+
+def test_every_flipped_bit_of_a_fit_is_told_or_changes_nothing(tmp_path):
+    state = Fit(1, [{"loss": 0.5}], {1: b"mask"}, {"w": torch.arange(3.0)}, {"form": "fp32"})
+    journal = Journal(tmp_path)
+    journal.save_fit("abc", state)
+    (file,) = tmp_path.iterdir()
+    whole, told = file.read_bytes(), 0
+    for place in range(0, len(whole), 3):
+        harmed = bytearray(whole)
+        harmed[place] ^= 1 << place % 8
+        file.write_bytes(harmed)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            loaded = journal.load_fit("abc")
+        if caught:
+            told += 1
+            assert loaded is None
+            assert str(file) in str(caught[0].message)
+        else:
+            assert same(loaded.tensors, state.tensors)
+            assert replace(loaded, tensors=state.tensors) == state
+    assert told > len(whole) / 3 * 0.8
+    file.write_bytes(whole)
+    file.rename(tmp_path / "fit-other.safetensors")
+    with pytest.warns(UserWarning, match="fit-other.* it is another fit's"):
+        assert journal.load_fit("other") is None
+
+
+def test_a_newer_format_is_refused_by_name(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(journal_module, "FORMAT", journal_module.FORMAT + 1)
+        list(start("fit", tmp_path))
+    with pytest.raises(ValueError, match=r"log\.txt is of a newer format, 3; .*Update prunekit"):
+        next(start("fit", tmp_path))
+    (file,) = tmp_path.glob("fit-*")
+    with pytest.raises(ValueError, match=r"fit-.*safetensors is of a newer format, 3"):
+        Journal(tmp_path).load_fit(file.stem.removeprefix("fit-"))
+
+
+FIRST = Path(__file__).parent / "fixtures" / "format_1"
+
+
+def first_model():
+    """The model of the fixtures; its weights are the same on every processor."""
+    net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(((torch.arange(p.numel()) * 7 % 11 - 5) / 8).reshape(p.shape))
+    return net.eval()
+
+
+def first_data():
+    y = torch.arange(30) % 3
+    x = (torch.arange(120) * 5 % 13 / 4).reshape(30, 4) + y[:, None]
+    splits = {"train": (x, y), "validation": (x[:12], y[:12]), "test": (x[12:], y[12:])}
+    return Data(splits, name="thirty")
+
+
+@pytest.mark.parametrize(
+    ("method", "knobs", "recorded", "trained"),
+    [
+        (magnitude, dict(sparsity=0.5, rounds=2, epochs=2), 2, 2),
+        (gradual, dict(sparsity=0.5, epochs=3, every=1, optimizer="adam"), 2, 1),
+    ],
+)
+def test_a_run_goes_on_from_a_journal_of_the_first_format(
+    tmp_path, monkeypatch, method, knobs, recorded, trained
+):
+    """`recorded` epochs are in its file; `trained` are left to do."""
+    shutil.copytree(FIRST / method.__name__, tmp_path / "j")
+    version = entries(tmp_path / "j")[0]["header"]["prunekit"]
+    monkeypatch.setattr(journal_module, "__version__", version)
+    (file,) = (tmp_path / "j").glob("fit-*")
+    past = Journal(tmp_path / "j").load_fit(file.stem.removeprefix("fit-"))
+    epochs, real = [], train._Loop.epoch
+    monkeypatch.setattr(train._Loop, "epoch", lambda *a: epochs.append(1) or real(*a))
+
+    def go():
+        run = Run(journal=Journal(tmp_path / "j", any_code=True))
+        return figures(method(first_model(), first_data(), **knobs, run=run))
+
+    history = go()
+    assert len(epochs) == trained
+    assert [step[-1] for step in history if "loss" in step[-1]][:recorded] == past.metrics
+    assert go() == history
+    assert len(epochs) == trained
+    with pytest.raises(ValueError, match="belongs to another run, its seed is 0"):
+        run = Run(journal=Journal(tmp_path / "j", any_code=True))
+        next(method(first_model(), first_data(), **knobs, seed=1, run=run))
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "gone", "other"])
@@ -170,9 +295,13 @@ def test_a_fit_that_cannot_be_read_counts_as_absent(tmp_path, damage):
         file.unlink()
     else:
         file.write_text("something else altogether, long enough for a header")
-    assert Journal(tmp_path).load_fit(file.stem.removeprefix("fit-")) is None
-    model = tiny_model(dropout=0.3)
-    assert figures(start("fit", tmp_path, model)) == expected
+    said = "gone" if damage == "gone" else "starts anew, its file is damaged"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warnings.warn("gone", stacklevel=1)
+        assert Journal(tmp_path).load_fit(file.stem.removeprefix("fit-")) is None
+        assert figures(start("fit", tmp_path)) == expected
+    assert said in str(caught[-1].message)
     assert Journal(tmp_path).load_fit(file.stem.removeprefix("fit-")).epoch == 3
 
 
@@ -191,6 +320,100 @@ def test_what_is_saved_of_a_fit_is_what_is_loaded(tmp_path):
     assert (loaded.epoch, loaded.masks, loaded.extra) == (2, fit_state.masks, fit_state.extra)
     assert str(loaded.metrics) == str(fit_state.metrics)
     assert [p.name for p in tmp_path.iterdir()] == ["fit-abc.safetensors"]
+
+
+# ----------------------------------------------------------------------------------------- disks
+
+
+LIMITED = """
+import resource, signal, sys
+sys.path[:0] = {paths!r}
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from pathlib import Path
+from tiny import tiny_data, tiny_model
+from prunekit import Journal, Run, fit, magnitude
+folder = Path(sys.argv[1])
+
+def run(name, method, **knobs):
+    return method(tiny_model(), tiny_data(), **knobs, run=Run(journal=Journal(folder / name)))
+
+def refused(limit, file, steps):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        list(steps)
+    except OSError as error:
+        assert Path(error.filename).name.startswith(file), error
+    else:
+        raise AssertionError(file)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+    for log in folder.glob("*/log.txt"):
+        assert not log.read_bytes() or log.read_bytes().endswith(b"\\n")
+    assert not [*folder.glob("*/*.tmp")]
+
+refused(500, "log.txt", run("a", fit, epochs=1))
+list(run("a", fit, epochs=1))
+(fitted,) = (folder / "a").glob("fit-*")
+fitted.unlink()
+refused(500, "fit-", run("a", fit, epochs=1))
+next(run("b", magnitude, epochs=0, rounds=40))
+size = (folder / "b" / "log.txt").stat().st_size
+refused(size + 100, "log.txt", run("b", magnitude, epochs=0, rounds=40))
+assert (folder / "b" / "log.txt").stat().st_size > size
+list(run("b", magnitude, epochs=0, rounds=40))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of Unix")
+def test_a_full_disk_names_the_file_leaves_nothing_half_written_and_the_run_goes_on(tmp_path):
+    tests = Path(__file__).parent
+    script = LIMITED.format(paths=[str(tests), str(tests.parent)])
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_too_little_room_for_a_fit_is_told_before_any_work(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1, 1, 1000))
+    needed = 147 * 4 * 2
+    with pytest.raises(OSError, match=f"a fit in the journal needs about {needed:,} bytes"):
+        next(start("fit", tmp_path / "sgd"))
+    with pytest.raises(OSError, match=f"about {147 * 4 * 3:,} bytes, the disk has 1,000 left"):
+        next(start("adam", tmp_path / "adam"))
+    assert len([*start("magnitude", tmp_path / "none", epochs=0)]) == 2
+    monkeypatch.undo()
+    assert len([*start("fit", tmp_path / "sgd")]) == 3  # nothing is locked
+
+
+def test_what_killed_writers_of_fits_left_goes_when_the_journal_is_opened(tmp_path):
+    next(start("fit", tmp_path))
+    left = [tmp_path / f".fit-abc.safetensors.{how}.tmp" for how in ("0123abcd", "012345-1-abcdef")]
+    for path in left:
+        path.write_text("half")
+    list(start("fit", tmp_path))
+    assert not [*tmp_path.glob("*.tmp")]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_has_no_part_in_an_open_journal(tmp_path):
+    stream = start("fit", tmp_path)
+    next(stream)
+    ready, write = os.pipe()
+    goes_on, end = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            stream.close()
+        finally:
+            os.write(write, b"1")
+            os.read(goes_on, 1)
+            os._exit(0)
+    assert os.read(ready, 1) == b"1"
+    with pytest.raises(ValueError, match="is in use"):
+        next(start("fit", tmp_path))
+    stream.close()
+    assert len([*start("fit", tmp_path)]) == 3  # while the child lives
+    os.write(end, b"1")
+    os.waitpid(child, 0)
 
 
 # --------------------------------------------------------------------------------------- headers
@@ -284,6 +507,38 @@ def test_another_loss_or_augmentation_never_gets_this_ones_results(tmp_path, fir
     with pytest.raises(ValueError, match=f"belongs to another run, {named}"):
         next(fit(tiny_model(), second, run=run))
     list(fit(tiny_model(), first, run=run))
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (lambda: losing(lambda outputs, y: 0 * outputs.sum()), "the data's loss must have a name"),
+        (
+            lambda: Data(tiny_data().splits, metric=lambda outputs, y: 0.5),
+            "the data's metric must have a name",
+        ),
+    ],
+)
+def test_a_loss_without_a_name_works_without_a_journal_and_is_refused_with_one(
+    tmp_path, data, what
+):
+    assert len([*fit(tiny_model(), data(), epochs=1)]) == 1
+    with pytest.raises(TypeError, match=f"fit: with a journal, {what}.*<lambda>.*def at the top"):
+        next(fit(tiny_model(), data(), run=Run(journal=Journal(tmp_path / "j"))))
+    assert not (tmp_path / "j").exists()
+
+
+def test_a_method_of_the_same_name_is_another(tmp_path):
+    def called(number):
+        def mine(model, data, *, seed: int = 0, run: Run = Run()):
+            yield Step("train", 1, 1, Mask({}), {})
+
+        mine.__qualname__ = f"mine{number}"
+        return method(mine)
+
+    list(called(1)(tiny_model(), tiny_data(), run=Run(journal=Journal(tmp_path, any_code=True))))
+    with pytest.raises(ValueError, match=r"its function is \S*mine1, this run's is \S*mine2"):
+        next(called(2)(tiny_model(), tiny_data(), run=Run(journal=Journal(tmp_path))))
 
 
 CODE = """
@@ -416,58 +671,6 @@ def test_a_report_says_when_a_run_went_on_under_another_environment(tmp_path, mo
     assert [e["torch"] for e in elsewhere.environments] == [torch.__version__, "9.9"]
     assert "another environment" in str(elsewhere)
     assert isinstance(elsewhere.history[0], Step)
-
-
-# ----------------------------------------------------------------------------------------- kills
-
-# Starts the same journalled run again and again in a child, and kills that at a random moment.
-KILLS = """
-import json, os, random, signal, sys, time
-from pathlib import Path
-sys.path[:0] = {paths!r}
-import torch
-torch.set_num_threads(1)
-from tiny import tiny_data, tiny_model
-from prunekit import Data, Journal, Run, magnitude
-from prunekit._modules import state_key
-
-def run(journal=None):
-    model = tiny_model(dropout=0.3)
-    run = Run(journal=journal)
-    steps = magnitude(model, tiny_data(), sparsity=0.9, rounds=5, epochs=10, run=run)
-    return [(s.phase, s.index, s.mask.key, s.metrics) for s in steps], state_key(model)
-
-run()  # the first is slow
-started = time.monotonic()
-never_killed = run(Journal({folder!r} + "/never"))
-seconds = time.monotonic() - started
-killed, found = 0, []
-for i in range(10):  # later and later, so that on any machine some kills meet a journal half done
-    child = os.fork()
-    if not child:
-        run(Journal({folder!r} + "/killed"))
-        os._exit(0)
-    time.sleep(random.uniform(0.5, 1) * 0.15 * (i + 1) * seconds)
-    os.kill(child, signal.SIGKILL)
-    killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
-    found.append(len([*Path({folder!r}).glob("killed/*")]))
-same = run(Journal({folder!r} + "/killed")) == never_killed == run()
-print(json.dumps([killed, found, same]))
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_run_killed_at_random_moments_ends_as_one_that_never_was(tmp_path):
-    tests = Path(__file__).parent
-    script = KILLS.format(paths=[str(tests), str(tests.parent)], folder=str(tmp_path))
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    killed, found, same_as_whole = json.loads(done.stdout)
-    assert killed >= 2
-    assert max(found) > 2  # it had written something to go on from
-    assert same_as_whole
 
 
 def test_a_second_stream_on_an_open_journal_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -180,6 +181,40 @@ def test_every_truncation_of_the_bytes_is_refused():
             Mask.from_bytes(packed[:n])
     with pytest.raises(ValueError, match="3 bytes of bits do not fit"):
         Mask.from_bytes(packed + b"\0")
+
+
+def test_every_flipped_bit_is_told_or_changes_nothing():
+    mask = Mask({"a": torch.tensor([True, False, True]), "b": torch.ones(2, 2, dtype=torch.bool)})
+    packed = mask.to_bytes()
+    for place in range(len(packed)):
+        for bit in range(8):
+            harmed = bytearray(packed)
+            harmed[place] ^= 1 << bit
+            told = "mask: "
+            try:
+                assert Mask.from_bytes(bytes(harmed)) == mask
+            except ValueError as error:
+                told = str(error)
+            assert told.startswith("mask: ")
+
+
+def test_the_first_form_is_read_and_a_newer_one_refused():
+    packed = (Path(__file__).parent / "fixtures" / "format_1" / "mask.bin").read_bytes()
+    mask = Mask.from_bytes(packed)
+    keep = {"w": [[True, False, True], [False, True, True]], "b": [True, False]}
+    assert {name: tensor.tolist() for name, tensor in mask.items()} == keep
+    assert mask.key == "e5bfc2510f57e582d430335e7ad55672"
+    assert Mask.from_bytes(mask.to_bytes()) == mask
+    newer = mask.to_bytes().replace(b"mask 2", b"mask 3")
+    with pytest.raises(ValueError, match="of a newer format, 3; .* Update prunekit"):
+        Mask.from_bytes(newer)
+
+
+def test_the_start_of_the_bytes_tells_their_length():
+    mask = Mask({"a": torch.ones(30, 9, dtype=torch.bool), "b": torch.ones(3, dtype=torch.bool)})
+    for packed in (mask.to_bytes(), mask.to_bytes().partition(b"\n")[2]):
+        for n in (len(packed) - 20, len(packed)):
+            assert Mask.length(packed[:n]) == len(packed)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,17 @@
 """What holds for every module: how a batch is handed to it."""
 
 import collections
+import functools
+import re
+import threading
 
 import pytest
 import torch
 from tiny import tiny_data, tiny_model
 from torch import nn
 
-from prunekit import evaluate, fit, magnitude, prune, score
-from prunekit._modules import call, each
+from prunekit import Journal, Run, evaluate, fit, magnitude, prune, score, search
+from prunekit._modules import call, each, structure
 from prunekit.count import macs
 
 ONE = torch.ones(2)
@@ -110,3 +113,93 @@ def test_all_that_a_model_is_called_for_is_the_same_with_its_inputs_in_parts(nam
     reports = [prune(magnitude, m, d, bar=False) for m, d in ((apart, parts), (model, whole))]
     assert reports[0].after == reports[1].after
     assert reports[0].macs == reports[1].macs
+
+
+# ----------------------------------------------------------------------------------- what it is
+
+
+class Shortcut(nn.Module):
+    """A module that holds whatever it is given, as ResNets hold lambdas."""
+
+    def __init__(self, **held):
+        super().__init__()
+        for name, value in held.items():
+            setattr(self, name, value)
+
+
+def scaled(factor):
+    def by(x):
+        return factor * x
+
+    return by
+
+
+def add(module, inputs, outputs):
+    return outputs + 1
+
+
+def with_hook(kind, hook):
+    module = nn.Identity()
+    getattr(module, kind)(hook)
+    return module
+
+
+DIFFERENT = [
+    lambda: [Shortcut(f=lambda x: x + 1), Shortcut(f=lambda x: x + 2), Shortcut(f=lambda y: y)],
+    lambda: [Shortcut(f=scaled(1)), Shortcut(f=scaled(2)), Shortcut(f=[scaled(2)]),
+             Shortcut(f={"a": scaled(3)}), Shortcut(f=functools.partial(scaled(3), 1))],
+    lambda: [Shortcut(f=lambda x, by=1: x * by), Shortcut(f=lambda x, by=2: x * by)],
+    lambda: [nn.Identity(), with_hook("register_forward_hook", add),
+             with_hook("register_forward_hook", functools.partial(add, 1)),
+             with_hook("register_forward_pre_hook", add),
+             with_hook("register_forward_hook", lambda m, x, y: y + 2)],
+    lambda: [Shortcut(a=1), Shortcut(a=2), Shortcut(b=1), Shortcut(a=torch.ones(2))],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("family", DIFFERENT)
+def test_models_that_compute_otherwise_are_told_apart_without_addresses(family):
+    texts = [structure(nn.Sequential(model)) for model in family()]
+    assert len({*texts}) == len(texts)
+    assert [structure(nn.Sequential(model)) for model in family()] == texts
+    assert not re.search("0x[0-9a-f]{6}", "".join(texts))
+
+
+def test_recurrent_layers_and_attention_have_a_structure():
+    assert structure(nn.LSTM(2, 3)) != structure(nn.LSTM(2, 3, bidirectional=True))
+    structure(nn.TransformerEncoderLayer(4, 2, 8))
+
+
+def test_a_compiled_model_is_the_same_in_every_process():
+    text = structure(torch.compile(nn.Linear(2, 2)))
+    assert structure(torch.compile(nn.Linear(2, 2))) == text
+
+
+@pytest.mark.parametrize(
+    "make", [threading.Lock, lambda: (x for x in "ab"), lambda: [scaled, {1: threading.Lock()}]]
+)
+def test_an_attribute_that_cannot_be_told_is_named(make):
+    model = nn.Sequential(Shortcut(thing=make()))
+    with pytest.raises(TypeError, match=r"model: 0\.thing has no content"):
+        structure(model)
+    model = nn.Sequential(tiny_model(), Shortcut(thing=make()))
+    keys = [
+        search._Job({"model": model, "data": tiny_data(), "decode": search.itself}).keys
+        for _ in "ab"
+    ]
+    assert keys[0]["model"] != keys[1]["model"]  # never taken for another's
+
+
+def test_a_header_names_what_of_the_model_cannot_be_told(tmp_path):
+    model = tiny_model()
+    model[0].lock = threading.Lock()
+    assert len([*fit(model, tiny_data(), epochs=1)]) == 1
+    with pytest.raises(TypeError, match=r"model: 0\.lock has no content"):
+        next(fit(model, tiny_data(), run=Run(journal=Journal(tmp_path))))
+    model = tiny_model()
+    model[0].f = scaled(2)
+    list(fit(model, tiny_data(), run=Run(journal=Journal(tmp_path))))
+    model = tiny_model()
+    model[0].f = scaled(3)
+    with pytest.raises(ValueError, match="its model is "):
+        next(fit(model, tiny_data(), run=Run(journal=Journal(tmp_path))))

@@ -1,22 +1,40 @@
 """The front door and the report: what it says and saves, and what is left when it is stopped."""
 
+import base64
 import functools
 import json
 import re
 import subprocess
 import sys
 import threading
+import zlib
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from tiny import tiny_data, tiny_model
+from torch import nn
 from torch.nn import functional as F
 
-from prunekit import Data, Journal, Run, compare, evaluate, fit, gradual, magnitude, prune, random
+from prunekit import (
+    Data,
+    Journal,
+    Run,
+    checkpoint,
+    compare,
+    evaluate,
+    fit,
+    gradual,
+    magnitude,
+    prune,
+    random,
+)
+from prunekit import report as report_module
+from prunekit._files import seal
 from prunekit.report import load_mask, with_error
 
 
@@ -267,6 +285,49 @@ def test_what_is_saved_beside_says_how_it_was_made(finished, tmp_path):
     assert info["environments"][0]["torch"] == torch.__version__
     assert load_mask(tmp_path / "pruned") == finished.mask
     assert sorted(p.name for p in tmp_path.iterdir()) == ["pruned.json", "pruned.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("mask", "word"),
+    [
+        (None, "holds no mask"), ("%%%", "damaged"), ("aGVsbG8=", "damaged"), (3, "holds no mask"),
+        ("", "damaged"), (base64.b64encode(zlib.compress(bytes(1 << 26))).decode(), "damaged"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_mask_that_cannot_be_read_is_refused_by_name(finished, tmp_path, mask, word, sealed):
+    finished.save(tmp_path / "m")
+    info = json.loads((tmp_path / "m.json").read_text()) | {"mask": mask}
+    if not sealed:  # as the first version wrote them
+        info = {name: value for name, value in info.items() if name not in ("format", "seal")}
+    else:
+        info = seal(info, checkpoint.FORMAT)
+    (tmp_path / "m.json").write_text(json.dumps(info))
+    with pytest.raises(ValueError, match=rf"m\.json .*{word}"):
+        load_mask(tmp_path / "m")
+
+
+def test_a_mask_is_unpacked_to_the_length_of_its_shapes_and_no_further(finished):
+    packed = finished.mask.to_bytes()
+    assert report_module._unpacked(zlib.compress(packed)) == packed
+    for more in (b"\0", bytes(1 << 26)):
+        with pytest.raises(ValueError, match="more bits than its shapes"):
+            report_module._unpacked(zlib.compress(packed + more))
+    with pytest.raises(ValueError, match="cut short"):
+        report_module._unpacked(zlib.compress(packed)[:-3])
+
+
+def test_the_report_of_the_first_version_is_read():
+    mask = load_mask(Path(__file__).parent / "fixtures" / "format_1" / "report")
+    assert (mask.kept, mask.total) == (21, 42)
+
+
+def test_knobs_are_saved_as_plain_json_without_addresses(finished, tmp_path):
+    knobs = {"f": F.relu, "l": [lambda x: x, (1, F.gelu)], "m": {1: nn.ReLU()}}
+    replace(finished, knobs=knobs).save(tmp_path / "m")
+    text = (tmp_path / "m.json").read_text()
+    assert "relu" in text
+    assert " at 0x" not in text
 
 
 # --------------------------------------------------------------------------------------- compare

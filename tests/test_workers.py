@@ -8,6 +8,8 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import OrderedDict
@@ -371,3 +373,85 @@ def test_a_candidate_whose_metric_is_not_finite_loses_against_all_others():
 
 def squared(outputs, targets):
     return (outputs.sum() - targets.sum()) ** 2
+
+
+class Nearly:
+    """A metric with a state."""
+
+    def __init__(self, most):
+        self.most = most
+
+    def __call__(self, outputs, targets):
+        return min(self.most, -float(torch.nn.functional.cross_entropy(outputs, targets)))
+
+
+def test_losses_and_metrics_that_are_objects_reach_other_processes_and_lambdas_are_refused():
+    splits, model = tiny_data().splits, tiny_model()
+    weighted = torch.nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0]))
+    with processes(1) as workers:
+        for most in (-1.0, -2.0):
+            data = Data(splits, loss=weighted, metric=Nearly(most))
+            alone = search.costs(model, data, CANDIDATES, thin)
+            assert search.costs(model, data, CANDIDATES, thin, Run(workers=workers)) == alone
+            assert min(alone) == -most
+        data = Data(splits, loss=lambda outputs, targets: outputs.sum())
+        assert len(search.costs(model, data, CANDIDATES, thin)) == len(CANDIDATES)
+        with pytest.raises(TypeError, match=r"search: the data's loss cannot be sent .*<lambda>"):
+            search.costs(model, data, CANDIDATES, thin, Run(workers=workers))
+
+
+ORPHANS = """
+import multiprocessing, os, sys, time
+sys.path[:0] = {paths!r}
+from concurrent.futures import ProcessPoolExecutor
+import torch
+torch.set_num_threads(1)
+from tiny import tiny_data, tiny_model
+from prunekit import Journal, Run
+from prunekit.methods.roulette import roulette
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(3, multiprocessing.get_context(sys.argv[2])) as pool:
+        run = Run(journal=Journal(sys.argv[1]), workers=pool.map)
+        steps = roulette(tiny_model(), tiny_data(), sparsity=0.9, branches=3, run=run)
+        for step in steps:
+            print("step", flush=True)
+            time.sleep(60)
+"""
+
+
+def alive_in_group(group):
+    """Ids of the processes of a group that have not ended."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, of = stat.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(of) == group and state != "Z":
+            found.append(stat.parent.name)
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_workers_of_a_killed_run_end_and_hold_no_lock(tmp_path, start):
+    tests = Path(__file__).parent
+    script = tmp_path / "run.py"
+    script.write_text(ORPHANS.format(paths=[str(tests), str(tests.parent)]))
+    command = [sys.executable, str(script), str(tmp_path / "journal"), start]
+    first = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    assert first.stdout.readline() == b"step\n"
+    assert len(alive_in_group(first.pid)) >= 2
+    first.kill()
+    first.wait()
+    if start == "fork":  # at once, while they live
+        journal = Journal(tmp_path / "journal")
+        journal._lock.acquire(timeout=0)
+        journal._lock.release()
+    ends = time.monotonic() + (2 if start == "fork" else 60)  # some may still be importing
+    while alive_in_group(first.pid) and time.monotonic() < ends:
+        time.sleep(0.05)
+    assert not alive_in_group(first.pid)

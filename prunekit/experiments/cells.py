@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from prunekit import checkpoint, count, models
-from prunekit._files import describe, digest, home, replacing
+from prunekit._files import NewerFormat, describe, digest, home, read_json, replacing, seal
 from prunekit._modules import state_key
 from prunekit._source import code_key
 from prunekit.data import Data
@@ -35,6 +36,12 @@ from prunekit.steps import Run, Step, Stopped
 
 HERE = Path(__file__).parent
 UNKNOWN = "unknown"
+FORMAT = 2  # of cells and of what is kept of their sessions
+FIELDS = {
+    "experiment": str, "arm": str, "model": str, "method": str, "seed": int, "data": str,
+    "metric": str, "knobs": dict, "examples": dict, "before": dict, "after": dict, "trace": dict,
+    "kept": int, "parameters": int,
+}  # fmt: skip
 
 
 def results_folder(name: str, short: bool = False) -> Path:
@@ -161,6 +168,11 @@ def is_done(cell: Cell) -> bool:
         return False
     if cell.weights is not None and not checkpoint.exists(cell.weights):
         return False
+    if cell.shown and "showcase" in record:
+        try:
+            read_showcase(cell.folder, record)
+        except ValueError:  # its writer was killed between the two files
+            return False
     if record.get("weights", UNKNOWN) != UNKNOWN:
         try:
             start = cell.start()  # there is none before its experiment has trained it
@@ -172,12 +184,47 @@ def is_done(cell: Cell) -> bool:
 
 
 def read(cell: Cell) -> dict[str, Any] | None:
-    """The cell's file; None if there is none, or none that can be read."""
-    try:
-        record = json.loads(cell.path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    """The cell's file; None if there is none, or, with a warning, if it is damaged."""
+    if not cell.path.exists():
         return None
-    return record if isinstance(record, dict) and "data" in record else None
+    try:
+        return read_record(cell.path)
+    except NewerFormat:
+        raise
+    except ValueError as error:
+        warnings.warn(f"{error}. It counts as not there.", stacklevel=2)
+        return None
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The record in a cell's file. Raises ValueError that names it if it is damaged."""
+    return check_record(read_json(path, FORMAT, "cell"), path)
+
+
+def check_record(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The record without its seal. Raises ValueError that names its file unless it is a cell's."""
+    for name, kind in FIELDS.items():
+        if type(record.get(name)) is not kind:
+            raise ValueError(f"cell {path} is damaged: its {name} is {record.get(name)!r:.60}")
+    columns = record["trace"].values()
+    lengths = {len(column) if isinstance(column, list) else -1 for column in columns}
+    if len(lengths) > 1 or -1 in lengths:
+        raise ValueError(f"cell {path} is damaged: the columns of its trace are not of one length")
+    return {name: value for name, value in record.items() if name not in ("format", "seal")}
+
+
+def read_showcase(folder: Path, record: Mapping[str, Any]) -> dict[str, numpy.ndarray]:
+    """The masks of a cell as `changes` wrote them. Raises ValueError that names their file if it is
+    missing, damaged, or another cell's."""
+    path = folder / "showcase.npz"
+    try:
+        with numpy.load(path, allow_pickle=False) as opened:
+            arrays = dict(opened)
+    except Exception as error:  # zipfile and numpy tell of damage in many ways
+        raise ValueError(f"showcase: {path} cannot be read: {error}") from error
+    if record.get("showcase", digest(arrays)) != digest(arrays):
+        raise ValueError(f"showcase: {path} is damaged, or does not belong to its cell")
+    return arrays
 
 
 def same_settings(cell: Cell, record: Mapping[str, Any]) -> bool:
@@ -297,10 +344,11 @@ def _write(
         half = "stored" in record and record["stored"]["as"] == "fp16"
         checkpoint.save(cell.weights, model, info, half=half)
     if cell.shown:
+        record["showcase"] = digest(masks)
         with replacing(cell.folder / "showcase.npz") as beside, beside.open("wb") as file:
             numpy.savez_compressed(file, **masks)
     with replacing(cell.path) as beside:
-        beside.write_text(_compact(record), encoding="utf-8")
+        beside.write_text(_compact(seal(record, FORMAT)), encoding="utf-8")
 
 
 def _cost(model: torch.nn.Module, data: Data, split: str) -> float:
@@ -399,7 +447,8 @@ def _session(folder: Path) -> Iterator[Callable[[], None]]:
         nonlocal written
         written = time.monotonic()
         with replacing(path) as beside:
-            beside.write_text(json.dumps({"commit": commit(), "seconds": written - begun}))
+            part = seal({"commit": commit(), "seconds": written - begun}, FORMAT)
+            beside.write_text(json.dumps(part), encoding="utf-8")
 
     def note() -> None:
         if time.monotonic() - written > 1:
@@ -417,11 +466,15 @@ def _session(folder: Path) -> Iterator[Callable[[], None]]:
 
 def _sessions(folder: Path) -> dict[str, Any]:
     """The commits under which a cell ran, and the seconds of all its starts."""
-    parts = [json.loads(path.read_text()) for path in sorted(folder.glob("session-*.json"))]
-    return {
-        "commits": [*dict.fromkeys(part["commit"] for part in parts)],
-        "seconds": round(sum(part["seconds"] for part in parts)),
-    }
+    commits, seconds = [], 0.0
+    for path in sorted(folder.glob("session-*.json")):
+        try:
+            part = read_json(path, FORMAT, "session")
+            seconds += float(part["seconds"])
+            commits.append(str(part["commit"]))
+        except (LookupError, TypeError, ValueError) as error:  # no reason to lose the cell
+            warnings.warn(f"session {path}: its seconds are left out: {error}", stacklevel=2)
+    return {"commits": [*dict.fromkeys(commits)], "seconds": round(seconds)}
 
 
 @lru_cache(maxsize=1)

@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy
 import torch
 
-from prunekit.experiments.cells import UNKNOWN, Cell, changed, read, shipped_results
+from prunekit._files import read_json
+from prunekit.experiments.cells import (
+    FORMAT,
+    UNKNOWN,
+    Cell,
+    changed,
+    check_record,
+    read,
+    read_showcase,
+    shipped_results,
+)
 from prunekit.experiments.grid import load
 from prunekit.experiments.protocol import Arm
 from prunekit.judge import SLACK
@@ -26,11 +36,18 @@ if TYPE_CHECKING:
 
 
 def recorded(name: str, folder: Path | None = None) -> list[dict[str, Any]]:
-    """The recorded cells of an experiment; what a cell's file does not hold is "unknown"."""
+    """The recorded cells of an experiment; what a cell's file does not hold is "unknown".
+
+    Raises ValueError that names a file that is damaged.
+    """
     folder = folder if folder is not None else shipped_results(name)
     arms = load(name).arms
-    files = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
-    known = [cell for cell in files if cell.get("experiment") == name and cell["arm"] in arms]
+    files = {path: read_json(path, FORMAT, "cell") for path in sorted(folder.glob("*.json"))}
+    known = [
+        check_record(cell, path)
+        for path, cell in files.items()
+        if cell.get("experiment") == name and cell.get("arm") in arms
+    ]
     cells = [complete(cell, arms[cell["arm"]]) for cell in known]
     order = [*arms]
     return sorted(cells, key=lambda c: (order.index(c["arm"]), c["network"] or 0, c["seed"]))
@@ -142,8 +159,13 @@ def showcase(name: str) -> list[Step]:
     if record is None:
         raise ValueError(f"showcase: {name} has no recorded run with masks")
     record = complete(record, experiment.arms[experiment.showcase])
-    with numpy.load(folder / "showcase.npz") as opened:
-        arrays = dict(opened)
+    try:
+        return _steps(record, read_showcase(folder, record))
+    except (LookupError, TypeError, RuntimeError) as error:
+        raise ValueError(f"showcase: {folder} holds masks that do not fit: {error}") from error
+
+
+def _steps(record: Mapping[str, Any], arrays: Mapping[str, numpy.ndarray]) -> list[Step]:
     names = [key.removeprefix("0 ") for key in arrays if key.startswith("0 ")]
     masks = {name: torch.ones([*arrays[f"0 {name}"]], dtype=torch.bool) for name in names}
     steps, last = [], {row["phase"]: row["index"] for row in rows(record)}
