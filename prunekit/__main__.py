@@ -28,6 +28,7 @@ examples:
   {prog} baselines --short           the same protocol cut to minutes
   {prog} cifar-bases --arm resnet_20 --seed 0 --seconds 28800
   {prog} roulette --only lenet_5 --again --jobs 2
+  {prog} baselines --dask tcp://10.0.0.1:8786
 """
 
 
@@ -61,6 +62,10 @@ def _list(arguments: argparse.Namespace) -> int:
 def _reproduce(arguments: argparse.Namespace) -> int:
     from prunekit import show
 
+    if arguments.dask and arguments.jobs:
+        raise ValueError(
+            "reproduce: --jobs is for cells on this machine; with --dask it is one a worker"
+        )
     names = ("short", "only", "arm", "network", "seed")
     return show.reproduce(
         arguments.experiment,
@@ -70,12 +75,15 @@ def _reproduce(arguments: argparse.Namespace) -> int:
         seconds=arguments.seconds,
         again=arguments.again,
         download=arguments.download,
+        dask=arguments.dask,
     )
 
 
 def _page(arguments: argparse.Namespace) -> int:
+    from prunekit._files import try_place
     from prunekit.widgets.replay import write_page
 
+    try_place(arguments.out, 1_000_000)
     print(write_page(arguments.experiment, arguments.out))
     return 0
 
@@ -137,6 +145,13 @@ def _add_reproduce(parser: argparse.ArgumentParser) -> None:
     add(
         "--jobs", type=_whole(1), metavar="N",
         help="cells side by side (default: one a core; on an accelerator 4, which is the most)",
+    )  # fmt: skip
+    add(
+        "--dask", default="", metavar="ADDRESS",
+        help="run the cells on the workers of the Dask cluster whose scheduler is at ADDRESS, one "
+        "a worker; a cell whose worker dies goes to another. PRUNEKIT_DATA and PRUNEKIT_HOME are "
+        "each worker's own: a shared PRUNEKIT_HOME saves all but the last epoch of such a cell "
+        "(default: here)",
     )  # fmt: skip
     add(
         "--again", action="store_true",

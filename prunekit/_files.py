@@ -8,9 +8,10 @@ import hashlib
 import inspect
 import os
 import secrets
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
@@ -39,6 +40,39 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def try_place(path: str | os.PathLike[str], needs: int = 0) -> None:
+    """Find out that a file of about `needs` bytes can be written at `path`, before the work for it.
+
+    Leaves nothing behind. Raises OSError that names the path, and what is wrong with it.
+    """
+    path, made = Path(path), list[Path]()
+    if path.is_dir() or (path.exists() and not path.is_file()):
+        kind = "a folder" if path.is_dir() else "no regular file"
+        raise OSError(f"{path} is {kind}, and a file is to be written there. Pass another name.")
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        for folder in reversed(path.parents):
+            if not folder.exists():
+                folder.mkdir()
+                made.append(folder)
+        beside.write_bytes(bytes(4096))
+        free = shutil.disk_usage(path.parent).free
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be written: {error.strerror}. Pass a folder where you may write."
+        ) from error
+    finally:
+        with suppress(OSError):
+            beside.unlink()
+        for folder in reversed(made):
+            folder.rmdir()
+    if free < needs:
+        raise OSError(
+            f"{path} cannot be written: about {needs / 1e6:.0f} MB are needed, and the disk has "
+            f"{free / 1e6:.1f} MB left. Make room, or pass a place on another disk."
+        )
 
 
 def tensor_bytes(tensor: Tensor) -> Any:
