@@ -1,8 +1,9 @@
-"""The command line: ``prunekit run | lab | list | reproduce | page``, or ``python -m prunekit``."""
+"""The command line: ``prunekit COMMAND``, or ``python -m prunekit COMMAND``."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ RUN = "Prune a trained LeNet step by step and execute the notebooks."
 LAB = "Copy the notebooks into a folder and open JupyterLab there. Copies are never written over."
 LIST = "List methods, baselines, models, data sets, experiments and notebooks."
 PAGE = "Write one page that replays an experiment's recorded run in any browser."
+DOCTOR = "Look at what is installed here and how it fits together: a line each, ok or what to do."
 REPRODUCE = """\
 Run the cells of experiments that are not yet recorded. Each has a process with one thread. One that
 was stopped or killed goes on where it was; one that fails does not stop the others. The data are
@@ -88,6 +90,19 @@ def _page(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _doctor(arguments: argparse.Namespace) -> int:
+    from prunekit import doctor
+
+    found = []
+    for finding in doctor.findings():
+        found.append(finding)
+        if not arguments.json:
+            print(finding, flush=True)
+    if arguments.json:
+        print(json.dumps([finding.plain() for finding in found], indent=1))
+    return 1 if any(finding.todo for finding in found) else 0
+
+
 def _whole(low: int) -> Any:
     def whole_number(text: str) -> int:
         if not text.isascii() or not text.isdigit() or int(text) < low:
@@ -123,6 +138,10 @@ def _parser() -> argparse.ArgumentParser:
     page = command("page", _page, PAGE)
     page.add_argument("experiment", help="one with a recorded run, such as roulette")
     page.add_argument("out", help="the page, such as roulette.html")
+    doctor = command("doctor", _doctor, DOCTOR)
+    doctor.add_argument(
+        "--json", action="store_true", help="the same as a list of objects (default: lines)"
+    )
     return parser
 
 

@@ -14,7 +14,7 @@ ORDER = [
     "_files", "_source", "_torchvision", "_modules", "_random", "mask", "knobs", "steps", "select", "evolve",
     "checkpoint", "journal", "data", "datasets", "method", "models", "score", "count", "judge",
     "train", "search", "rounds", "baselines", "methods", "report", "prune", "prunekit",
-    "experiments", "plot", "course", "widgets", "show", "__main__",
+    "experiments", "plot", "course", "widgets", "doctor", "show", "__main__",
 ]  # fmt: skip
 DRAWING = {"matplotlib", "seaborn"}
 CONTROLS = {"ipywidgets", "anywidget"}

@@ -207,7 +207,7 @@ def test_a_process_of_its_own_ends_with_the_same_words_and_code():
 def test_the_help_explains_every_argument_with_its_default():
     done = run("--help")
     assert done.returncode == 0
-    for name in ("run", "lab", "list", "reproduce", "page"):
+    for name in ("run", "lab", "list", "reproduce", "page", "doctor"):
         assert re.search(rf"^    {name}\b", done.stdout, re.MULTILINE)
     assert ">>>" not in done.stdout
     for name, parser in parsers().items():
