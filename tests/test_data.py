@@ -94,7 +94,7 @@ class Pairs(nn.Linear):
     ("model", "message"),
     [
         (nn.Linear(8, 4), r"shape \(n, 3, ...\), one column a class, got \(2, 4\)"),
-        (nn.Linear(5, 3), r"fails on a float32 batch of shape \(2, 8\): mat1 and mat2"),
+        (nn.Linear(5, 3), r"fails on a float32 batch of shape \(2, 8\): \S"),
         (Pairs(8, 3), "must return a tensor, got tuple"),
         (nn.Sequential(nn.Linear(8, 3), nn.Flatten(0)), r"one column a class, got \(6,\)"),
     ],
@@ -110,7 +110,7 @@ def test_a_loss_that_does_not_fit_is_refused():
         loss=nn.BCELoss(),
         metric=lambda outputs, y: -float(mse_loss(outputs, y)),
     )
-    with pytest.raises(ValueError, match=r"the loss cannot be computed: .*size"):
+    with pytest.raises(ValueError, match=r"the loss cannot be computed: \S"):
         regression.check(nn.Linear(2, 3))
 
 
