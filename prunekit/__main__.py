@@ -1,8 +1,9 @@
-"""The command line: ``prunekit run | lab | list | reproduce | page``, or ``python -m prunekit``."""
+"""The command line: ``prunekit COMMAND``, or ``python -m prunekit COMMAND``."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ RUN = "Prune a trained LeNet step by step and execute the notebooks."
 LAB = "Copy the notebooks into a folder and open JupyterLab there. Copies are never written over."
 LIST = "List methods, baselines, models, data sets, experiments and notebooks."
 PAGE = "Write one page that replays an experiment's recorded run in any browser."
+DOCTOR = "Look at what is installed here and how it fits together: a line each, ok or what to do."
 REPRODUCE = """\
 Run the cells of experiments that are not yet recorded. Each has a process with one thread. One that
 was stopped or killed goes on where it was; one that fails does not stop the others. The data are
@@ -28,6 +30,7 @@ examples:
   {prog} baselines --short           the same protocol cut to minutes
   {prog} cifar-bases --arm resnet_20 --seed 0 --seconds 28800
   {prog} roulette --only lenet_5 --again --jobs 2
+  {prog} baselines --dask tcp://10.0.0.1:8786
 """
 
 
@@ -61,6 +64,10 @@ def _list(arguments: argparse.Namespace) -> int:
 def _reproduce(arguments: argparse.Namespace) -> int:
     from prunekit import show
 
+    if arguments.dask and arguments.jobs:
+        raise ValueError(
+            "reproduce: --jobs is for cells on this machine; with --dask it is one a worker"
+        )
     names = ("short", "only", "arm", "network", "seed")
     return show.reproduce(
         arguments.experiment,
@@ -70,14 +77,30 @@ def _reproduce(arguments: argparse.Namespace) -> int:
         seconds=arguments.seconds,
         again=arguments.again,
         download=arguments.download,
+        dask=arguments.dask,
     )
 
 
 def _page(arguments: argparse.Namespace) -> int:
+    from prunekit._files import try_place
     from prunekit.widgets.replay import write_page
 
+    try_place(arguments.out, 1_000_000)
     print(write_page(arguments.experiment, arguments.out))
     return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from prunekit import doctor
+
+    found = []
+    for finding in doctor.findings():
+        found.append(finding)
+        if not arguments.json:
+            print(finding, flush=True)
+    if arguments.json:
+        print(json.dumps([finding.plain() for finding in found], indent=1))
+    return 1 if any(finding.todo for finding in found) else 0
 
 
 def _whole(low: int) -> Any:
@@ -115,6 +138,10 @@ def _parser() -> argparse.ArgumentParser:
     page = command("page", _page, PAGE)
     page.add_argument("experiment", help="one with a recorded run, such as roulette")
     page.add_argument("out", help="the page, such as roulette.html")
+    doctor = command("doctor", _doctor, DOCTOR)
+    doctor.add_argument(
+        "--json", action="store_true", help="the same as a list of objects (default: lines)"
+    )
     return parser
 
 
@@ -137,6 +164,13 @@ def _add_reproduce(parser: argparse.ArgumentParser) -> None:
     add(
         "--jobs", type=_whole(1), metavar="N",
         help="cells side by side (default: one a core; on an accelerator 4, which is the most)",
+    )  # fmt: skip
+    add(
+        "--dask", default="", metavar="ADDRESS",
+        help="run the cells on the workers of the Dask cluster whose scheduler is at ADDRESS, one "
+        "a worker; a cell whose worker dies goes to another. PRUNEKIT_DATA and PRUNEKIT_HOME are "
+        "each worker's own: a shared PRUNEKIT_HOME saves all but the last epoch of such a cell "
+        "(default: here)",
     )  # fmt: skip
     add(
         "--again", action="store_true",

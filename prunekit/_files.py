@@ -18,7 +18,7 @@ import stat
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
@@ -170,6 +170,34 @@ def read_json(path: Path, version: int, what: str) -> dict[str, Any]:
 def _sealed(record: Mapping[str, Any]) -> str:
     text = json.dumps(record, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def try_place(path: str | os.PathLike[str], needs: int = 0) -> None:
+    """Find out that a file of about `needs` bytes can be written at `path`, before the work for it.
+
+    Leaves nothing behind. Raises OSError that names the path, and what is wrong with it.
+    """
+    path, made = Path(path), list[Path]()
+    if path.is_dir() or (path.exists() and not path.is_file()):
+        kind = "a folder" if path.is_dir() else "no regular file"
+        raise OSError(f"{path} is {kind}, and a file is to be written there. Pass another name.")
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        for folder in reversed(path.parents):
+            if not folder.exists():
+                folder.mkdir()
+                made.append(folder)
+        beside.write_bytes(bytes(4096))
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be written: {error.strerror}. Pass a folder where you may write."
+        ) from error
+    finally:
+        with suppress(OSError):
+            beside.unlink()
+        for folder in reversed(made):
+            folder.rmdir()
+    check_room(path, needs, "the file")
 
 
 def tensor_bytes(tensor: Tensor) -> Any:

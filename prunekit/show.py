@@ -15,16 +15,18 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import prunekit
 from prunekit import datasets, experiments, models, score
-from prunekit._files import replacing
+from prunekit._files import home, replacing, try_place
 from prunekit.baselines.magnitude import magnitude
 from prunekit.experiments import Cell
 from prunekit.experiments.cells import other_code, read
@@ -32,6 +34,8 @@ from prunekit.experiments.records import agreement, complete
 from prunekit.journal import Locked
 from prunekit.prune import prune
 from prunekit.steps import Step, Stopped
+
+PAGES = 20_000_000  # bytes that the pages of `run` take, about
 
 
 def notebooks() -> list[Path]:
@@ -47,6 +51,9 @@ def run(out: Path) -> None:
     """Prune the shipped LeNet-300-100, print every step, write a figure and the executed pages."""
     from prunekit import plot
 
+    figure_at, pages_at = out / "pruning.png", [out / f"{n.stem}.html" for n in notebooks()]
+    for path in (figure_at, *pages_at):
+        try_place(path, PAGES)
     digits, lenet = datasets.mnist_small(), models.pretrained("lenet_300_100")
     print(f"{type(lenet).__name__}, trained on MNIST; {digits!r}")
     print("Remove the smallest weights in 10 rounds, with an epoch of training after each:")
@@ -57,15 +64,14 @@ def run(out: Path) -> None:
     report.test()
     print(f"\n{report}\n")
     figure = plot.history(report, "LeNet-300-100 on 5,000 digits: 10 rounds of magnitude pruning")
-    with replacing(out / "pruning.png") as path:
+    with replacing(figure_at) as path:
         figure.savefig(path, format="png")
-    print(f"the figure:   {out / 'pruning.png'}")
+    print(f"the figure:   {figure_at}")
     clients: list[Any] = []  # of the notebooks that are being executed, each in its own kernel
     with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
         pages = pool.map(partial(executed_page, clients=clients), notebooks())
         try:
-            for notebook, html in zip(notebooks(), pages, strict=True):
-                page = out / f"{notebook.stem}.html"
+            for page, html in zip(pages_at, pages, strict=True):
                 with replacing(page) as path:
                     path.write_text(html, encoding="utf-8")
                 print(f"the notebook: {page}")
@@ -172,6 +178,7 @@ def reproduce(
     seconds: float | None = None,
     again: bool = False,
     download: bool = False,
+    dask: str = "",
 ) -> int:
     """Run experiments one after the other and print what comes of them; 1 if a cell failed, or
     does not agree. `which` says which cells; see `prunekit.experiments.chosen`."""
@@ -183,28 +190,43 @@ def reproduce(
         if download:
             for cell in {cell.arm.data: cell for cell in grids[name]}.values():
                 cell.data(download=True)
+        if not again or folder is not None:
+            _try_places([cell for cell in grids[name] if not cell.path.exists()], here=not dask)
     failed = []
     for name, cells in grids.items():
         run = _again if again else _grid
-        failed += [f"{name}, {line}" for line in run(experiments.load(name), cells, jobs, until)]
+        compute = partial(experiments.outcomes, jobs=jobs, until=until, dask=dask)
+        failed += [f"{name}, {line}" for line in run(experiments.load(name), cells, compute)]
     for line in failed:
         print(line, file=sys.stderr)
     return 1 if failed else 0
 
 
-def _grid(
-    experiment: experiments.Experiment,
-    cells: Sequence[Cell],
-    jobs: int | None,
-    until: float,
-) -> list[str]:
+def _try_places(cells: Sequence[Cell], here: bool) -> None:
+    """Raise OSError if what comes of the cells, computed here or elsewhere, cannot be written."""
+    for cell in cells:
+        with torch.device("meta"):
+            network = models.MODELS[cell.arm.model]()
+        size = sum(4 * tensor.numel() for tensor in network.parameters())
+        try_place(cell.path, 1_000_000)
+        if cell.weights is not None:
+            try_place(f"{cell.weights}.safetensors", size)
+        if here:  # a fit with momentum, and the one that takes its place
+            try_place((cell.journals or home() / "journals" / cell.experiment.name) / "x", 4 * size)
+
+
+# Computes cells, and gives each with its record or what ended it.
+Compute = Callable[[Sequence[Cell]], Iterable[tuple[Cell, Any]]]
+
+
+def _grid(experiment: experiments.Experiment, cells: Sequence[Cell], compute: Compute) -> list[str]:
     """Run the cells that are not done; a line for each that failed."""
     waiting = [cell for cell in cells if not experiments.is_done(cell)]
     print(f"{experiment.title} ({experiment.status}; {experiment.paper})")
     done = len(cells) - len(waiting)
     print(f"{len(cells)} cells, {done} already recorded in {cells[0].folder}", flush=True)
     _say_other_code([cell for cell in cells if cell not in waiting])
-    failed, finished = _outcomes(experiment.name, cells, len(waiting), jobs, until)
+    failed, finished = _outcomes(experiment.name, cells, len(waiting), compute)
     arms = {cell.name for cell in cells}
     records = experiments.recorded(experiment.name, cells[0].folder)
     print(experiments.table([r for r in records if r["arm"] in arms]).to_string())
@@ -224,14 +246,14 @@ def _say_other_code(cells: Sequence[Cell]) -> None:
 
 
 def _outcomes(
-    name: str, cells: Sequence[Cell], total: int, jobs: int | None, until: float
+    name: str, cells: Sequence[Cell], total: int, compute: Compute
 ) -> tuple[list[str], list[tuple[Cell, dict[str, Any]]]]:
     """Run the cells and print a line for each; what failed, a line each, and what was finished."""
     from tqdm import tqdm
 
     failed, finished = [], []
     with tqdm(total=total, unit="cell", desc=name) as bar:
-        for cell, outcome in experiments.outcomes(cells, jobs, until):
+        for cell, outcome in compute(cells):
             bar.update()
             if isinstance(outcome, dict):
                 finished.append((cell, outcome))
@@ -248,10 +270,7 @@ def _outcomes(
 
 
 def _again(
-    experiment: experiments.Experiment,
-    cells: Sequence[Cell],
-    jobs: int | None,
-    until: float,
+    experiment: experiments.Experiment, cells: Sequence[Cell], compute: Compute
 ) -> list[str]:
     """Compute recorded cells again and say whether they agree; a line for each that does not."""
     recorded = experiments.results_folder(experiment.name, cells[0].short)
@@ -265,7 +284,7 @@ def _again(
         journals = folder / "journals"  # nothing of the first run is read
         others = [replace(cell, folder=folder, journals=journals) for cell, _ in pairs]
         print(f"{experiment.title}: {len(others)} cells again, in {folder}", flush=True)
-        failed, _ = _outcomes(experiment.name, others, len(others), jobs, until)
+        failed, _ = _outcomes(experiment.name, others, len(others), compute)
         for (cell, record), other in zip(pairs, others, strict=True):
             if (repeated := read(other)) is None:  # it failed, or its time is over
                 continue

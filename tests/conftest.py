@@ -20,6 +20,18 @@ settings.register_profile("prunekit", deadline=None, derandomize=True, max_examp
 settings.load_profile("prunekit")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--reverse", action="store_true", help="run the tests backwards")
+
+
+def pytest_collection_modifyitems(config, items):
+    """No test may depend on one before it; a notebook's cells do."""
+    if config.getoption("--reverse"):
+        cells = [item for item in items if item.path.suffix == ".ipynb"]
+        others = [item for item in items if item.path.suffix != ".ipynb"]
+        items[:] = others[::-1] + cells
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     """Where the full data sets are required, a skipped test is a failed one."""

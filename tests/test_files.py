@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from prunekit import _files
-from prunekit._files import check_seal, describe, digest, read_json, replacing, seal
+from prunekit._files import check_seal, describe, digest, read_json, replacing, seal, try_place
 from prunekit._modules import state_key
 from prunekit.datasets import crop_and_mirror
 from prunekit.mask import Mask
@@ -212,6 +212,45 @@ def test_home_is_the_variable_else_the_users_cache(monkeypatch, tmp_path):
     monkeypatch.delenv("PRUNEKIT_HOME")
     assert _files.home().is_absolute()
     assert "prunekit" in str(_files.home())
+
+
+def test_a_place_that_can_be_written_is_left_as_it_was(tmp_path):
+    (tmp_path / "old.txt").write_text("old")
+    for name in ("new.txt", "old.txt", "some/deep/folder/new.txt"):
+        try_place(tmp_path / name, 1000)
+    assert [path.name for path in tmp_path.rglob("*")] == ["old.txt"]
+    assert (tmp_path / "old.txt").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (".", "is a folder"),
+        ("file/a", "Not a directory"),
+        ("file/deep/a", "Not a directory"),
+        ("a" * 250, "File name too long"),
+        ("new/" + "a" * 250, "File name too long"),
+        pytest.param(
+            "/proc/a/b", "cannot be written",
+            marks=pytest.mark.skipif(sys.platform != "linux", reason="has no /proc"),
+        ),
+        pytest.param(
+            "/dev/null", "no regular file",
+            marks=pytest.mark.skipif(sys.platform == "win32", reason="has no /dev"),
+        ),
+    ],
+)  # fmt: skip
+def test_a_place_that_cannot_be_written_is_named(tmp_path, name, said):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=said) as raised:
+        try_place(tmp_path / name)
+    assert str(tmp_path / name) in str(raised.value)
+    assert [path.name for path in tmp_path.rglob("*")] == ["file"]
+
+
+def test_a_disk_without_room_is_told_with_its_numbers(tmp_path):
+    with pytest.raises(OSError, match=r"about 1000000000000 MB are needed, .* MB left"):
+        try_place(tmp_path / "large", 10**18)
 
 
 # -------------------------------------------------------------------------------------------- keys

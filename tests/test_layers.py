@@ -15,7 +15,7 @@ ORDER = [
     "knobs", "steps", "select", "evolve", "checkpoint", "journal", "examples", "data", "datasets",
     "trial", "method", "models", "score", "count", "judge",
     "train", "search", "rounds", "baselines", "methods", "report", "prune", "prunekit",
-    "experiments", "plot", "course", "widgets", "show", "__main__",
+    "experiments", "plot", "course", "widgets", "doctor", "show", "__main__",
 ]  # fmt: skip
 DRAWING = {"matplotlib", "seaborn"}
 CONTROLS = {"ipywidgets", "anywidget"}

@@ -387,9 +387,9 @@ def test_a_figure_that_fails_is_said_and_the_run_goes_on():
 def test_the_readers_own_figures_stay_open():
     from matplotlib import pyplot
 
-    mine = pyplot.figure()
+    before, mine = pyplot.get_fignums(), pyplot.figure()
     click(panel(**SMALL), "Run")
-    assert pyplot.get_fignums() == [mine.number]
+    assert pyplot.get_fignums() == [*before, mine.number]
     pyplot.close(mine)
 
 
@@ -606,6 +606,7 @@ def test_the_guess_lies_dashed_over_the_figure():
     assert line.get_ydata()[0] == 0.4
     assert line.get_linestyle() == "--" or line.is_dashed()
     assert [t.get_text() for t in axis.texts] == ["your guess"]
+    pyplot.close(figure)
 
 
 # ----------------------------------------------------------------------------------------- shown

@@ -1,5 +1,6 @@
 """The files around the package agree with one another."""
 
+import ensurepip
 import importlib.util
 import json
 import os
@@ -117,6 +118,8 @@ def install(monkeypatch, tmp_path):
     for name in [name for name in os.environ if name.startswith("PIP_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    for bundled in (Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl"):
+        monkeypatch.setenv("PYTHONPATH", str(bundled))  # pip, also where it is not installed
     return module
 
 

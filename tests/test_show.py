@@ -65,6 +65,36 @@ def test_an_interrupted_run_shows_its_partial_report_and_ends(
     assert not (tmp_path / "out").exists()
 
 
+def test_where_nothing_can_be_written_nothing_is_computed(
+    small_notebook, tmp_path, capsys, monkeypatch
+):
+    def too_early(*_, **__):
+        raise AssertionError("it was begun")
+
+    monkeypatch.setattr(show, "prune", too_early)
+    monkeypatch.setattr(experiments, "outcomes", too_early)
+    monkeypatch.setattr("prunekit.widgets.replay.write_page", too_early)
+    (tmp_path / "file").touch()
+    (tmp_path / "pages" / "00_small.html").mkdir(parents=True)
+    file, short = tmp_path / "file", ["--short", "--arm", "lenet_5 dense"]
+    for words, named in (
+        (["run", "--out", str(file)], file / "pruning.png"),
+        (["run", "--out", str(tmp_path / "pages")], tmp_path / "pages" / "00_small.html"),
+        (["page", "roulette", str(tmp_path)], tmp_path),
+        (["page", "roulette", str(file / "page.html")], file / "page.html"),
+        (["reproduce", "baselines", *short, "--results", str(file)], file / "lenet_5-dense-0.json"),
+    ):
+        assert main(words) == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.count("\n") == 1
+        assert f"error: {named} " in said.err
+    monkeypatch.setenv("PRUNEKIT_HOME", str(file))  # where the journals would lie
+    assert main(["reproduce", "baselines", *short, "--results", str(tmp_path / "cells")]) == 2
+    assert f"error: {file / 'journals'}" in capsys.readouterr().err
+    assert not (tmp_path / "cells").exists()
+
+
 def test_a_page_is_not_written_when_a_cell_fails(small_notebook):
     cell = nbformat.v4.new_code_cell("1 / 0")
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), small_notebook)
@@ -177,7 +207,7 @@ def test_a_process_of_its_own_ends_with_the_same_words_and_code():
 def test_the_help_explains_every_argument_with_its_default():
     done = run("--help")
     assert done.returncode == 0
-    for name in ("run", "lab", "list", "reproduce", "page"):
+    for name in ("run", "lab", "list", "reproduce", "page", "doctor"):
         assert re.search(rf"^    {name}\b", done.stdout, re.MULTILINE)
     assert ">>>" not in done.stdout
     for name, parser in parsers().items():
@@ -284,8 +314,9 @@ def test_a_cell_that_fails_is_a_line_and_the_exit_code(monkeypatch, capsys, tmp_
     )
     cells = [experiments.Cell(toy, name, None, 0, False, tmp_path) for name in "abcd"]
     outcomes = [{"seconds": 3}, ValueError("no\nluck"), Locked("in use"), Stopped()]
-    monkeypatch.setattr(experiments, "outcomes", lambda *_: zip(cells, outcomes, strict=True))
-    failed, finished = show._outcomes("toy", cells, 4, None, 0.0)
+    failed, finished = show._outcomes(
+        "toy", cells, 4, lambda cells: zip(cells, outcomes, strict=True)
+    )
     assert failed == ["b, seed 0: failed: ValueError: no luck"]
     assert [cell.name for cell, _ in finished] == ["a"]
     said = capsys.readouterr()
@@ -294,5 +325,6 @@ def test_a_cell_that_fails_is_a_line_and_the_exit_code(monkeypatch, capsys, tmp_
     monkeypatch.setattr(experiments, "load", lambda name: toy)
     monkeypatch.setattr(experiments, "chosen", lambda *_, **__: cells)
     monkeypatch.setattr(show, "_grid", lambda *_: failed)
+    monkeypatch.setattr(show, "_try_places", lambda *_, **__: None)
     assert show.reproduce(["toy"], which={}) == 1
     assert capsys.readouterr().err == "toy, b, seed 0: failed: ValueError: no luck\n"

@@ -258,15 +258,19 @@ def _code(cell: Cell, model: torch.nn.Module, data: Data) -> str:
 
 
 def run_cell(
-    cell: Cell, stop: threading.Event | None = None, until: float = math.inf
+    cell: Cell,
+    stop: threading.Event | None = None,
+    until: float = math.inf,
+    model: torch.nn.Module | None = None,
 ) -> dict[str, Any]:
-    """Compute a cell, going on from its journal, and write its file.
+    """Compute a cell, going on from its journal, and write its file; `model` is what `Cell.start`
+    gives, where that is not to be had here.
 
     Raises `Stopped` if `stop` was set, at the next minibatch, or once the time is after `until`
     (seconds of the epoch), at the next step. Test errors are recorded beside validation errors, for
     the report alone: no method is given them.
     """
-    data, model = cell.data(), cell.start()
+    data, model = cell.data(), cell.start() if model is None else model
     weights = state_key(model)
     place = cell.journals or home() / "journals" / cell.experiment.name
     about = digest(cell.arm.method.__name__, cell.arm.model, cell.knobs, weights, data.key)

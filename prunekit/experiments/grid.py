@@ -14,13 +14,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from functools import lru_cache
+from contextlib import nullcontext
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from prunekit.experiments.cells import Cell, is_done, results_folder, run_cell
+from prunekit.experiments.cluster import Outcome, connected, on_workers
 from prunekit.experiments.protocol import Experiment
 from prunekit.journal import Locked
 from prunekit.steps import Stopped
@@ -103,9 +105,15 @@ def side_by_side(jobs: int | None = None) -> int:
 
 
 def reproduce(
-    name: str, *, jobs: int | None = None, until: float = math.inf, **which: Any
+    name: str,
+    *,
+    jobs: int | None = None,
+    until: float = math.inf,
+    dask: str = "",
+    **which: Any,
 ) -> Iterator[dict[str, Any]]:
-    """Run the cells that are not yet recorded, `jobs` at a time with one thread each.
+    """Run the cells that are not yet recorded, `jobs` at a time with one thread each, or one a
+    worker of the Dask cluster whose scheduler has the address `dask`.
 
     Yields each record when its cell is finished. `which` goes to `chosen`. Cells that another
     process is at are passed over. A cell that fails does not stop the others: at the end all that
@@ -114,7 +122,7 @@ def reproduce(
     on from there.
     """
     failures = []
-    for cell, outcome in outcomes(chosen(load(name), **which), jobs, until):
+    for cell, outcome in outcomes(chosen(load(name), **which), jobs, until, dask):
         if isinstance(outcome, dict):
             yield outcome
         elif not isinstance(outcome, (Locked, Stopped)):
@@ -124,28 +132,32 @@ def reproduce(
         raise ExceptionGroup(f"reproduce: {len(failures)} cells of {name} failed", failures)
 
 
-Outcome = dict[str, Any] | Exception
-
-
 def outcomes(
-    cells: Sequence[Cell], jobs: int | None = None, until: float = math.inf
+    cells: Sequence[Cell], jobs: int | None = None, until: float = math.inf, dask: str = ""
 ) -> Iterator[tuple[Cell, Outcome]]:
     """Run the cells that are not yet recorded; each comes, when it ends, with its record or with
     what ended it: `Locked` if another process is at it, `Stopped` after `until`."""
     publishing = [cell for cell in cells if cell.arm.publish]
     others = [cell for cell in cells if not cell.arm.publish]
-    for stage in (publishing, others):
-        missing, suspects = [cell for cell in stage if not is_done(cell)], []
-        if time.time() > until:
-            yield from ((cell, Stopped()) for cell in missing)
-            continue
-        for cell, outcome in _in_pool(missing, side_by_side(jobs), until):
-            if isinstance(outcome, BrokenProcessPool):
-                suspects.append(cell)
+    with connected(dask) if dask else nullcontext() as client:
+        run = partial(on_workers, client) if dask else partial(_in_processes, side_by_side(jobs))
+        for stage in (publishing, others):
+            missing = [cell for cell in stage if not is_done(cell)]
+            if time.time() > until:
+                yield from ((cell, Stopped()) for cell in missing)
             else:
-                yield cell, outcome
-        for cell in suspects:  # a process that dies takes its pool along: who it was, is found out
-            yield from _in_pool([cell], 1, until)
+                yield from run(missing, until)
+
+
+def _in_processes(jobs: int, cells: Sequence[Cell], until: float) -> Iterator[tuple[Cell, Outcome]]:
+    suspects = []
+    for cell, outcome in _in_pool(cells, jobs, until):
+        if isinstance(outcome, BrokenProcessPool):
+            suspects.append(cell)
+        else:
+            yield cell, outcome
+    for cell in suspects:  # a process that dies takes its pool along: who it was, is found out
+        yield from _in_pool([cell], 1, until)
 
 
 def _in_pool(cells: Sequence[Cell], jobs: int, until: float) -> Iterator[tuple[Cell, Outcome]]:
