@@ -995,6 +995,7 @@ def test_no_recorded_cell_would_be_computed_anew(name, full_mnist):
     assert [str(c) for c in committed(name) if not is_done(c)] == []
 
 
+@pytest.mark.filterwarnings("ignore:.*may take .* days here:UserWarning")
 @pytest.mark.parametrize("name", experiments.names())
 def test_the_knobs_of_every_arm_go_together_in_short_too(name):
     for arm in experiments.load(name).arms.values():

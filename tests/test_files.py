@@ -249,7 +249,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path, name, said):
 
 
 def test_a_disk_without_room_is_told_with_its_numbers(tmp_path):
-    with pytest.raises(OSError, match=r"about 1000000000000 MB are needed, .* MB left"):
+    with pytest.raises(OSError, match=r"needs about 1,000,000,000,000,000,000 bytes, .* left"):
         try_place(tmp_path / "large", 10**18)
 
 

@@ -167,7 +167,7 @@ def read(
     name: str, root: str | os.PathLike[str] | None, download: bool
 ) -> Iterator[tuple[str, bytes]]:
     """Each file of a data set and its content, verified; fetched before if `download` is set."""
-    folder, files = _folder(name, root), _files_of(name)
+    folder, files = folder_of(name, root), _files_of(name)
     absent = _absent(name, folder, files)
     if absent and download:
         _fetch(name, folder)
@@ -191,7 +191,7 @@ def read(
         yield file, content
 
 
-def _folder(name: str, root: Any) -> Path:
+def folder_of(name: str, root: Any) -> Path:
     """The data root: the argument, else `PRUNEKIT_DATA`, else a folder in the user's cache."""
     if not isinstance(root, (str, os.PathLike, type(None))):
         raise TypeError(f"{name}: root must be the path of a folder, got {root!r}")
