@@ -757,7 +757,7 @@ def _refuse_outside(who: str, y: Tensor, n: int) -> None:
     """Raise ValueError unless all labels are of n classes."""
     if y.min() < 0 or y.max() >= n:
         bad = y.min() if y.min() < 0 else y.max()
-        raise ValueError(f"{who}: labels must be in [0, {n - 1}], got {int(bad)}")
+        raise ValueError(f"{who}: labels must be in [0, {max(n - 1, 0)}], got {int(bad)}")
 
 
 def _refuse_missing(who: str, y: Tensor, n: int) -> None:

@@ -361,6 +361,8 @@ class Watcher(TorchDispatchMode):
             if out is not NotImplemented:
                 return out
         name, tensors = _name(func), _tensors((args, kwargs))
+        if name == "embedding_renorm":  # scales rows in place: zeros stay where they are
+            return func(*args, **kwargs)
         if name == "lift_fresh":
             tensors = []  # a new constant, whatever lay there before
         given = {_memory(a) for a in tensors}
@@ -424,8 +426,10 @@ class Watcher(TorchDispatchMode):
             return {}
 
         def twin(a: Any, case: Hashable) -> Any:
-            if not isinstance(a, Tensor) or not _tensors(a):
+            if not isinstance(a, Tensor):
                 return a
+            if not _tensors(a):  # one without elements may be written into, too
+                return a.clone() if writes else a
             if writes:
                 return self.twins.own(a, case)
             return a if (known := self.twins.of(a, case)) is None else known
@@ -435,7 +439,7 @@ class Watcher(TorchDispatchMode):
             replaced = tree_map(functools.partial(twin, case=case), (args, kwargs))
             try:
                 found[case] = _tensors(func(*replaced[0], **replaced[1]))
-            except RuntimeError:  # such as a matrix that has no inverse any more
+            except Exception:  # such as a matrix that has no inverse any more
                 found[case] = None
         return found
 
@@ -793,7 +797,8 @@ def verdicts(model: nn.Module, example: Any = None) -> dict[str, Verdict]:
 
     Decided by the module that holds a parameter, and for parametrised weights by what zeros in them
     come to; with `example`, a batch, by a watched pass (see `watch`) for those that it uses. The
-    result of a pass is remembered as long as model and example stay what they are.
+    result of a pass is remembered as long as model and example stay what they are. Where a pass
+    cannot be watched the classes decide.
 
     Raises ValueError for parameters without values, and if the model fails on the example.
     """
@@ -801,18 +806,31 @@ def verdicts(model: nn.Module, example: Any = None) -> dict[str, Verdict]:
     found |= _parametrised(model, found)
     if example is None:
         return found
+    x = first("prunable", model, example)
     state, known = _known.get(model, (None, {}))
-    if state != _state(model, first("prunable", model, example)):
+    if state != _state(model, x):
         try:
             known = watch(model, example).verdicts
         except Exception as error:
-            raise ValueError(
-                f"prunable: {type(model).__name__} fails on the example in eval mode: {error}"
-            ) from error
+            known = {}
+            if not _answers(model, x):
+                raise ValueError(
+                    f"prunable: {type(model).__name__} fails on the example in eval mode: {error}"
+                ) from error
     for name, verdict in known.items():
         if not found[name].why.startswith((_LOST, _SCALE)):
             found[name] = verdict
     return found
+
+
+def _answers(model: nn.Module, x: Any) -> bool:
+    """Whether the model answers if nobody watches, which a few operators cannot bear."""
+    try:
+        with evaluating(model), torch.no_grad():
+            call(model, x)
+    except Exception:
+        return False
+    return True
 
 
 _SCALE = "it is the scale of a normalisation"

@@ -425,9 +425,9 @@ class _Loop:
         self.schedule, self.peak = SCHEDULES[tuning["schedule"]], tuning["peak"]
         self.seed, self.run, self.device = seed, run, device_of(model)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.minibatches = data.minibatches(self.batch)  # may refuse; torch.optim takes its time
         groups = _groups(model, decay, tuning["weight_decay"])
         self.optimizer = OPTIMIZERS[tuning["optimizer"]](groups, self.lr, tuning["momentum"])
-        self.minibatches = data.minibatches(self.batch)
 
     @contextmanager
     def all_or_nothing(self) -> Iterator[None]:

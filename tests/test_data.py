@@ -94,7 +94,7 @@ LABELS = torch.arange(12) % 3
         (torch.eye(3)[LABELS].long(), r"a single 1, such as \[1, 0, 0\]. Pass y.argmax\(1\)"),
         (LABELS.float(), r"got floats. .* They are whole: pass y.long\(\)"),
         (LABELS + 0.5, "got floats. .*outputs and targets.$"),
-        (LABELS - 100, r"labels must be in \[0, -99\], got -100|got -100"),
+        (LABELS - 100, r"labels must be in \[0, 0\], got -100"),
     ],
 )
 @pytest.mark.parametrize("validation", [0.25, None])
@@ -1292,3 +1292,8 @@ def test_wrapped_data_train_as_their_source_does():
     ]
     assert steps[0] == steps[1] == steps[2]
     assert torch.equal(models[0][0].weight, models[2][0].weight)
+
+
+def test_the_example_is_the_first_of_validation_as_the_model_sees_it():
+    data = tiny_data()
+    assert torch.equal(data.example, data.splits["validation"][0][:1])

@@ -93,6 +93,25 @@ def test_zeros_that_were_there_do_not_matter(act, shapes, fed):
     assert feeding(model, torch.randn(2, 8)) == [f"p.{i}" for i in fed]
 
 
+def test_a_table_whose_rows_are_scaled_in_place_feeds_a_product():
+    table = nn.Embedding(10, 4, max_norm=1.0)
+    assert feeding(table, torch.randint(10, (2, 3))) == ["weight"]
+
+
+def test_what_cannot_be_worked_out_again_is_no_trouble():
+    class Solves(nn.Module):
+        """The inverse of a matrix, which it has no more where a row is 0."""
+
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.eye(8) + 1)
+
+        def forward(self, x):
+            return x @ torch.linalg.inv(torch.linalg.cholesky(self.w))
+
+    assert feeding(Solves(), torch.randn(2, 8)) == []
+
+
 class Symmetric(nn.Module):
     def forward(self, w):
         return w.triu() + w.triu(1).T
@@ -294,6 +313,18 @@ def test_the_same_model_is_watched_once_and_a_changed_one_anew():
     assert feeding(model, x) == ["gain"]
     model.forward = lambda x: model.inner(x)[:, None] * model.gain  # the forward pass
     assert feeding(model, x) == []
+
+
+def test_where_a_pass_cannot_be_watched_the_classes_decide():
+    class Shy(nn.Linear):
+        def forward(self, x):
+            if torch._C._len_torch_dispatch_stack():
+                raise RuntimeError("not while you look")
+            return super().forward(x)
+
+    assert feeding(Shy(8, 3), torch.ones(2, 8)) == ["weight"]
+    with pytest.raises(ValueError, match="prunable: Shy fails on the example in eval mode"):
+        verdicts(Shy(8, 3), torch.ones(2, 7))
 
 
 def test_what_is_known_of_a_model_goes_with_it():
