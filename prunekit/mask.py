@@ -159,6 +159,26 @@ class Mask(Mapping[str, Tensor]):
             }
         )
 
+    @classmethod
+    def left(
+        cls,
+        model: nn.Module,
+        biases: bool = False,
+        ignore: Iterable[str] = (),
+        example: Any = None,
+    ) -> Mask:
+        """The mask that keeps what was not removed before: every prunable weight that is not 0.
+
+        Methods begin with it, so that a pruned network is pruned further: its zeros stay, and
+        count. A parameter that is 0 throughout was never pruned but set so; all of it is kept.
+        """
+        ones = cls.ones(model, biases, ignore, example)
+        parameters = dict(model.named_parameters())
+        begun = {n: (parameters[n].detach() != 0).cpu() for n in ones}
+        return cls._sharing(
+            {n: b if b.any() and not b.all() else ones[n] for n, b in begun.items()}
+        )
+
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]
 

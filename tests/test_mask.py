@@ -366,3 +366,14 @@ def test_a_tied_weight_is_ignored_under_any_of_its_names():
     model["own"] = nn.Linear(4, 2)
     assert [*prunable(model, ignore=["decode.*"])] == ["own.weight"]
     assert [*prunable(model, ignore="decode.*")] == ["own.weight"]
+
+
+def test_what_is_left_is_what_is_not_0_where_not_all_is():
+    model = tiny_model()
+    half = torch.arange(96).view(12, 8) % 2 == 0
+    with torch.no_grad():
+        model[0].weight.masked_fill_(half, 0)
+        model[2].weight.zero_()
+    left = Mask.left(model)
+    assert torch.equal(left["0.weight"], ~half)
+    assert left["2.weight"].all()

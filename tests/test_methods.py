@@ -155,6 +155,27 @@ def test_nothing_returns_unless_the_method_regrows_and_then_not_by_pruning(metho
         before = step.mask
 
 
+def test_zeros_of_an_earlier_pruning_stay_and_count_unless_the_method_regrows(method, net):
+    model = net.model(0.0)
+    first = Mask.ones(model)
+    sparse = Mask({n: torch.arange(k.numel()).view(k.shape) % 3 == 0 for n, k in first.items()})
+    sparse.apply_(model)
+    for step in method(model, net.data(), **method.quick | {"epochs": 1}, seed=3):
+        assert step.mask & sparse == step.mask or method.regrows
+        told = sum(int((p != 0).sum()) for n, p in model.named_parameters() if n in step.mask)
+        assert told <= step.mask.kept
+    assert step.mask.sparsity >= 0.6
+
+
+def test_no_method_empties_a_layer(method):
+    knobs_ = knobs(method)
+    settings = {"sparsity": 0.999, "scope": "global"} if "sparsity" in knobs_ else {}
+    for scope in ("layer", "global") if "scope" in knobs_ else ("",):
+        given = settings | ({"scope": scope} if scope else {})
+        report = prune(method, tiny_model(), tiny_data(), **method.quick | given, seed=3, bar=False)
+        assert all(keep.any() for keep in report.mask.values())
+
+
 def test_prune_leaves_the_given_model_bit_identical(method, net):
     model = net.model(0.3)
     before = copy.deepcopy(model)

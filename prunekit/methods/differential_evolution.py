@@ -350,7 +350,7 @@ def differential_evolution(
     ignore: names of parameters to leave alone.
     """
     mask, done, failures = (
-        Mask.ones(model, biases, ignore, data.example),
+        Mask.left(model, biases, ignore, data.example),
         0,
         0,
     )  # done: rounds not taken back
