@@ -155,6 +155,7 @@ def test_cells_are_those_of_local_processes_though_it_was_ended_and_a_worker_die
         cells = grid(there, seconds=0.03)
         found = {cell.name: outcome for cell, outcome in outcomes(cells, dask=address)}
         killer.join()
+        client.wait_for_workers(2)  # or the cluster waits for the new one when it closes
     assert len(found) == 4
     assert str(found["fails"]) == str(local["fails"])
     for cell in cells[:3]:
