@@ -255,11 +255,14 @@ def repeatable(
         with _turns.among_others():
             before = Generators(device)
             try:
-                if (given := work(None)) is not None and not before.moved():
-                    return given
-            finally:
-                if before.moved():
-                    before.put_back()
+                given = work(None)
+            except BaseException:
+                before.put_back()
+                raise
+            if before.moved():
+                before.put_back()
+            elif given is not None:
+                return given
         _drawing.add(of)
     with seeded(seed, device) as draws:
         given = work(draws)
