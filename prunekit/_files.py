@@ -69,7 +69,7 @@ def _system_error(error: Exception) -> int | None:
     """The number of an error of the system; safetensors tells it in its text."""
     if isinstance(error, OSError):
         return error.errno
-    found = re.search(r"\(os error (\d+)\)", str(error))
+    found = re.search(r"\((?:os error|Os \{ code:) (\d+)", str(error))
     return int(found[1]) if found else None
 
 
