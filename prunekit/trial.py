@@ -79,8 +79,8 @@ def _culprit(model: nn.Module) -> str:
 
 def try_out(who: str, model: nn.Module, data: Data, trains: bool) -> tuple[float, float]:
     """Try a batch of two examples on a copy: forward, loss and metric; with `trains` also the
-    training mode and the backward pass. Gives about the seconds that an example takes in each; with
-    more at once it takes less.
+    training mode and the backward pass; each forward pass twice, which must agree. Gives about the
+    seconds that an example takes in each; with more at once it takes less.
 
     Raises ValueError that names the model, the data, the rule and what was found.
     """
@@ -89,18 +89,42 @@ def try_out(who: str, model: nn.Module, data: Data, trains: bool) -> tuple[float
     except ValueError:  # it can be trained in place all the same; buffers and gradients go back
         twin = model
     about = f"{type(model).__name__} on data {data.name}"
-    begun = time.perf_counter()
-    repeatably(twin, lambda: _try_out(about, twin, data))
+    start = time.perf_counter()
+    answers = repeatably(twin, lambda: _try_out(about, twin, data))
     judged = time.perf_counter()
-    if trains:
-        repeatably(twin, lambda: _try_training(f"{about}, while training", twin, data))
-    return (judged - begun) / FEW, (time.perf_counter() - judged) / FEW
+    again = repeatably(twin, lambda: _try_out(about, twin, data, answers=True))
+    _check_again(about, answers, again)
+    if not trains:
+        return (judged - start) / FEW, 0.0
+    about, begun = f"{about}, while training", time.perf_counter()
+    answers = repeatably(twin, lambda: _try_training(about, twin, data))
+    trained = time.perf_counter()
+    again = repeatably(twin, lambda: _try_training(about, twin, data, answers=True))
+    _check_again(about, answers, again)
+    return (judged - start) / FEW, (trained - begun) / FEW
 
 
-def _try_out(who: str, model: nn.Module, data: Data) -> None:
+def _check_again(who: str, one: Tensor, other: Tensor) -> None:
+    """Raise ValueError unless a model has answered twice alike, but for rounding."""
+    if one.shape == other.shape and torch.equal(one, other):
+        return
+    if one.shape != other.shape or (one - other).abs().max() > 0.01 * one.abs().max():
+        raise ValueError(
+            f"{who}: answers must be the same from the same state and seed, and are not. The model "
+            "draws from what no seed reaches, such as random.SystemRandom, the time or a "
+            "numpy.random.default_rng() made anew, or changes what is no buffer. Draw with torch, "
+            "random or numpy.random, or hold the generator as an attribute of a module."
+        )
+
+
+def _try_out(who: str, model: nn.Module, data: Data, answers: bool = False) -> Tensor:
+    """What the model answers to two examples; everything else that judging does is tried as well,
+    unless the `answers` are all that is asked for."""
     x, y = next(iter(data.batches("validation", FEW)))
     with torch.no_grad(), evaluating(model):
         outputs = _outputs(who, model, x)
+        if answers:
+            return outputs
         if data.classes and (outputs.ndim < 2 or outputs.shape[1] != len(data.classes)):
             raise ValueError(
                 f"{who}: outputs must have shape (n, {len(data.classes)}, ...), "
@@ -111,6 +135,7 @@ def _try_out(who: str, model: nn.Module, data: Data) -> None:
         if learned.dtype != y.dtype:  # probabilities
             _loss(who, data, outputs[: len(learned)], learned.to(outputs.device))
         _try_metric(who, data, outputs, y)
+        return outputs
 
 
 def _outputs(who: str, model: nn.Module, x: Any) -> Tensor:
@@ -178,7 +203,7 @@ def number(data: Data, what: str, value: Any) -> float:
         if isinstance(value, (str, bytes)):
             raise TypeError
         return float(value)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else f", {value!r}"
         raise ValueError(
             f"data {data.name}: the {what} must be one number for all examples, "
@@ -186,7 +211,8 @@ def number(data: Data, what: str, value: Any) -> float:
         ) from None
 
 
-def _try_training(who: str, model: nn.Module, data: Data) -> None:
+def _try_training(who: str, model: nn.Module, data: Data, answers: bool = False) -> Tensor:
+    """The same for training."""
     modes = [(module, module.training) for module in model.modules()]
     parameters = dict(model.named_parameters())
     gradients = {name: p.grad for name, p in parameters.items()}
@@ -197,11 +223,14 @@ def _try_training(who: str, model: nn.Module, data: Data) -> None:
         x, y = next(iter(data.batches("train", FEW, torch.Generator().manual_seed(0))))
         with torch.enable_grad(), LocalRandom(0):
             outputs = _outputs(who, model, x)
+            if answers:
+                return outputs.detach()
             loss = _loss(who, data, outputs, y.to(outputs.device))
             _backward(who, loss)
         for name, p in parameters.items():
             if p.grad is not None:
                 _check_gradient(who, name, p.grad)
+        return outputs.detach()
     finally:
         for name, p in parameters.items():
             p.grad = gradients[name]
