@@ -57,7 +57,10 @@ def copied(who: str, model: nn.Module) -> nn.Module:
 
 
 def _culprit(model: nn.Module) -> str:
-    """Which attribute cannot be copied, and what to do about it."""
+    """Which attribute or buffer cannot be copied, and what to do about it."""
+    for name, buffer in model.named_buffers():
+        if buffer.layout not in (torch.strided, torch.sparse_coo):
+            return f", because of {name}, a {buffer.layout} buffer (keep it as torch.sparse_coo)"
     for name, module in model.named_modules():
         for attribute, value in vars(module).items():
             if attribute in OF_TORCH:

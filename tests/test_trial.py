@@ -163,6 +163,14 @@ def test_a_model_that_cannot_be_copied_is_refused_with_what_it_holds(what):
         prune(magnitude, uncopied(what), tiny_data(), bar=False)
 
 
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_a_buffer_that_cannot_be_copied_is_named():
+    model = tiny_model()
+    model[0].register_buffer("near", torch.eye(3).to_sparse_csr())
+    with pytest.raises(ValueError, match=r"because of 0.near, a torch.sparse_csr buffer"):
+        prune(magnitude, model, tiny_data(), bar=False)
+
+
 def test_what_cannot_be_copied_is_trained_in_place_all_the_same():
     plain, held = tiny_model(), tiny_model()
     held[0].lock = threading.Lock()
