@@ -5,7 +5,6 @@ from __future__ import annotations
 import copyreg
 import errno
 import functools
-import glob
 import hashlib
 import inspect
 import json
@@ -70,7 +69,7 @@ def _system_error(error: Exception) -> int | None:
     """The number of an error of the system; safetensors tells it in its text."""
     if isinstance(error, OSError):
         return error.errno
-    found = re.search(r"\(os error (\d+)\)", str(error))
+    found = re.search(r"\((?:os error|Os \{ code:) (\d+)", str(error))
     return int(found[1]) if found else None
 
 
@@ -80,19 +79,19 @@ def _set_mode(path: Path, mode: int) -> None:
 
 
 _HOST = hashlib.blake2b(platform.node().encode(), digest_size=3).hexdigest()
-_LEFT_OVER = re.compile(r"(?:(?P<host>[0-9a-f]{6})-(?P<pid>\d+)-)?[0-9a-f]{6,8}\.tmp")
+_LEFT_OVER = re.compile(r"\.(?P<name>.+)\.((?P<host>[0-9a-f]{6})-(?P<pid>\d+)-)?[0-9a-f]{6,8}\.tmp")
 LONGEST = 24 * 60 * 60  # seconds that nobody needs to write one file
 
 
-def remove_left_over(folder: Path, name: str) -> None:
-    """Remove the temporary files of writers of `name` that are dead.
+def remove_left_over(folder: Path, name: str | None = None) -> None:
+    """Remove the temporary files in a folder, or those of the file `name`, whose writers are dead.
 
     A writer is dead if its process is, or, where that cannot be told (another machine's, Windows),
     if its file is older than a day.
     """
-    for path in folder.glob(f".{glob.escape(name)}.*.tmp"):
-        found = _LEFT_OVER.fullmatch(path.name.removeprefix(f".{name}."))
-        if found is None:  # of a file with a longer name
+    for path in folder.glob(".*.tmp"):
+        found = _LEFT_OVER.fullmatch(path.name)
+        if found is None or name not in (None, found["name"]):
             continue
         try:
             old = time.time() - path.stat().st_mtime > LONGEST

@@ -268,17 +268,18 @@ def repeatable(
     time. It must be such that it can be done again; None says that it has to be.
     """
     if of not in _drawing:
-        given, before = None, Generators(device)
+        before, moved = None, True
         try:
             with _turns.among_others():
                 before = Generators(device)
-                if (given := work(None)) is not None and not before.moved():
-                    return given
-                given = None
+                given = work(None)
+                moved = before.moved()
         finally:
-            if given is None and before.moved():
-                with _turns.alone():  # others look whether they have moved meanwhile
+            if moved and before is not None and before.moved():
+                with _turns.alone():  # others look whether theirs have moved meanwhile
                     before.put_back()
+        if not moved and given is not None:
+            return given
         _drawing.add(of)
     with seeded(seed, device) as draws:
         given = work(draws)

@@ -164,8 +164,11 @@ def load_into(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, Any]:
     except (OSError, SafetensorError) as error:
         why = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
         raise ValueError(f"checkpoint: {file} {why}: {error}") from error
-    whole = content_key(tensors) == info.get("tensors")
-    if not (whole if "format" in info else _checksum(file) == info.get("sha256")):
+    if "format" in info:
+        whole = content_key(tensors) == info.get("tensors")
+    else:  # the first form had a checksum of the file
+        whole = _checksum(file) == info.get("sha256")
+    if not whole:
         raise ValueError(f"checkpoint: {file} is damaged, or does not belong to {text}")
     own = model.state_dict()
     state = _with_tied(tensors, own, info.get("tied", {}))

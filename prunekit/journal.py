@@ -38,6 +38,7 @@ from prunekit._files import (
     check_version,
     describe,
     home,
+    remove_left_over,
     replacing,
     seal,
     tensor_bytes,
@@ -176,8 +177,9 @@ class Journal:
             raise Locked(f"journal {self.path}: is in use by another run") from None
         try:
             self._read(header, model)
-            for left_over in self.path.glob(".fit-*.tmp"):  # nobody else writes here
+            for left_over in self.path.glob(".fit-*.tmp"):  # nobody else writes these
                 left_over.unlink(missing_ok=True)
+            remove_left_over(self.path)
             check_room(self.path, _fit_bytes(model, knobs), f"{who}: a fit in the journal")
             self._log = FileIO(self._log_path, "a")
             _opened.add(self)

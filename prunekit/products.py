@@ -775,7 +775,11 @@ def _state(model: nn.Module, x: Any) -> Any:
     ]
     hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()]
     shapes = [(type(x), *((a.shape, a.dtype) for a in _tensors(x)))]
-    return structure(model), named, hooks, shapes
+    try:
+        told: object = structure(model)
+    except TypeError:  # something in it cannot be told from another: not known again
+        told = object()
+    return told, named, hooks, shapes
 
 
 def watch(model: nn.Module, x: Any) -> Watched:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -205,14 +205,19 @@ def reproduce(
 def _try_places(cells: Sequence[Cell], here: bool) -> None:
     """Raise OSError if what comes of the cells, computed here or elsewhere, cannot be written."""
     for cell in cells:
-        with torch.device("meta"):
-            network = models.MODELS[cell.arm.model]()
-        size = sum(4 * tensor.numel() for tensor in network.parameters())
+        size = _bytes(cell.arm.model)
         try_place(cell.path, 1_000_000)
         if cell.weights is not None:
             try_place(f"{cell.weights}.safetensors", size)
         if here:  # a fit with momentum, and the one that takes its place
             try_place((cell.journals or home() / "journals" / cell.experiment.name) / "x", 4 * size)
+
+
+@lru_cache
+def _bytes(model: str) -> int:
+    with torch.device("meta"):
+        network = models.MODELS[model]()
+    return sum(4 * tensor.numel() for tensor in network.parameters())
 
 
 # Computes cells, and gives each with its record or what ended it.

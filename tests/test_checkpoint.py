@@ -287,14 +287,15 @@ def test_what_is_no_description_is_refused_by_name(tmp_path, text):
         checkpoint.read_info(tmp_path / "m")
 
 
-def test_a_newer_format_is_refused_by_name_and_the_first_is_read(tmp_path):
+@pytest.mark.parametrize("form", ["format_1", "format_2"])
+def test_a_newer_format_is_refused_by_name_and_every_other_is_read(tmp_path, form):
     checkpoint.save(tmp_path / "m", tiny_model(), {})
     newer = seal(json.loads((tmp_path / "m.json").read_text()), checkpoint.FORMAT + 1)
     (tmp_path / "m.json").write_text(json.dumps(newer))
     with pytest.raises(ValueError, match=r"m\.json is of a newer format, 3; .*Update prunekit"):
         checkpoint.read_info(tmp_path / "m")
     model = fixture_model()
-    info = checkpoint.load_into(model, FIXTURES / "format_1" / "report")
+    info = checkpoint.load_into(model, FIXTURES / form / "report")
     assert (info["method"], info["sparsity"]) == ("magnitude", 0.5)
     assert int((model[0].weight != 0).sum() + (model[3].weight != 0).sum()) == 21
 

@@ -566,7 +566,7 @@ class Read(Data):
 
     def batches(self, split, size, generator=None):
         for batch in super().batches(split, size, generator):
-            if split == "validation":
+            if split == "validation" and size > 1:  # one is to find out how many fit into memory
                 self.given.append(len(batch[1]))
             yield batch
 

@@ -406,13 +406,15 @@ def test_a_cell_of_a_newer_format_is_refused_by_name(toy, tmp_path):
             ask()
 
 
-FIRST = Path(__file__).parent / "fixtures" / "format_1" / "cells"
+FIXTURES = Path(__file__).parent / "fixtures"
 
 
-def test_cells_and_masks_of_the_first_format_are_read(toy, tmp_path, monkeypatch):
+@pytest.mark.parametrize("form", ["format_1", "format_2"])
+def test_cells_and_masks_of_every_format_are_read(toy, tmp_path, monkeypatch, form):
+    folder = FIXTURES / form / "cells"
     toy(dict(showcase="once 0.5"))
-    assert [(c["seed"], c["kept"]) for c in recorded("toy", FIRST)] == [(0, 81), (1, 81)]
-    monkeypatch.setattr(experiments.records, "shipped_results", lambda name: FIRST)
+    assert [(c["seed"], c["kept"]) for c in recorded("toy", folder)] == [(0, 81)]
+    monkeypatch.setattr(experiments.records, "shipped_results", lambda name: folder)
     steps = experiments.showcase("toy")
     assert [s.mask.kept for s in steps] == [93, 93, 93, 66, 66, 66]
 
@@ -436,7 +438,6 @@ def test_masks_that_are_damaged_or_another_cells_are_refused_by_name(toy, tmp_pa
         except ValueError as error:
             told = str(error)
         assert str(file) in told
-    file.write_bytes((FIRST / "showcase.npz").read_bytes())
     file.write_bytes(whole[: len(whole) // 2])
     assert not is_done(made)
     np.savez(file, **{"0 0.weight": np.array([12, 8])})

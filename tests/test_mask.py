@@ -198,8 +198,9 @@ def test_every_flipped_bit_is_told_or_changes_nothing():
             assert told.startswith("mask: ")
 
 
-def test_the_first_form_is_read_and_a_newer_one_refused():
-    packed = (Path(__file__).parent / "fixtures" / "format_1" / "mask.bin").read_bytes()
+@pytest.mark.parametrize("form", ["format_1", "format_2"])
+def test_every_format_is_read_and_a_newer_one_refused(form):
+    packed = (Path(__file__).parent / "fixtures" / form / "mask.bin").read_bytes()
     mask = Mask.from_bytes(packed)
     keep = {"w": [[True, False, True], [False, True, True]], "b": [True, False]}
     assert {name: tensor.tolist() for name, tensor in mask.items()} == keep

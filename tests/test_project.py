@@ -93,6 +93,14 @@ def test_an_old_python_or_one_without_venv_gets_one_line(tmp_path):
         assert words in done.stderr
 
 
+@pytest.mark.parametrize("words", [[], ["lowest"], ["oldest:3.11"]])
+def test_versions_are_tried_only_of_sets_that_can_be(words):
+    script = [sys.executable, ROOT / "tools/try_versions.py", *words]
+    done = subprocess.run(script, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "lowest:PYTHON" in done.stderr
+
+
 def test_a_wheel_carries_notebooks_weights_and_digits(wheel):
     with zipfile.ZipFile(wheel) as opened:
         listing = "\n".join(opened.namelist())

@@ -317,8 +317,9 @@ def test_a_mask_is_unpacked_to_the_length_of_its_shapes_and_no_further(finished)
         report_module._unpacked(zlib.compress(packed)[:-3])
 
 
-def test_the_report_of_the_first_version_is_read():
-    mask = load_mask(Path(__file__).parent / "fixtures" / "format_1" / "report")
+@pytest.mark.parametrize("form", ["format_1", "format_2"])
+def test_a_report_of_every_format_is_read(form):
+    mask = load_mask(Path(__file__).parent / "fixtures" / form / "report")
     assert (mask.kept, mask.total) == (21, 42)
 
 

@@ -16,6 +16,7 @@ from tiny import tiny_data
 
 from prunekit import experiments, show
 from prunekit.__main__ import _parser, main
+from prunekit._files import seal
 from prunekit.experiments.cells import _read
 from prunekit.journal import Locked
 from prunekit.steps import Stopped
@@ -297,7 +298,7 @@ def test_a_cell_computed_again_agrees_until_its_record_is_another(full_mnist, tm
     (path,) = folder.glob("*.json")
     cell = json.loads(path.read_text())
     cell["after"]["test"] += 1
-    path.write_text(json.dumps(cell))
+    path.write_text(json.dumps(seal(cell, cell["format"])))
     assert main([*words, "--again", "--results", str(tmp_path / "again")]) == 1
     said, n = capsys.readouterr(), cell["after"]["test"]
     assert f"{line}: not: after, test: {n} against {n - 1}\n" in said.out
