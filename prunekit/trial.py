@@ -93,41 +93,46 @@ def try_out(who: str, model: nn.Module, data: Data, trains: bool) -> tuple[float
         twin = model
     about = f"{type(model).__name__} on data {data.name}"
     start = time.perf_counter()
-    answers = repeatably(twin, lambda: _try_out(about, twin, data))
+    answers, seen = repeatably(twin, lambda: _try_out(about, twin, data))
     judged = time.perf_counter()
-    again = repeatably(twin, lambda: _try_out(about, twin, data, answers=True))
+    again, _ = repeatably(twin, lambda: _try_out(about, twin, data, seen))
     _check_again(about, answers, again)
     if not trains:
         return (judged - start) / FEW, 0.0
     about, begun = f"{about}, while training", time.perf_counter()
-    answers = repeatably(twin, lambda: _try_training(about, twin, data))
+    answers, seen = repeatably(twin, lambda: _try_training(about, twin, data))
     trained = time.perf_counter()
-    again = repeatably(twin, lambda: _try_training(about, twin, data, answers=True))
+    again, _ = repeatably(twin, lambda: _try_training(about, twin, data, seen))
     _check_again(about, answers, again)
     return (judged - start) / FEW, (trained - begun) / FEW
 
 
-def _check_again(who: str, one: Tensor, other: Tensor) -> None:
-    """Raise ValueError unless a model has answered twice alike, but for rounding."""
-    if one.shape == other.shape and torch.equal(one, other):
-        return
-    if one.shape != other.shape or (one - other).abs().max() > 0.01 * one.abs().max():
-        raise ValueError(
-            f"{who}: answers must be the same from the same state and seed, and are not. The model "
-            "draws from what no seed reaches, such as random.SystemRandom, the time or a "
-            "numpy.random.default_rng() made anew, or changes what is no buffer. Draw with torch, "
-            "random or numpy.random, or hold the generator as an attribute of a module."
-        )
+def _check_again(who: str, first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> None:
+    """Raise ValueError unless answers and loss are twice alike, but for rounding."""
+    for one, other in zip(first, second, strict=True):
+        if one.shape == other.shape and torch.equal(one, other):
+            continue
+        if one.shape != other.shape or (one - other).abs().max() > 0.01 * one.abs().max():
+            raise ValueError(
+                f"{who}: answers and loss must be the same from the same state and seed, and are "
+                "not. The model or the loss draws from what no seed reaches, such as "
+                "random.SystemRandom, the time or a numpy.random.default_rng() made anew, or "
+                "changes what is no buffer. Draw with torch, random or numpy.random, or hold the "
+                "generator as an attribute of a module."
+            )
 
 
-def _try_out(who: str, model: nn.Module, data: Data, answers: bool = False) -> Tensor:
+Answers = tuple[tuple[Tensor, ...], tuple[Any, Tensor]]  # and the batch to which they belong
+
+
+def _try_out(who: str, model: nn.Module, data: Data, seen: Any = None) -> Answers:
     """What the model answers to two examples; everything else that judging does is tried as well,
-    unless the `answers` are all that is asked for."""
-    x, y = next(iter(data.batches("validation", FEW)))
+    unless the batch is one that was `seen` before."""
+    x, y = seen or next(iter(data.batches("validation", FEW)))
     with torch.no_grad(), evaluating(model):
         outputs = _outputs(who, model, x)
-        if answers:
-            return outputs
+        if seen:
+            return (outputs,), seen
         if data.classes and (outputs.ndim < 2 or outputs.shape[1] != len(data.classes)):
             raise ValueError(
                 f"{who}: outputs must have shape (n, {len(data.classes)}, ...), "
@@ -138,7 +143,7 @@ def _try_out(who: str, model: nn.Module, data: Data, answers: bool = False) -> T
         if learned.dtype != y.dtype:  # probabilities
             _loss(who, data, outputs[: len(learned)], learned.to(outputs.device))
         _try_metric(who, data, outputs, y)
-        return outputs
+        return (outputs,), (x, y)
 
 
 def _outputs(who: str, model: nn.Module, x: Any) -> Tensor:
@@ -214,8 +219,8 @@ def number(data: Data, what: str, value: Any) -> float:
         ) from None
 
 
-def _try_training(who: str, model: nn.Module, data: Data, answers: bool = False) -> Tensor:
-    """The same for training."""
+def _try_training(who: str, model: nn.Module, data: Data, seen: Any = None) -> Answers:
+    """The same for training, with the loss; a batch that was `seen` needs no backward pass."""
     modes = [(module, module.training) for module in model.modules()]
     parameters = dict(model.named_parameters())
     gradients = {name: p.grad for name, p in parameters.items()}
@@ -223,17 +228,18 @@ def _try_training(who: str, model: nn.Module, data: Data, answers: bool = False)
         model.train()
         for p in parameters.values():
             p.grad = None
-        x, y = next(iter(data.batches("train", FEW, torch.Generator().manual_seed(0))))
+        x, y = seen or next(iter(data.batches("train", FEW, torch.Generator().manual_seed(0))))
         with torch.enable_grad(), LocalRandom(0):
             outputs = _outputs(who, model, x)
-            if answers:
-                return outputs.detach()
             loss = _loss(who, data, outputs, y.to(outputs.device))
+            found = outputs.detach().clone(), loss.detach().clone()
+            if seen:
+                return found, seen
             _backward(who, loss)
         for name, p in parameters.items():
             if p.grad is not None:
                 _check_gradient(who, name, p.grad)
-        return outputs.detach()
+        return found, (x, y)
     finally:
         for name, p in parameters.items():
             p.grad = gradients[name]

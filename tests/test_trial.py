@@ -261,8 +261,19 @@ class Unseeded(nn.Module):
 
 
 def test_a_model_that_draws_from_what_no_seed_reaches_is_refused():
-    with pytest.raises(ValueError, match="tiny: answers must be the same from the same state"):
+    with pytest.raises(
+        ValueError, match="tiny: answers and loss must be the same from the same state"
+    ):
         tried(Unseeded(True))
-    with pytest.raises(ValueError, match="tiny, while training: answers must be the same"):
+    with pytest.raises(ValueError, match="tiny, while training: answers and loss must be the same"):
         tried(Unseeded(False))
     tried(Unseeded(False), trains=False)
+
+
+def unseeded_loss(outputs, y):
+    return F.cross_entropy(outputs, y) * (1 + np.random.default_rng().random())
+
+
+def test_a_loss_that_draws_from_what_no_seed_reaches_is_refused():
+    with pytest.raises(ValueError, match="answers and loss must be the same from the same state"):
+        tried(tiny_model(), Data(tiny_data().splits, loss=unseeded_loss))
