@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
+import random
 import re
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import CodeType, FunctionType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -179,19 +182,95 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def plain_attributes(model: nn.Module) -> dict[tuple[str, str], Any]:
+    """Numbers, words and the like that modules hold beside their tensors, such as a counter, by the
+    module's name and their own."""
+    return {
+        (name, attribute): value
+        for name, module in model.named_modules()
+        for attribute, value in vars(module).items()
+        if type(value) in _PLAIN and attribute not in OF_TORCH
+    }
+
+
+def put_back_attributes(model: nn.Module, attributes: Mapping[tuple[str, str], Any]) -> None:
+    """Turns `plain_attributes` around."""
+    modules = dict(model.named_modules())
+    for (name, attribute), value in attributes.items():
+        modules[name].__dict__[attribute] = value
+
+
+_PLAIN = (bool, int, float, str, type(None))  # what JSON has
+
+
+@contextmanager
+def own_generators(model: nn.Module, seed: int | None = None) -> Iterator[None]:
+    """Generators that modules hold as attributes are afterwards what they were; with `seed`, they
+    begin from it."""
+    held = [
+        value
+        for module in model.modules()
+        for value in vars(module).values()
+        if type(value) in _GENERATORS
+    ]
+    begun = [copy.deepcopy(_GENERATORS[type(g)].state(g)) for g in held]
+    try:
+        if seed is not None:
+            for g in held:
+                _GENERATORS[type(g)].seed(g, seed)
+        yield
+    finally:
+        for g, state in zip(held, begun, strict=True):
+            _GENERATORS[type(g)].put_back(g, state)
+
+
+class _Kind(NamedTuple):
+    """What a kind of generators is handled with."""
+
+    state: Callable[[Any], Any]
+    put_back: Callable[[Any, Any], Any]
+    seed: Callable[[Any, int], Any]
+
+
+def _to_bits(g: np.random.Generator, state: Any) -> None:
+    g.bit_generator.state = state
+
+
+_GENERATORS = {
+    torch.Generator: _Kind(
+        torch.Generator.get_state, torch.Generator.set_state, torch.Generator.manual_seed
+    ),
+    random.Random: _Kind(random.Random.getstate, random.Random.setstate, random.Random.seed),
+    np.random.Generator: _Kind(
+        lambda g: g.bit_generator.state,
+        _to_bits,
+        lambda g, seed: _to_bits(g, type(g.bit_generator)(seed).state),
+    ),
+    np.random.RandomState: _Kind(
+        np.random.RandomState.get_state,
+        np.random.RandomState.set_state,
+        lambda g, seed: g.seed(seed % 2**32),
+    ),
+}
+
+
 def repeatably(model: nn.Module, work: Callable[[], T]) -> T:
     """What ``work()`` gives with a model, the same every time: what is drawn comes from a seed, and
-    buffers that move meanwhile go back. It may be done twice."""
+    what moves meanwhile goes back: buffers, plain attributes, generators that the model holds. It
+    may be done twice."""
     buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
+    attributes = plain_attributes(model)
 
     def once(draws: LocalRandom | None) -> tuple[T]:
         try:
-            return (work(),)
+            with own_generators(model):
+                return (work(),)
         finally:
             with torch.no_grad():
                 for name, b in model.named_buffers():
                     if name in buffers:
                         b.copy_(buffers[name])
+            put_back_attributes(model, attributes)
 
     return repeatable(once, model, device_of(model))[0]
 

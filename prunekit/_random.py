@@ -66,13 +66,18 @@ class LocalRandom(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        seeded = kwargs.get("generator") is not None
-        if seeded or torch.Tag.nondeterministic_seeded not in func.tags:
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*args, **kwargs)
+        names = [a.name for a in func._schema.arguments]
+        given = dict(zip(names, args, strict=False)) | kwargs
+        if given.get("generator") is not None:
             return func(*args, **kwargs)
         first = args[0] if args and isinstance(args[0], Tensor) else None
         device = first.device if first is not None else torch.device(kwargs.get("device") or "cpu")
-        if any(a.name == "generator" for a in func._schema.arguments):
-            return func(*args, **{**kwargs, "generator": self.generator(device)})
+        if "generator" in names:  # among others, or a keyword
+            args = args[: names.index("generator")]
+            rest = {name: a for name, a in given.items() if name not in names[: len(args)]}
+            return func(*args, **rest | {"generator": self.generator(device)})
         drawn = _WITHOUT_GENERATOR.get(func.overloadpacket)
         if drawn is not None:
             return drawn(self.generator(device), *args, **kwargs)
@@ -103,6 +108,11 @@ def _native_dropout(
     return x * keep * scale, keep.bool()
 
 
+def _randint_like(generator: torch.Generator, x: Tensor, *bounds: Any, **form: Any) -> Tensor:
+    low, high = map(int, (0, *bounds)[-2:])
+    return torch.empty_like(x, **form).random_(low, high, generator=generator)
+
+
 # Operators that draw but take no generator.
 _WITHOUT_GENERATOR: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.native_dropout: _native_dropout,
@@ -110,6 +120,7 @@ _WITHOUT_GENERATOR: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.randn_like: lambda g, x, **kw: torch.empty_like(x, **kw).normal_(generator=g),
     torch.ops.aten.rand: lambda g, *size, **kw: torch.rand(*size, **kw, generator=g),
     torch.ops.aten.randn: lambda g, *size, **kw: torch.randn(*size, **kw, generator=g),
+    torch.ops.aten.randint_like: _randint_like,
     torch.ops.aten.randint: lambda g, *bounds, **kw: torch.randint(*bounds, **kw, generator=g),
     torch.ops.aten.randperm: lambda g, n, **kw: torch.randperm(n, **kw, generator=g),
 }
@@ -229,10 +240,15 @@ def _leaves(state: Any) -> list[Any]:
 def seeded(seed: int, device: torch.device) -> Iterator[LocalRandom]:
     """All draws inside come from a seed, Python's and numpy's too, and leave no trace.
 
-    These two belong to the process: one thread at a time is inside.
+    These two belong to the process, as does torch's own generator where it is named: one thread at
+    a time is inside.
     """
     with _turns.alone():
         before = Generators(device)
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)
         try:
@@ -252,17 +268,18 @@ def repeatable(
     time. It must be such that it can be done again; None says that it has to be.
     """
     if of not in _drawing:
-        with _turns.among_others():
-            before = Generators(device)
-            try:
+        before, moved = None, True
+        try:
+            with _turns.among_others():
+                before = Generators(device)
                 given = work(None)
-            except BaseException:
-                before.put_back()
-                raise
-            if before.moved():
-                before.put_back()
-            elif given is not None:
-                return given
+                moved = before.moved()
+        finally:
+            if moved and before is not None and before.moved():
+                with _turns.alone():  # others look whether theirs have moved meanwhile
+                    before.put_back()
+        if not moved and given is not None:
+            return given
         _drawing.add(of)
     with seeded(seed, device) as draws:
         given = work(draws)

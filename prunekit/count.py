@@ -41,7 +41,8 @@ def macs(model: nn.Module, x: Any, mask: Mask | None = None) -> Macs:
 
     Every matrix product, convolution and dot product counts, wherever in the code it stands; a
     product with a masked parameter, or with what is worked out from one without the input, counts
-    its kept share in `sparse`. Biases, activations, pooling and normalisation are not counted.
+    its kept share in `sparse`. Biases, activations, pooling, normalisation and elementwise products
+    that are not summed up at once, outer ones among them, are not counted.
 
     No setting of the process is changed: other threads may go on training meanwhile.
 

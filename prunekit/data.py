@@ -80,7 +80,9 @@ class Data:
     classes, or float32 targets; for training also `(n, classes)` float32 probabilities, such as a
     teacher's answers. Inputs and targets lose their gradients. `loss(outputs, y)` gives a scalar
     tensor; `metric(outputs, y)` gives a float over a whole split, larger is better.
-    `augment(x, generator)` is applied to training batches.
+    `augment(x, generator)` is applied to training batches. It and the metric may draw with torch,
+    random or numpy.random; from a generator made anew at each call they get what no seed brings
+    back.
 
     `key` is for those who know all this by another name than its checksum, such as what it was
     computed from where its last bits depend on the processor. Parts of the data have keys of their

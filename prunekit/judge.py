@@ -58,7 +58,8 @@ def judge(
     output or the metric is NaN or infinite. The same every time: what a model draws while it is
     evaluated comes from a seed, and its buffers end as they were.
 
-    Raises ValueError if the data give no batch of the split, or the metric gives no number.
+    Raises ValueError if the data give no batch of the split, the model nothing for one, or the
+    metric no number.
     """
     data = wrap(data)
     return repeatably(model, lambda: _judge(model, data, run, split, limit))
@@ -69,6 +70,11 @@ def _judge(model: nn.Module, data: Data, run: Run, split: str, limit: float) -> 
     extremes: list[Tensor] = []  # of the outputs; those of NaN are NaN
     kept: list[tuple[Tensor, Tensor]] = []
     for outputs, y in _outputs(model, data, run, split):
+        if not outputs.numel():
+            raise ValueError(
+                f"judge: outputs of {type(model).__name__} must hold a number, got shape "
+                f"{tuple(outputs.shape)}"
+            )
         real = torch.view_as_real(outputs) if outputs.is_complex() else outputs
         extremes += real.aminmax()  # one pass, where isfinite makes several
         if not data.counts_errors:

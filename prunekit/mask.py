@@ -174,7 +174,7 @@ class Mask(Mapping[str, Tensor]):
         """
         ones = cls.ones(model, biases, ignore, example)
         parameters = dict(model.named_parameters())
-        begun = {n: (parameters[n].detach() != 0).cpu() for n in ones}
+        begun = {n: (parameters[n].detach() != 0).cpu().contiguous() for n in ones}
         return cls._sharing(
             {n: b if b.any() and not b.all() else ones[n] for n, b in begun.items()}
         )

@@ -67,6 +67,7 @@ class Product:
 _MATRICES = {
     "mm": 0, "bmm": 0, "mv": 0, "dot": 0, "vdot": 0, "addmm": 1, "baddbmm": 1, "addbmm": 1,
     "addmv": 1, "addr": 1, "_addmm_activation": 1, "_scaled_mm": 0, "_int_mm": 0,
+    "_sparse_addmm": 1, "_sparse_sparse_matmul": 0, "_sparse_mm_reduce_impl": 0,
 }  # fmt: skip
 # Layers in one operator: each of its matrices meets every row of the input once.
 _LAYERS = (
@@ -127,7 +128,11 @@ def _matrices(name: str, a: Tensor, b: Tensor) -> Product:
         a, b = a.unsqueeze(1), b.unsqueeze(0)
     a = a.unsqueeze(0) if a.ndim == 1 else a
     b = b.unsqueeze(1) if b.ndim == 1 else b
-    return Product(a.numel() * b.shape[-1], (a, b), "matrices")
+    count = a.numel() * b.shape[-1]
+    for sparse in (t for t in (a, b) if t.layout is not torch.strided):
+        count = count * sparse._nnz() // max(sparse.numel(), 1)  # it costs what it stores
+    dense = tuple(t for t in (a, b) if t.layout is torch.strided)
+    return Product(count, dense, "matrices" if len(dense) == 2 else "shares")
 
 
 def _layer(given: dict[str, Any]) -> Iterator[Product]:
@@ -406,7 +411,7 @@ class Watcher(TorchDispatchMode):
         if name == "mul" and all(isinstance(a, Tensor) for a in args) and _tensors(out):
             self.multiplied = _memory(out), args[:2]
         elif (
-            name == "sum"
+            name in ("sum", "mean")
             and before
             and _tensors(args[0])
             and _memory(args[0]) == before[0]

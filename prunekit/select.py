@@ -153,14 +153,15 @@ def _without_smallest(
     limit = _nth_smallest(scores, eligible, n, kind)
     kept, ties = {}, n
     for name, may_go in eligible.items():
-        goes = (scores[name].detach().cpu().to(kind) < limit).logical_and_(may_go)
+        # In the order of the mask: scores lie as their parameter does, channels last, say.
+        goes = (scores[name].detach().cpu().to(kind) < limit).contiguous().logical_and_(may_go)
         kept[name] = within[name] & ~goes
         ties -= int(goes.sum())
     for name, may_go in eligible.items():
         if ties <= 0:
             break
         equal = (scores[name].detach().cpu().to(kind) == limit).logical_and_(may_go)
-        places = equal.view(-1).nonzero().flatten()[:ties]
+        places = equal.flatten().nonzero().flatten()[:ties]
         kept[name].view(-1)[places] = False
         ties -= len(places)
     return kept

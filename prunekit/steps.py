@@ -98,7 +98,8 @@ class Run:
     `journal` is a `prunekit.journal.Journal` to resume from, or None; `stop` is an event that is
     polled at every minibatch; `memory` is about how many bytes a forward pass may take for what it
     computes outside training, where batches are as large as that allows (None: 64 MiB on a CPU,
-    2 GiB on an accelerator).
+    2 GiB on an accelerator). What draws, counts or norms a batch at a time in eval mode, as batch
+    norm that is left in training mode does, answers otherwise in batches of another size.
 
     Raises TypeError or ValueError that names what is none of these.
     """

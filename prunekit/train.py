@@ -24,8 +24,11 @@ from prunekit._modules import (
     device_of,
     lay_out,
     named_tensors,
+    own_generators,
     place,
+    plain_attributes,
     put_back,
+    put_back_attributes,
     snapshot,
     state_key,
 )
@@ -352,6 +355,8 @@ class _Past:
         rest |= _prefixed("e.", self.early_weights if self.early else None)
         tensors = {f"w.{name}": tensor.detach().clone() for name, tensor in now.items()} | rest
         extra = {"form": form, "winner": self.winner, "optimizer": optimizer}
+        if moved := loop.moved_attributes():
+            extra["attributes"] = moved
         if math.isfinite(self._value):
             extra["value"] = self._value
         return Fit(epoch, [*self.metrics], self.masks, tensors, extra)
@@ -387,11 +392,12 @@ class _State:
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
         self.model, self.optimizer = model, optimizer
-        self.weights = snapshot(model)
+        self.weights, self.attributes = snapshot(model), plain_attributes(model)
         self.moments = [(p, copy.deepcopy(state)) for p, state in optimizer.state.items()]
 
     def put_back(self) -> None:
         put_back(self.model, self.weights)
+        put_back_attributes(self.model, self.attributes)
         self.optimizer.state.clear()
         self.optimizer.state.update(self.moments)
 
@@ -425,6 +431,7 @@ class _Loop:
         self.schedule, self.peak = SCHEDULES[tuning["schedule"]], tuning["peak"]
         self.seed, self.run, self.device = seed, run, device_of(model)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.attributes = plain_attributes(model)
         self.minibatches = data.minibatches(self.batch)  # may refuse; torch.optim takes its time
         groups = _groups(model, decay, tuning["weight_decay"])
         self.optimizer = OPTIMIZERS[tuning["optimizer"]](groups, self.lr, tuning["momentum"])
@@ -432,12 +439,13 @@ class _Loop:
     @contextmanager
     def all_or_nothing(self) -> Iterator[None]:
         """On any exception inside, the weights and buffers from before return."""
-        before = snapshot(self.model)
+        before, attributes = snapshot(self.model), plain_attributes(self.model)
         try:
             yield
         except BaseException as error:
             self._lay_out(torch.contiguous_format)
             put_back(self.model, before)
+            put_back_attributes(self.model, attributes)
             if isinstance(error, _NotFinite):
                 why = self._why(*error.args)
                 put_back(self.model, before)  # buffers have moved
@@ -460,19 +468,21 @@ class _Loop:
 
         Those of the forward pass always do. Where others are seen, of the backward pass, the data,
         the penalty or of Python's and numpy's generators, the epoch begins anew with all of them
-        under the seed, which costs too much to be done for everybody.
+        under the seed, which costs too much to be done for everybody. Generators that the model
+        holds begin from the seed, too, and end as they were.
         """
         seed = derive(self.seed, "draws", epoch)
         start = _State(self.model, self.optimizer)
 
         def train(draws: LocalRandom | None) -> tuple[float, Mask] | None:
             try:
-                if draws is not None:
-                    start.put_back()
-                    self._lay_out(torch.contiguous_format)
-                    return self._minibatches(epoch, mask, draws)
-                outside = Generators(self.device)
-                return self._minibatches(epoch, mask, LocalRandom(seed), outside)
+                with own_generators(self.model, seed):
+                    if draws is not None:
+                        start.put_back()
+                        self._lay_out(torch.contiguous_format)
+                        return self._minibatches(epoch, mask, draws)
+                    outside = Generators(self.device)
+                    return self._minibatches(epoch, mask, LocalRandom(seed), outside)
             except _Drawn:
                 return None
 
@@ -609,6 +619,11 @@ class _Loop:
                     plain[f"{i}.{name}"] = value
         return tensors, plain
 
+    def moved_attributes(self) -> list[Any]:
+        """Plain attributes that this fit has changed, such as counters: module, name, value."""
+        now = plain_attributes(self.model).items()
+        return [[*place, value] for place, value in now if self.attributes.get(place) != value]
+
     def resume(self, saved: Fit, past: _Past, finished: bool) -> None:
         """Give the model, or what the fit ends on, and the optimiser their recorded state."""
         weights = _unprefixed("w.", saved.tensors)
@@ -618,6 +633,8 @@ class _Loop:
             put_back(self.model, weights)
         else:
             past.best_weights = weights
+        moved = {(module, name): value for module, name, value in saved.extra.get("attributes", ())}
+        put_back_attributes(self.model, moved)
         for name, value in _unprefixed("o.", saved.tensors).items():
             i, key = name.split(".", 1)
             p = self.parameters[int(i)]

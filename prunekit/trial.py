@@ -57,7 +57,10 @@ def copied(who: str, model: nn.Module) -> nn.Module:
 
 
 def _culprit(model: nn.Module) -> str:
-    """Which attribute cannot be copied, and what to do about it."""
+    """Which attribute or buffer cannot be copied, and what to do about it."""
+    for name, buffer in model.named_buffers():
+        if buffer.layout not in (torch.strided, torch.sparse_coo):
+            return f", because of {name}, a {buffer.layout} buffer (keep it as torch.sparse_coo)"
     for name, module in model.named_modules():
         for attribute, value in vars(module).items():
             if attribute in OF_TORCH:
@@ -79,8 +82,8 @@ def _culprit(model: nn.Module) -> str:
 
 def try_out(who: str, model: nn.Module, data: Data, trains: bool) -> tuple[float, float]:
     """Try a batch of two examples on a copy: forward, loss and metric; with `trains` also the
-    training mode and the backward pass. Gives about the seconds that an example takes in each; with
-    more at once it takes less.
+    training mode and the backward pass; each forward pass twice, which must agree. Gives about the
+    seconds that an example takes in each; with more at once it takes less.
 
     Raises ValueError that names the model, the data, the rule and what was found.
     """
@@ -89,18 +92,47 @@ def try_out(who: str, model: nn.Module, data: Data, trains: bool) -> tuple[float
     except ValueError:  # it can be trained in place all the same; buffers and gradients go back
         twin = model
     about = f"{type(model).__name__} on data {data.name}"
-    begun = time.perf_counter()
-    repeatably(twin, lambda: _try_out(about, twin, data))
+    start = time.perf_counter()
+    answers, seen = repeatably(twin, lambda: _try_out(about, twin, data))
     judged = time.perf_counter()
-    if trains:
-        repeatably(twin, lambda: _try_training(f"{about}, while training", twin, data))
-    return (judged - begun) / FEW, (time.perf_counter() - judged) / FEW
+    again, _ = repeatably(twin, lambda: _try_out(about, twin, data, seen))
+    _check_again(about, answers, again)
+    if not trains:
+        return (judged - start) / FEW, 0.0
+    about, begun = f"{about}, while training", time.perf_counter()
+    answers, seen = repeatably(twin, lambda: _try_training(about, twin, data))
+    trained = time.perf_counter()
+    again, _ = repeatably(twin, lambda: _try_training(about, twin, data, seen))
+    _check_again(about, answers, again)
+    return (judged - start) / FEW, (trained - begun) / FEW
 
 
-def _try_out(who: str, model: nn.Module, data: Data) -> None:
-    x, y = next(iter(data.batches("validation", FEW)))
+def _check_again(who: str, first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> None:
+    """Raise ValueError unless answers and loss are twice alike, but for rounding."""
+    for one, other in zip(first, second, strict=True):
+        if one.shape == other.shape and torch.equal(one, other):
+            continue
+        if one.shape != other.shape or (one - other).abs().max() > 0.01 * one.abs().max():
+            raise ValueError(
+                f"{who}: answers and loss must be the same from the same state and seed, and are "
+                "not. The model or the loss draws from what no seed reaches, such as "
+                "random.SystemRandom, the time or a numpy.random.default_rng() made anew, or "
+                "changes what is no buffer. Draw with torch, random or numpy.random, or hold the "
+                "generator as an attribute of a module."
+            )
+
+
+Answers = tuple[tuple[Tensor, ...], tuple[Any, Tensor]]  # and the batch to which they belong
+
+
+def _try_out(who: str, model: nn.Module, data: Data, seen: Any = None) -> Answers:
+    """What the model answers to two examples; everything else that judging does is tried as well,
+    unless the batch is one that was `seen` before."""
+    x, y = seen or next(iter(data.batches("validation", FEW)))
     with torch.no_grad(), evaluating(model):
         outputs = _outputs(who, model, x)
+        if seen:
+            return (outputs,), seen
         if data.classes and (outputs.ndim < 2 or outputs.shape[1] != len(data.classes)):
             raise ValueError(
                 f"{who}: outputs must have shape (n, {len(data.classes)}, ...), "
@@ -111,6 +143,7 @@ def _try_out(who: str, model: nn.Module, data: Data) -> None:
         if learned.dtype != y.dtype:  # probabilities
             _loss(who, data, outputs[: len(learned)], learned.to(outputs.device))
         _try_metric(who, data, outputs, y)
+        return (outputs,), (x, y)
 
 
 def _outputs(who: str, model: nn.Module, x: Any) -> Tensor:
@@ -178,7 +211,7 @@ def number(data: Data, what: str, value: Any) -> float:
         if isinstance(value, (str, bytes)):
             raise TypeError
         return float(value)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else f", {value!r}"
         raise ValueError(
             f"data {data.name}: the {what} must be one number for all examples, "
@@ -186,7 +219,8 @@ def number(data: Data, what: str, value: Any) -> float:
         ) from None
 
 
-def _try_training(who: str, model: nn.Module, data: Data) -> None:
+def _try_training(who: str, model: nn.Module, data: Data, seen: Any = None) -> Answers:
+    """The same for training, with the loss; a batch that was `seen` needs no backward pass."""
     modes = [(module, module.training) for module in model.modules()]
     parameters = dict(model.named_parameters())
     gradients = {name: p.grad for name, p in parameters.items()}
@@ -194,14 +228,18 @@ def _try_training(who: str, model: nn.Module, data: Data) -> None:
         model.train()
         for p in parameters.values():
             p.grad = None
-        x, y = next(iter(data.batches("train", FEW, torch.Generator().manual_seed(0))))
+        x, y = seen or next(iter(data.batches("train", FEW, torch.Generator().manual_seed(0))))
         with torch.enable_grad(), LocalRandom(0):
             outputs = _outputs(who, model, x)
             loss = _loss(who, data, outputs, y.to(outputs.device))
+            found = outputs.detach().clone(), loss.detach().clone()
+            if seen:
+                return found, seen
             _backward(who, loss)
         for name, p in parameters.items():
             if p.grad is not None:
                 _check_gradient(who, name, p.grad)
+        return found, (x, y)
     finally:
         for name, p in parameters.items():
             p.grad = gradients[name]

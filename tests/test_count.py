@@ -482,6 +482,7 @@ WRITTEN = {
     "addbmm": lambda x, w: torch.addbmm(torch.zeros(1, 3), x[None], w.t()[None]),
     "baddbmm": lambda x, w: torch.baddbmm(torch.zeros(1, 1, 3), x[None], w.t()[None]),
     "multiplied and summed": lambda x, w: (x[:, None] * w).sum(-1),
+    "multiplied and averaged": lambda x, w: (x[:, None] * w).mean(-1),
     "the other way around": lambda x, w: (w.t() * x[:, :, None]).sum(1),
     "conv1d": lambda x, w: nn.functional.conv1d(x[:, :, None], w[:, :, None]),
     "conv_tbc": lambda x, w: torch.conv_tbc(x[None], w.t()[None], torch.zeros(3)),
@@ -494,6 +495,29 @@ def test_a_product_counts_however_it_is_written(act, inference):
     mask = Mask({"p.0": half(3, 8)})
     with torch.inference_mode(inference):
         assert count.macs(Computes(act, (3, 8)), torch.ones(2, 8), mask) == Macs(24, mask.kept)
+
+
+class Graph(nn.Module):
+    """A linear layer at each of six nodes, whose values are then added up over their neighbours."""
+
+    def __init__(self, add, neighbours):
+        super().__init__()
+        self.at, self.add = nn.Linear(8, 3), add
+        self.register_buffer("neighbours", neighbours)
+
+    def forward(self, x):
+        return self.add(self.neighbours, self.at(x)[0])[None]
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.parametrize("add", [torch.mm, torch.sparse.mm, torch.matmul])
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+def test_a_sparse_matrix_costs_what_it_stores(add, layout):
+    neighbours = torch.eye(6) + torch.eye(6).roll(1, 0)
+    model = Graph(add, neighbours.to_sparse(layout=layout))
+    mask = Mask({"at.weight": half(3, 8)})
+    found = count.macs(model, torch.ones(2, 6, 8), mask)
+    assert found == Macs(6 * 24 + 12 * 3, 6 * mask.kept + 12 * 3)
 
 
 def test_in_double_precision_by_default_the_same():

@@ -190,3 +190,8 @@ def test_outputs_that_are_not_finite_are_refused_and_the_model_named(pair, one_b
         with pytest.raises(ValueError, match=f"^paired: the outputs of model {label} must be fin"):
             paired(*models, data)
     assert paired(Broken(0.0), pair[0], data).examples == 500
+
+
+def test_a_model_that_answers_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"Linear must hold a number, got shape \(60, 0\)"):
+        judge(nn.Linear(8, 0), tiny_data())

@@ -2,6 +2,7 @@
 
 import random
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,19 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
-from prunekit import Data, accuracy, evaluate, fit, gradual, magnitude, prune, score, search
+from prunekit import (
+    Data,
+    Journal,
+    Run,
+    accuracy,
+    evaluate,
+    fit,
+    gradual,
+    magnitude,
+    prune,
+    score,
+    search,
+)
 from prunekit._modules import snapshot
 from prunekit._random import Generators, LocalRandom, repeatable
 from prunekit.judge import paired
@@ -60,7 +73,18 @@ def repeated(x):
     return checkpoint(dropped, x, use_reentrant=False)
 
 
+def from_torchs_own(x):
+    return x * torch.rand(x.shape, generator=torch.default_generator)
+
+
+def often(x):
+    """What takes a generator among its other arguments, or none at all."""
+    x = F.rrelu(x, 0.1, 0.9, training=True) + torch.poisson(x.detach().abs())
+    return x + torch.randint_like(x, 3) + torch.distributions.Gamma(x.abs() + 1, 1.0).rsample()
+
+
 DRAWS = {"python": python, "numpy": numpy, "torch": dropped, "backward": Backward.apply}
+DRAWS |= {"torch's own": from_torchs_own, "often": often}
 
 
 def surround(seed):
@@ -259,6 +283,48 @@ def test_every_generator_of_the_process_is_watched(draw):
     assert before.moved()
     before.put_back()
     assert not before.moved()
+
+
+class Drawing(nn.Module):
+    """Draws from a generator of its own, and counts how often."""
+
+    def __init__(self, generator, draw):
+        super().__init__()
+        self.net, self.generator, self.draw, self.often = tiny_model(), generator, draw, 0
+
+    def forward(self, x):
+        self.often += 1
+        return self.net(x * self.draw(self.generator)) * (1 + self.often % 3)
+
+
+OWN = {
+    "torch": lambda: Drawing(torch.Generator(), lambda g: torch.rand((), generator=g).item()),
+    "numpy": lambda: Drawing(np.random.default_rng(0), np.random.Generator.normal),
+    "old numpy": lambda: Drawing(np.random.RandomState(0), np.random.RandomState.randn),
+    "python": lambda: Drawing(random.Random(0), random.Random.random),
+}
+
+
+@pytest.mark.parametrize("model", OWN.values(), ids=OWN)
+def test_what_a_model_draws_from_its_own_generator_and_counts_comes_from_the_seed(model, tmp_path):
+    judged = model()
+    masks = [Mask({"net.0.weight": torch.rand(12, 8) < 0.5}) for _ in range(3)]
+    costs = search.costs(judged, tiny_data(), masks, search.itself)
+    assert costs[::-1] == search.costs(judged, tiny_data(), masks[::-1], search.itself)
+    assert len({evaluate(judged, tiny_data()) for _ in range(3)}) == 1
+    assert judged.often == 0
+
+    def run(**more):
+        knobs = dict(sparsity=0.8, rounds=2, epochs=2, batch=50, seed=3, bar=False)
+        report = prune(magnitude, model(), tiny_data(), **knobs | more)
+        return [step.metrics for step in report.history], report.after
+
+    alone, journal = run(), Run(journal=Journal(tmp_path / "j"))
+    # One that is stopped in the midst of an epoch, and goes on; then it is read back.
+    polls = iter([False] * 7)
+    run(run=Run(journal=journal.journal, stop=SimpleNamespace(is_set=lambda: next(polls, True))))
+    assert alone == run(run=journal) == run(run=journal)
+    assert alone != run(seed=4)
 
 
 class Counting(nn.Module):

@@ -381,3 +381,9 @@ def test_weights_that_are_not_finite_are_refused():
         model[0].weight[0, 0] = math.nan
     with pytest.raises(ValueError, match="roulette: every weight must be finite"):
         roulette(model, tiny_data())
+
+
+def test_a_network_that_is_sparse_enough_is_told_as_it_is(model):
+    pruned = prune(roulette, model, tiny_data(), sparsity=0.7, step=0.4, bar=False).model
+    (step,) = grown(pruned, sparsity=0.5)
+    assert step.sparsity == pytest.approx(0.7, abs=0.01)

@@ -432,3 +432,11 @@ def test_whole_numbers_and_half_precision_are_pooled():
             assert (
                 float(pool({"w": torch.ones(1, 4, dtype=dtype)}, "filter", reduce)["w"]) == expected
             )
+
+
+@given(cases(), SPARSITY, SCOPE)
+def test_how_scores_lie_in_memory_changes_nothing(case, sparsity, scope):
+    scores, within = case
+    turned = {n: s.permute(*range(s.ndim)[::-1]).contiguous() for n, s in scores.items()}
+    turned = {n: s.permute(*range(s.ndim)[::-1]) for n, s in turned.items()}  # the last axis first
+    assert largest(turned, sparsity, scope, within) == largest(scores, sparsity, scope, within)

@@ -2,6 +2,7 @@
 
 import threading
 
+import numpy as np
 import pytest
 import torch
 from tiny import tiny_data, tiny_images, tiny_model, tiny_residual
@@ -63,6 +64,7 @@ def failing(outputs, y):
 @pytest.mark.parametrize(
     ("metric", "message"),
     [
+        (lambda o, y: 10**400, "metric must be one number for all examples, got a int"),
         (lambda o, y: None, "metric must be one number for all examples, got a NoneType"),
         (lambda o, y: (o - y)[:, 0], r"metric must be one number .* Tensor of shape \(60,\)"),
         (lambda o, y: "0.5", "metric must be one number"),
@@ -130,16 +132,20 @@ def test_a_model_is_left_as_it_was(make):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_at_most_one_forward_pass_in_each_mode_and_one_backward_pass():
-    passes = []
+def test_two_forward_passes_in_each_mode_and_one_backward_pass():
+    passes, back = [], []
 
     class Counted(nn.Linear):
         def forward(self, x):
             passes.append((self.training, len(x)))
-            return super().forward(x)
+            outputs = super().forward(x)
+            if outputs.requires_grad:
+                outputs.register_hook(lambda _: back.append(1))
+            return outputs
 
     tried(Counted(8, 3))
-    assert passes == [(False, 2), (True, 2)]
+    assert passes == [(False, 2)] * 2 + [(True, 2)] * 2
+    assert len(back) == 1
 
 
 # ------------------------------------------------------------------------------------------ models
@@ -155,6 +161,14 @@ def uncopied(what):
 def test_a_model_that_cannot_be_copied_is_refused_with_what_it_holds(what):
     with pytest.raises(ValueError, match=r"prune: Sequential cannot be copied, because of 0.held"):
         prune(magnitude, uncopied(what), tiny_data(), bar=False)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_a_buffer_that_cannot_be_copied_is_named():
+    model = tiny_model()
+    model[0].register_buffer("near", torch.eye(3).to_sparse_csr())
+    with pytest.raises(ValueError, match=r"because of 0.near, a torch.sparse_csr buffer"):
+        prune(magnitude, model, tiny_data(), bar=False)
 
 
 def test_what_cannot_be_copied_is_trained_in_place_all_the_same():
@@ -232,3 +246,34 @@ def test_a_copy_shares_nothing():
     with torch.no_grad():
         twin[0].weight.zero_()
     assert model[0].weight.any()
+
+
+class Unseeded(nn.Module):
+    """Draws from what is no generator of the process or of the model."""
+
+    def __init__(self, always):
+        super().__init__()
+        self.net, self.always = tiny_model(), always
+
+    def forward(self, x):
+        draw = np.random.default_rng().normal() if self.always or self.training else 0.0
+        return self.net(x) + draw * x[:, :3]
+
+
+def test_a_model_that_draws_from_what_no_seed_reaches_is_refused():
+    with pytest.raises(
+        ValueError, match="tiny: answers and loss must be the same from the same state"
+    ):
+        tried(Unseeded(True))
+    with pytest.raises(ValueError, match="tiny, while training: answers and loss must be the same"):
+        tried(Unseeded(False))
+    tried(Unseeded(False), trains=False)
+
+
+def unseeded_loss(outputs, y):
+    return F.cross_entropy(outputs, y) * (1 + np.random.default_rng().random())
+
+
+def test_a_loss_that_draws_from_what_no_seed_reaches_is_refused():
+    with pytest.raises(ValueError, match="answers and loss must be the same from the same state"):
+        tried(tiny_model(), Data(tiny_data().splits, loss=unseeded_loss))

@@ -151,3 +151,5 @@ def roulette(
         yield from fit(
             model, data, mask=mask, phase="finetune", seed=derive(seed, level), run=run, **tuning
         )
+    if not index:  # nothing was to be removed, or could be: what was gone before is told
+        yield search.cut(model, data, mask, 1, 1, run)
