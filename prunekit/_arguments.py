@@ -16,7 +16,7 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 import torch
@@ -34,17 +34,24 @@ class Kind(NamedTuple):
     fits: Callable[[Any], bool]
 
 
-def checked(function: F) -> F:
+@overload
+def checked(function: F) -> F: ...
+@overload
+def checked(*, check: Callable[..., None]) -> Callable[[F], F]: ...
+def checked(function: Any = None, *, check: Callable[..., None] | None = None) -> Any:
     """Check the arguments of every call by their annotations, before anything else happens.
 
     Of a class it checks what makes its objects. A number is any real number, an `int` one below
     2**63, a tensor a dense one of real numbers; what is `Annotated` with a rule, such as a
     `prunekit.knobs.Range`, keeps it. Entries of lists, tuples and mappings are looked at, those of
-    iterators are not; `Any` is anything.
+    iterators are not; of functions, how many arguments they take. `Any` is anything. `check` is
+    called with the same arguments, for rules that bind several of them.
 
     Raises TypeError that names the function, the argument, what it must be and the value, and
     ValueError where a rule is broken.
     """
+    if function is None:
+        return functools.partial(checked, check=check)
     if isinstance(function, type):
         function.__init__ = checked(function.__init__)  # type: ignore[misc]
         return function
@@ -69,9 +76,11 @@ def checked(function: F) -> F:
             rule = rules.get(name if name in known else rest or name)
             if rule is not None and (wrong := rule(name, value)):
                 raise _error(wrong)
+        if check is not None:
+            check(*args, **kwargs)
         return function(*args, **kwargs)
 
-    return typing.cast(F, call)
+    return call
 
 
 class _Broken(str):
@@ -141,9 +150,40 @@ def _is_path(value: Any) -> bool:
 def _is_made(value: Any) -> bool:
     """Whether it is a module whose parameters have values."""
     lazy = nn.parameter.is_lazy
-    return isinstance(value, nn.Module) and not any(
-        lazy(p) or p.is_meta for p in value.parameters()
-    )
+    return isinstance(value, nn.Module) and not any(lazy(p) for p in value.parameters())
+
+
+def as_array(value: Any) -> np.ndarray:
+    """Numbers as numpy has them, of tensors too. Raises TypeError or ValueError for what is none."""
+    if isinstance(value, Tensor) and _is_dense(value):
+        value = value.detach().cpu().numpy()
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"numbers are needed, got {shown(value)}")
+    return array
+
+
+def numbers(*axes: str) -> Kind:
+    """Numbers in an array, tensor or lists, of these axes, at least one and all of them finite."""
+
+    def fits(value: Any) -> bool:
+        try:
+            array = as_array(value)
+        except Exception:  # whatever those of others raise
+            return False
+        return array.ndim == len(axes) and array.size > 0 and bool(np.isfinite(array).all())
+
+    return Kind(f"finite numbers ({', '.join(axes)})", fits)
+
+
+def shaped(*axes: str) -> Kind:
+    """A tensor of numbers, not of truths, with these axes."""
+
+    def fits(value: Any) -> bool:
+        dense = isinstance(value, Tensor) and _is_dense(value)
+        return dense and value.dtype is not torch.bool and value.ndim == len(axes)
+
+    return Kind(f"a dense tensor ({', '.join(axes)}) of real numbers", fits)
 
 
 KINDS: dict[Any, Kind] = {
@@ -156,7 +196,9 @@ KINDS: dict[Any, Kind] = {
     bytes: Kind("bytes", lambda value: isinstance(value, (bytes, bytearray))),
     Path: Kind("a pathlib.Path", lambda value: isinstance(value, Path) and _is_path(value)),
     os.PathLike: Kind("a path", _is_path),
-    Tensor: Kind("a dense tensor of real numbers", lambda v: isinstance(v, Tensor) and _is_dense(v)),
+    Tensor: Kind(
+        "a dense tensor of real numbers", lambda v: isinstance(v, Tensor) and _is_dense(v)
+    ),
     np.ndarray: Kind("a numpy array", lambda v: isinstance(v, np.ndarray) and _is_dense(v)),
     nn.Module: Kind("a torch.nn.Module whose parameters have values", _is_made),
     Callable: Kind("a function", callable),
@@ -176,16 +218,18 @@ def kind_of(hint: Any) -> Kind | None:
         words = dict.fromkeys(kind.words for kind in given)
         return Kind(" or ".join(words), lambda v: any(kind.fits(v) for kind in given))
     if origin is typing.Annotated:
-        return kind_of(parts[0])
+        return next((part for part in parts[1:] if isinstance(part, Kind)), kind_of(parts[0]))
     if origin is typing.Literal:
         return Kind(" or ".join(map(repr, parts)), lambda v: isinstance(v, str) and v in parts)
     plain = Callable if origin in (Callable, typing.get_origin(Callable[..., Any])) else origin
     plain = plain if plain is not None else hint
+    if plain is Callable and parts and isinstance(parts[0], list):
+        return _function(len(parts[0]))
     if plain in KINDS:
         return KINDS[plain]
     if not isinstance(plain, type):
         return None
-    if issubclass(plain, Mapping):
+    if plain in (dict, Mapping):
         return _mapping(*map(kind_of, parts or (Any, Any)))
     if plain is tuple and parts and parts[-1] is not ...:
         return _fixed([kind_of(part) for part in parts])
@@ -200,7 +244,9 @@ def kind_of(hint: Any) -> Kind | None:
 
 
 def _mapping(key: Kind | None, entry: Kind | None) -> Kind:
-    words = f"a mapping {key.words if key else 'anything'} -> {entry.words if entry else 'anything'}"
+    words = (
+        f"a mapping {key.words if key else 'anything'} -> {entry.words if entry else 'anything'}"
+    )
 
     def fits(value: Any) -> bool:
         return isinstance(value, Mapping) and all(
@@ -209,6 +255,21 @@ def _mapping(key: Kind | None, entry: Kind | None) -> Kind:
         )
 
     return Kind(words, fits)
+
+
+def _function(n: int) -> Kind:
+    def fits(value: Any) -> bool:
+        if not callable(value):
+            return False
+        try:
+            inspect.signature(value).bind(*[None] * n)
+        except TypeError:
+            return False
+        except ValueError:  # its signature cannot be told
+            pass
+        return True
+
+    return Kind(f"a function of {n} argument{'s' * (n != 1)}", fits)
 
 
 def _fixed(kinds: list[Kind | None]) -> Kind:

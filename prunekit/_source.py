@@ -130,4 +130,5 @@ def _without_docstrings(tree: ast.AST) -> ast.AST:
 
 
 def _checks(decorator: ast.expr) -> bool:
+    decorator = decorator.func if isinstance(decorator, ast.Call) else decorator
     return isinstance(decorator, ast.Name) and decorator.id == "checked"

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from prunekit._arguments import checked
 from prunekit._files import check_room, check_seal, replacing, seal, tensor_bytes
 
 FORMAT = 2
@@ -38,6 +39,7 @@ def text_of(path: str | os.PathLike[str]) -> Path:
     return _pair(path)[1]
 
 
+@checked
 def content_key(tensors: Mapping[str, Tensor]) -> str:
     """64 hex digits over names, types, shapes and contents of tensors, whatever their order."""
     hashed = hashlib.sha256()
@@ -48,6 +50,7 @@ def content_key(tensors: Mapping[str, Tensor]) -> str:
     return hashed.hexdigest()
 
 
+@checked
 def save(
     path: str | os.PathLike[str], model: nn.Module, info: dict[str, Any], *, half: bool = False
 ) -> Path:
@@ -117,11 +120,13 @@ def _checksum(path: Path) -> str:
         return ""
 
 
+@checked
 def exists(path: str | os.PathLike[str]) -> bool:
     """Whether both files of a checkpoint are there."""
     return all(part.is_file() for part in _pair(path))
 
 
+@checked
 def read_info(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What ``path.json`` says. Raises ValueError that names it if it is missing or damaged."""
     file, text = _pair(path)
@@ -151,6 +156,7 @@ def _metadata(file: Path) -> dict[str, str]:
         return {}
 
 
+@checked
 def load_into(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, Any]:
     """Load the tensors into `model` and give back the info.
 

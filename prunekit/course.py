@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunekit._arguments import checked
 from prunekit.mask import Mask
 
 
+@checked
 def close(value: float, expected: float, within: float = 0.02) -> None:
     """Print a measured number beside the expected one: ``≈0.973, expected 0.97 ± 0.02: ok``."""
     verdict = "ok"
@@ -26,6 +28,7 @@ def close(value: float, expected: float, within: float = 0.02) -> None:
 UNANSWERED = "not answered yet: replace the ... above and run this cell again"
 
 
+@checked
 def check(
     attempt: Any,
     like: Any,
@@ -44,6 +47,7 @@ def check(
     print(verdict(attempt, like, on, hints=hints, within=within))
 
 
+@checked
 def verdict(
     attempt: Any,
     like: Any,

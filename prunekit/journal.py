@@ -31,6 +31,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from prunekit import __version__
+from prunekit._arguments import checked
 from prunekit._files import (
     NewerFormat,
     check_room,
@@ -50,6 +51,7 @@ FORMAT = 2  # of the log and of the files of fits
 WIDTH = 60  # characters of a value in an error
 
 
+@checked
 def environment(device: torch.device | None = None) -> dict[str, Any]:
     """What can change the last bits of a result: versions, processor, threads, accelerator."""
     able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
@@ -125,6 +127,7 @@ class Journal:
     With ``any_code=True`` a run goes on under changed code; `codes` then lists all that it had.
     """
 
+    @checked
     def __init__(self, path: str | os.PathLike[str], *, any_code: bool = False):
         bare = os.fspath(path) == Path(path).name  # "mine", and not "./mine"
         path = Path(path).expanduser()
@@ -141,6 +144,7 @@ class Journal:
     def is_open(self) -> bool:
         return self._log is not None
 
+    @checked
     def open(
         self,
         method: Callable[..., Any],
@@ -309,6 +313,7 @@ class Journal:
             number = error.errno or errno.EIO
             raise OSError(number, os.strerror(number), str(self._log_path)) from error
 
+    @checked
     def note_precision(self, form: str) -> None:
         """Record what "auto" became in a fit."""
         if form not in self.precisions:
@@ -317,10 +322,12 @@ class Journal:
 
     # -- evaluations
 
+    @checked
     def get(self, key: str) -> float | None:
         """The recorded cost of a candidate, or None."""
         return self._values.get(key)
 
+    @checked
     def put(self, key: str, value: float) -> None:
         """Record the cost of a candidate."""
         self._values[key] = value
@@ -331,6 +338,7 @@ class Journal:
     def _fit_path(self, key: str) -> Path:
         return self.path / f"fit-{key}.safetensors"
 
+    @checked
     def load_fit(self, key: str) -> Fit | None:
         """The recorded state of a fit; None if there is none that can be read."""
         path = self._fit_path(key)
@@ -355,6 +363,7 @@ class Journal:
             return None
         return Fit(about["epoch"], about["metrics"], masks, tensors, about["extra"])
 
+    @checked
     def save_fit(self, key: str, fit: Fit) -> None:
         """Put `fit` in the place of what was recorded before."""
         tensors = {name: t.detach().cpu().contiguous() for name, t in fit.tensors.items()}

@@ -7,7 +7,7 @@ dark themes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,10 +21,9 @@ from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 from torch import Tensor
 
+from prunekit._arguments import checked
+from prunekit.report import Comparison, Report
 from prunekit.steps import Step
-
-if TYPE_CHECKING:
-    from prunekit.report import Comparison, Report
 
 KEPT, REMOVED = sns.color_palette("colorblind")[0], "0.85"
 MARKERS = "osD^vPX*"
@@ -44,6 +43,7 @@ def style() -> None:
     )
 
 
+@checked
 def axes(title: str, x: str, y: str, size: tuple[float, float] = (7, 4)) -> tuple[Figure, Axes]:
     """An empty figure with its labels."""
     style()
@@ -52,6 +52,7 @@ def axes(title: str, x: str, y: str, size: tuple[float, float] = (7, 4)) -> tupl
     return figure, axis
 
 
+@checked
 def curves(
     lines: Mapping[str, Sequence[Sequence[tuple[float, float]]]],
     *,
@@ -80,6 +81,7 @@ def curves(
     return figure
 
 
+@checked
 def history(source: Report | Sequence[Step], title: str = "", dense: float | None = None) -> Figure:
     """Accuracy and sparsity after every step of one run; `dense` is the accuracy before it."""
     steps = list(source) if isinstance(source, Sequence) else source.history
@@ -120,6 +122,7 @@ def _mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
+@checked
 def dots(
     rows: Mapping[str, Mapping[str, Sequence[float]]],
     *,
@@ -162,6 +165,7 @@ def dots(
     return figure
 
 
+@checked
 def comparison(result: Comparison, title: str = "") -> Figure:
     """Validation accuracy of each method: every seed a dot, mean and standard deviation a line."""
     metric = next(iter(result.reports.values()))[0].metric
@@ -172,6 +176,7 @@ def comparison(result: Comparison, title: str = "") -> Figure:
     return dots(rows, x=f"validation {metric}", title=title)
 
 
+@checked
 def matrix(values: Tensor, keep: Tensor | None = None, title: str = "") -> Figure:
     """A small matrix with every number written out; removed ones are 0 on grey."""
     style()
@@ -205,6 +210,7 @@ def matrix(values: Tensor, keep: Tensor | None = None, title: str = "") -> Figur
     return figure
 
 
+@checked
 def images(
     pictures: Sequence[tuple[str, Any]],
     *,
@@ -234,6 +240,7 @@ def images(
     return figure
 
 
+@checked
 def wheel(probabilities: Any, sizes: Any, title: str = "", picked: Sequence[int] = ()) -> Figure:
     """A roulette wheel: a slice a weight, as wide as its probability, coloured by its size |w|.
 
@@ -263,6 +270,7 @@ def _caption(axis: Axes, text: str, point: Any) -> None:
     )
 
 
+@checked
 def landscape(
     xs: Sequence[float],
     ys: Sequence[float],
@@ -306,6 +314,7 @@ def landscape(
     return figure
 
 
+@checked
 def population(steps: Sequence[Step], total: int, title: str = "") -> Figure:
     """Every member of every generation as a dot, by the share of the weights that it keeps."""
     searched = [(s.index, s.tried) for s in steps if s.tried is not None and s.tried.kept]
@@ -323,6 +332,7 @@ def population(steps: Sequence[Step], total: int, title: str = "") -> Figure:
     return figure
 
 
+@checked
 def tree(steps: Sequence[Step], examples: int, title: str = "") -> Figure:
     """Every child of every level as a dot, the chosen ones joined: how a branching tree grew."""
     grown = [s for s in steps if s.tried is not None and not s.tried.vectors]

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from prunekit import count
+from prunekit._arguments import checked
 from prunekit.data import wrap
 from prunekit.judge import evaluate
 from prunekit.knobs import knobs, shown
@@ -27,6 +28,7 @@ Watch = Callable[[Iterator[Step]], Iterator[Step]]
 # -------------------------------------------------------------------------------------- progress
 
 
+@checked
 def progress(steps: Iterator[Step], label: str = "") -> Iterator[Step]:
     """Pass the steps through and draw a bar with the time left, in a terminal or a notebook."""
     from tqdm.auto import tqdm

@@ -8,6 +8,7 @@ from typing import Any, Unpack
 from torch import nn
 
 from prunekit import search, select
+from prunekit._arguments import checked
 from prunekit.mask import Mask
 from prunekit.steps import Run, Step, derive
 from prunekit.train import Tuning, fit
@@ -17,6 +18,7 @@ from prunekit.train import Tuning, fit
 Choose = Callable[[Mask, float], Mask]
 
 
+@checked
 def in_rounds(
     model: nn.Module,
     data: Any,

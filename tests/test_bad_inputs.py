@@ -16,7 +16,6 @@ import json
 import math
 import os
 import pkgutil
-import random
 import signal
 import sys
 import tempfile
@@ -28,12 +27,10 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from tiny import tiny_data, tiny_model
 from torch import nn
 
-import prunekit
 from prunekit import (
     Data,
     Mask,
@@ -62,12 +59,10 @@ from prunekit import (
     widgets,
 )
 from prunekit import mask as mask_room
-from prunekit.experiments import cells, grid, protocol, records
 from prunekit.journal import Fit, Journal, environment
 from prunekit.methods.differential_evolution import differential_evolution
 from prunekit.methods.roulette import roulette
 from prunekit.steps import Tried
-from prunekit.widgets import views
 
 # Of their names the package takes a function.
 method_room, prune = (importlib.import_module(f"prunekit.{room}") for room in ("method", "prune"))
@@ -106,7 +101,11 @@ def public():
         module = importlib.import_module(f"prunekit.{room}")
         for name, thing in vars(module).items():
             own = getattr(thing, "__module__", None) == module.__name__
-            if not name.startswith("_") and own and inspect.isroutine(thing) | inspect.isclass(thing):
+            if (
+                not name.startswith("_")
+                and own
+                and inspect.isroutine(thing) | inspect.isclass(thing)
+            ):
                 found[f"{room}.{name}"] = thing
     for room in GATHERED:
         module = importlib.import_module(f"prunekit.{room}")
@@ -713,7 +712,7 @@ def of_inference():
 
 def file():
     Path("open").touch()
-    return open("open", "rb")  # noqa: SIM115
+    return open("open", "rb")
 
 
 BAD = {
@@ -734,7 +733,6 @@ BAD = {
     "complex": lambda: 1 + 2j,
     "function": lambda: quiet,
     "class": lambda: Plain,
-    "int": lambda: int,
     "rude": Rude,
     "list": list,
     "dict": dict,
@@ -794,8 +792,11 @@ def content(value, depth=0):
     if isinstance(value, torch.Tensor):
         if value.device.type == "meta" or value.layout is not torch.strided:
             return str(value.shape)
-        return hashlib.blake2b(value.detach().contiguous().view(-1).resolve_conj().numpy().tobytes()
-                               if value.dtype is not torch.bfloat16 else b"").hexdigest()
+        return hashlib.blake2b(
+            value.detach().contiguous().view(-1).resolve_conj().numpy().tobytes()
+            if value.dtype is not torch.bfloat16
+            else b""
+        ).hexdigest()
     if isinstance(value, np.ndarray):
         return value.tobytes() if value.dtype != object else str(value)
     if isinstance(value, nn.Module):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 import torch
 
+from prunekit._arguments import checked
 from prunekit._files import read_json
 from prunekit.experiments.cells import (
     FORMAT,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     import pandas
 
 
+@checked
 def recorded(name: str, folder: Path | None = None) -> list[dict[str, Any]]:
     """The recorded cells of an experiment; what a cell's file does not hold is "unknown".
 
@@ -95,6 +97,7 @@ def _columns(table: list[dict[str, Any]]) -> dict[str, list[Any]]:
     return {name: [row.get(name) for row in table] for name in names}
 
 
+@checked
 def where(cells: Sequence[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
     """The cells with these values, in fields such as `model`, `method`, `seed`, or in knobs:
     ``where(cells, model="lenet_5", sparsity=0.917)``. Raises ValueError for a name of neither.
@@ -111,6 +114,7 @@ def where(cells: Sequence[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]
     return [cell for cell in cells if fits(cell)]
 
 
+@checked
 def rows(cell: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The trace of a cell, a dictionary for each step with what was recorded of it."""
     columns = cell["trace"]
@@ -118,6 +122,7 @@ def rows(cell: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{n: v for n, v in zip(columns, row, strict=True) if v is not None} for row in table]
 
 
+@checked
 def path(cell: Mapping[str, Any], split: str = "test") -> list[tuple[float, float]]:
     """The way of a cell through the levels, ``(sparsity, metric)`` each, after any training."""
     levels: dict[float, float] = {}
@@ -130,11 +135,13 @@ def path(cell: Mapping[str, Any], split: str = "test") -> list[tuple[float, floa
     return [*levels.items()]
 
 
+@checked
 def at(cell: Mapping[str, Any], sparsity: float, split: str = "test") -> float:
     """The metric of a cell at its recorded level that is nearest to a sparsity."""
     return min(path(cell, split), key=lambda point: abs(point[0] - sparsity))[1]
 
 
+@checked
 def stopped(cell: Mapping[str, Any], tolerance: float = 0.0, split: str = "validation") -> float:
     """The sparsity at which a run would have ended, had it stopped before the first level whose
     metric is more than `tolerance` below the one before pruning."""
@@ -146,6 +153,7 @@ def stopped(cell: Mapping[str, Any], tolerance: float = 0.0, split: str = "valid
     return reached
 
 
+@checked
 def showcase(name: str) -> list[Step]:
     """The recorded run of an experiment that has its masks, as the steps that it yielded.
 
@@ -190,6 +198,7 @@ def _tried(row: Mapping[str, Any]) -> Tried | None:
     return Tried(**held)
 
 
+@checked
 def table(cells: Sequence[dict[str, Any]]) -> pandas.DataFrame:
     """One row an arm: compression, validation and test figures as mean ± spread over the seeds."""
     import pandas
@@ -209,6 +218,7 @@ def table(cells: Sequence[dict[str, Any]]) -> pandas.DataFrame:
     return pandas.DataFrame.from_dict(rows, orient="index")
 
 
+@checked
 def tradeoff(
     cells: Sequence[dict[str, Any]], split: str = "test"
 ) -> dict[str, list[list[tuple[float, float]]]]:
@@ -242,6 +252,7 @@ def _runs(group: Sequence[dict[str, Any]], split: str) -> list[list[tuple[float,
     return [[(level, run[level]) for level in levels] for run in runs.values()]
 
 
+@checked
 def figure(cell: Mapping[str, Any], when: str, split: str) -> float:
     """The metric of a cell, ``when`` being "before" or "after"."""
     return _metric(cell, cell[when][split], split)
@@ -303,6 +314,7 @@ def _difference(one: Any, other: Any, where: str) -> str:
     return next((text for at, a, b in pairs if (text := _difference(a, b, at))), "")
 
 
+@checked
 def mean_spread(values: list[float], digits: int = 4) -> str:
     """Mean ± sample standard deviation; of one value the value alone."""
     mean, spread = mean_and_spread(values)

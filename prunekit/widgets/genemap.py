@@ -12,6 +12,7 @@ import torch
 import traitlets
 from torch import Tensor
 
+from prunekit._arguments import checked
 from prunekit.evolve import STRATEGIES, Generation, evolve, spread
 from prunekit.knobs import knobs
 from prunekit.methods.differential_evolution import FITNESS, differential_evolution
@@ -163,6 +164,7 @@ class GeneMap(OfCell, anywidget.AnyWidget):
     seed = traitlets.Int(0).tag(sync=True)
     generation = traitlets.Int(0).tag(sync=True)
 
+    @checked
     def __init__(
         self,
         xs: Any,
