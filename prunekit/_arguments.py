@@ -154,7 +154,7 @@ def _is_made(value: Any) -> bool:
 
 
 def as_array(value: Any) -> np.ndarray:
-    """Numbers as numpy has them, of tensors too. Raises TypeError or ValueError for what is none."""
+    """Numbers as numpy has them, of tensors too. Raises TypeError or ValueError for others."""
     if isinstance(value, Tensor) and _is_dense(value):
         value = value.detach().cpu().numpy()
     array = np.asarray(value)
@@ -211,7 +211,8 @@ def kind_of(hint: Any) -> Kind | None:
     if hint is Any or isinstance(hint, TypeVar):
         return None
     if origin in (typing.Union, types.UnionType):
-        kinds = [kind_of(part) for part in parts]
+        paths = any(part is os.PathLike or typing.get_origin(part) is os.PathLike for part in parts)
+        kinds = [kind_of(part) for part in parts if not (part is str and paths)]
         if None in kinds:
             return None
         given = [kind for kind in kinds if kind is not None]
@@ -224,13 +225,13 @@ def kind_of(hint: Any) -> Kind | None:
     plain = Callable if origin in (Callable, typing.get_origin(Callable[..., Any])) else origin
     plain = plain if plain is not None else hint
     if plain is Callable and parts and isinstance(parts[0], list):
-        return _function(len(parts[0]))
+        return function_of(len(parts[0]))
     if plain in KINDS:
         return KINDS[plain]
     if not isinstance(plain, type):
         return None
     if plain in (dict, Mapping):
-        return _mapping(*map(kind_of, parts or (Any, Any)))
+        return _mapping(plain, *map(kind_of, parts or (Any, Any)))
     if plain is tuple and parts and parts[-1] is not ...:
         return _fixed([kind_of(part) for part in parts])
     if issubclass(plain, (list, tuple)) or plain is Sequence:
@@ -243,13 +244,13 @@ def kind_of(hint: Any) -> Kind | None:
     return Kind(f"{article} {plain.__name__}", lambda value: isinstance(value, plain))
 
 
-def _mapping(key: Kind | None, entry: Kind | None) -> Kind:
+def _mapping(plain: type, key: Kind | None, entry: Kind | None) -> Kind:
     words = (
         f"a mapping {key.words if key else 'anything'} -> {entry.words if entry else 'anything'}"
     )
 
     def fits(value: Any) -> bool:
-        return isinstance(value, Mapping) and all(
+        return isinstance(value, plain) and all(
             (key is None or key.fits(name)) and (entry is None or entry.fits(part))
             for name, part in value.items()
         )
@@ -257,12 +258,15 @@ def _mapping(key: Kind | None, entry: Kind | None) -> Kind:
     return Kind(words, fits)
 
 
-def _function(n: int) -> Kind:
+def function_of(n: int) -> Kind:
+    """A function that can be called with `n` arguments by their places."""
+
     def fits(value: Any) -> bool:
         if not callable(value):
             return False
+        takes = value.forward if isinstance(value, nn.Module) else value
         try:
-            inspect.signature(value).bind(*[None] * n)
+            inspect.signature(takes).bind(*[None] * n)
         except TypeError:
             return False
         except ValueError:  # its signature cannot be told

@@ -29,6 +29,8 @@ OURS, BEFORE = "prunekit", "replaces"  # in the metadata: the JSON, and a checks
 
 def _pair(path: str | os.PathLike[str]) -> tuple[Path, Path]:
     path = Path(path).expanduser()
+    if not path.name:
+        raise ValueError(f"checkpoint: the path must end with the name of a file, got {path}")
     if path.suffix in (".safetensors", ".json"):
         path = path.with_suffix("")
     return path.with_name(path.name + ".safetensors"), path.with_name(path.name + ".json")
@@ -68,7 +70,10 @@ def save(
         model = copy.deepcopy(model).half()
     tensors, tied = _apart(model)
     info = seal(info | {"tied": tied, "tensors": content_key(tensors)}, FORMAT)
-    described = json.dumps(info, indent=1) + "\n"
+    try:
+        described = json.dumps(info, indent=1) + "\n"
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"checkpoint: info must be plain JSON: {error}") from error
     needed = sum(tensor.nbytes for tensor in tensors.values()) + 2 * len(described)
     check_room(file, needed, "a checkpoint")
     metadata = {OURS: described, BEFORE: _checksum(text)}

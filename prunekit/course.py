@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from prunekit._arguments import checked
+from prunekit.knobs import shown
 from prunekit.mask import Mask
 
 
@@ -65,6 +66,10 @@ def verdict(
         return f"your answer stops with {type(error).__name__}: {error}"
     if any(result is ... or result is None for result in given):
         return UNANSWERED
+    if on and not (callable(like) or isinstance(like, (list, tuple))):
+        raise TypeError(
+            f"course: with `on`, like must be a function or the list of its results, got {shown(like)}"
+        )
     expected = _results(like, on)
     if len(given) != len(expected):
         return f"not quite: got {len(given)} results, expected {len(expected)}"

@@ -12,7 +12,7 @@ import numbers
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -25,10 +25,11 @@ from prunekit._files import describe, digest
 from prunekit._modules import each, place
 from prunekit._random import repeatable
 from prunekit.examples import Pair, form, in_memory, leaves, pair
-from prunekit.knobs import shown
+from prunekit.knobs import Natural, Range, shown
 from prunekit.select import ranks
 
 SPLITS = ("train", "validation", "test")
+Seed = Annotated[int, Range(0, 2**32 - 1)]  # of numpy
 COUNTING = 250  # examples a batch while data of another kind are counted
 COUNTED = 100_000  # examples after which they are taken for endless
 
@@ -228,11 +229,15 @@ class Data:
         if classes is not None:
             if isinstance(classes, (Mapping, set, frozenset)) or not isinstance(classes, Iterable):
                 raise TypeError(
-                    f"{who}: classes must be the names in the order of their labels, got {shown(classes)}"
+                    f"{who}: classes must be the names in the order of their labels, got "
+                    f"{shown(classes)}"
                 )
             if isinstance(classes, (Tensor, np.ndarray)) and classes.ndim != 1:
                 raise TypeError(f"{who}: classes must be names, got {shown(classes)}")
-            classes = tuple(map(str, classes))
+            try:
+                classes = tuple(map(str, classes))
+            except Exception as error:  # whatever those of others raise
+                raise TypeError(f"{who}: classes must be names: {error}") from error
         if self.metric is not accuracy:
             return classes or ()
         targets = {split: y for split, (_, y) in self.splits.items()}
@@ -349,8 +354,8 @@ class Data:
         for split, n in sizes.items():
             if not (_is_whole(n) and 0 < n <= self.size(split)):
                 raise ValueError(
-                    f"data {self.name}: {split} has {self.size(split)} examples, cannot keep {shown(n)}"
-                    ". Pass a whole number of them."
+                    f"data {self.name}: {split} has {self.size(split)} examples, cannot keep "
+                    f"{shown(n)}. Pass a whole number of them."
                 )
             labels = self.splits[split][1]
             part = part.take(split, torch.from_numpy(hold_out(labels.cpu().numpy(), n, seed=0)))
@@ -750,7 +755,14 @@ def _in_255(values: tuple[float, ...], ndim: int, device: torch.device) -> Tenso
     return (255 * shaped).to(device)
 
 
-@checked
+def _check_rows(pair: Pair, rows: np.ndarray) -> None:
+    n = min(map(len, leaves(pair)))
+    whole = rows.dtype.kind in "iu"
+    if rows.ndim != 1 or not whole or (len(rows) and not -n <= rows.min() <= rows.max() < n):
+        raise ValueError(f"rows_of: rows must be whole numbers (m,) below {n}, got {shown(rows)}")
+
+
+@checked(check=_check_rows)
 def rows_of(pair: Pair, rows: np.ndarray) -> Pair:
     """These examples of a pair."""
     index = torch.from_numpy(rows.astype(np.int64))
@@ -860,7 +872,7 @@ def _refuse_no_function(who: str, function: Any, takes: str) -> None:
         name = function.__name__
         raise TypeError(f"{rule}the class {name}. Pass an object of the class: {name}()")
     if not callable(function):
-        raise TypeError(f"{rule}{function!r}")
+        raise TypeError(f"{rule}{shown(function)}")
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # it cannot be told
@@ -873,7 +885,7 @@ def _refuse_no_function(who: str, function: Any, takes: str) -> None:
 
 
 @checked
-def hold_out(labels: np.ndarray, n: int, seed: int, stay: int = 0) -> np.ndarray:
+def hold_out(labels: np.ndarray, n: Natural, seed: Seed, stay: Natural = 0) -> np.ndarray:
     """Sorted indices of `n` examples with the class shares of `labels`, or any `n` of targets.
 
     Of each class, at least `stay` examples are left; where that is 0, whole numbers of more values

@@ -45,6 +45,7 @@ from prunekit._files import (
 )
 from prunekit._modules import device_of, named_tensors, state_key, structure
 from prunekit._source import code_key
+from prunekit.knobs import shown
 
 Entry = dict[str, Any]
 FORMAT = 2  # of the log and of the files of fits
@@ -155,9 +156,11 @@ class Journal:
     ) -> None:
         """Lock the journal and read it, or start it. Raises ValueError if it is another run's,
         `Locked` if another run has it open."""
-        who = method.__name__
+        who = getattr(method, "__name__", type(method).__name__)
         if self.is_open:
             raise Locked(f"journal {self.path}: is in use by another run")
+        if not all(hasattr(data, name) for name in ("loss", "metric", "augment", "key")):
+            raise TypeError(f"journal: data must be a prunekit Data, got {shown(data)}")
         functions = {name: getattr(data, name) for name in ("loss", "metric", "augment")}
         header = {
             "method": who,

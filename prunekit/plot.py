@@ -7,11 +7,12 @@ dark themes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -21,11 +22,16 @@ from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 from torch import Tensor
 
-from prunekit._arguments import checked
+from prunekit._arguments import as_array, checked, numbers, shaped
+from prunekit.knobs import Count
 from prunekit.report import Comparison, Report
 from prunekit.steps import Step
 
 KEPT, REMOVED = sns.color_palette("colorblind")[0], "0.85"
+Numbers = Annotated[Any, numbers("n")]
+Table = Annotated[Any, numbers("rows", "columns")]
+Matrix = Annotated[Tensor, shaped("rows", "columns")]
+Point = tuple[float, float]
 MARKERS = "osD^vPX*"
 
 
@@ -177,9 +183,14 @@ def comparison(result: Comparison, title: str = "") -> Figure:
 
 
 @checked
-def matrix(values: Tensor, keep: Tensor | None = None, title: str = "") -> Figure:
+def matrix(values: Matrix, keep: Tensor | None = None, title: str = "") -> Figure:
     """A small matrix with every number written out; removed ones are 0 on grey."""
     style()
+    if keep is not None and (keep.dtype is not torch.bool or keep.shape != values.shape):
+        raise ValueError(
+            f"plot.matrix: keep must be True or False for each of {tuple(values.shape)}, got "
+            f"{keep.dtype} {tuple(keep.shape)}"
+        )
     grid = values.detach().cpu().numpy()
     rows, columns = grid.shape
     figure, axis = plt.subplots(
@@ -212,7 +223,7 @@ def matrix(values: Tensor, keep: Tensor | None = None, title: str = "") -> Figur
 
 @checked
 def images(
-    pictures: Sequence[tuple[str, Any]],
+    pictures: Sequence[tuple[str, Table]],
     *,
     label: str,
     title: str = "",
@@ -220,6 +231,11 @@ def images(
     limits: tuple[float, float] | None = None,
 ) -> Figure:
     """Pictures side by side on one colour scale; each `(caption, (h, w) values)`."""
+    if cmap not in plt.colormaps() or not pictures:
+        raise ValueError(
+            "plot.images: there must be a picture and a colour map of matplotlib, got "
+            f"{len(pictures)} and {cmap!r}"
+        )
     style()
     figure, panels = plt.subplots(
         1,
@@ -228,7 +244,7 @@ def images(
         layout="constrained",
         squeeze=False,
     )
-    arrays = [np.asarray(values) for _, values in pictures]
+    arrays = [as_array(values) for _, values in pictures]
     low, high = limits or (min(a.min() for a in arrays), max(a.max() for a in arrays))
     for axis, (caption, _), values in zip(panels[0], pictures, arrays, strict=True):
         image = axis.imshow(values, cmap=cmap, vmin=low, vmax=high)
@@ -241,14 +257,21 @@ def images(
 
 
 @checked
-def wheel(probabilities: Any, sizes: Any, title: str = "", picked: Sequence[int] = ()) -> Figure:
+def wheel(
+    probabilities: Numbers, sizes: Numbers, title: str = "", picked: Sequence[int] = ()
+) -> Figure:
     """A roulette wheel: a slice a weight, as wide as its probability, coloured by its size |w|.
 
     The slices of `picked` stand out and are numbered.
     """
     style()
     figure, axis = plt.subplots(figsize=(5.4, 4.4), layout="constrained")
-    sizes = np.asarray(sizes)
+    probabilities, sizes = as_array(probabilities), as_array(sizes)
+    if probabilities.shape != sizes.shape or min(probabilities) < 0 or not sum(probabilities):
+        raise ValueError(
+            f"plot.wheel: each of {len(sizes)} sizes needs a probability of 0 or more, not all of "
+            f"them 0, got {probabilities.tolist()}"
+        )
     shades = plt.get_cmap("viridis")(sizes / (sizes.max() or 1))
     labels = [str(i) if not len(picked) or i in picked else "" for i in range(len(sizes))]
     explode = [0.15 if i in picked else 0 for i in range(len(sizes))]
@@ -272,24 +295,30 @@ def _caption(axis: Axes, text: str, point: Any) -> None:
 
 @checked
 def landscape(
-    xs: Sequence[float],
-    ys: Sequence[float],
-    values: Any,
-    allowed: Any,
+    xs: Numbers,
+    ys: Numbers,
+    values: Table,
+    allowed: Table,
     *,
     x: str,
     y: str,
     label: str,
     title: str = "",
-    dots: Any = (),
+    dots: Sequence[Point] = (),
     names: Sequence[str] = (),
-    arrows: Sequence[tuple[Any, Any, str]] = (),
+    arrows: Sequence[tuple[Point, Point, str]] = (),
 ) -> Figure:
     """A map of `values` over two evenly spaced quantities, `(ys, xs)`, hatched where not `allowed`.
 
     `dots` are points (x, y), the first of which have `names`; `arrows` lead from a point to another
     and have a caption.
     """
+    xs, ys, values, allowed = (as_array(part) for part in (xs, ys, values, allowed))
+    if not (values.shape == allowed.shape == (len(ys), len(xs)) and len(xs) > 1 and len(ys) > 1):
+        raise ValueError(
+            "plot.landscape: values and allowed must be (ys, xs), at least 2 of each, got "
+            f"{values.shape} and {allowed.shape} for {len(ys)} and {len(xs)}"
+        )
     figure, axis = axes(title, x, y, (7, 5.2))
     colored = axis.pcolormesh(xs, ys, np.asarray(values), cmap="viridis", shading="nearest")
     wide, high = xs[1] - xs[0], ys[1] - ys[0]
@@ -315,7 +344,7 @@ def landscape(
 
 
 @checked
-def population(steps: Sequence[Step], total: int, title: str = "") -> Figure:
+def population(steps: Sequence[Step], total: Count, title: str = "") -> Figure:
     """Every member of every generation as a dot, by the share of the weights that it keeps."""
     searched = [(s.index, s.tried) for s in steps if s.tried is not None and s.tried.kept]
     figure, axis = axes(title, "generation", "kept weights (%)")
@@ -333,7 +362,7 @@ def population(steps: Sequence[Step], total: int, title: str = "") -> Figure:
 
 
 @checked
-def tree(steps: Sequence[Step], examples: int, title: str = "") -> Figure:
+def tree(steps: Sequence[Step], examples: Count, title: str = "") -> Figure:
     """Every child of every level as a dot, the chosen ones joined: how a branching tree grew."""
     grown = [s for s in steps if s.tried is not None and not s.tried.vectors]
     levels = [step.info.get("level", step.index) for step in grown]

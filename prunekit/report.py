@@ -19,6 +19,7 @@ from prunekit._arguments import checked
 from prunekit._files import describe
 from prunekit.journal import environment
 from prunekit.judge import evaluate
+from prunekit.knobs import Natural
 from prunekit.mask import Mask
 from prunekit.steps import Step
 
@@ -188,14 +189,14 @@ def _plain(value: Any) -> Any:
 
 
 @checked
-def with_error(accuracy: float, n: int) -> str:
+def with_error(accuracy: float, n: Natural) -> str:
     """An accuracy with its binomial standard error, sqrt(p (1 − p) / n): ``≈0.973 ± 0.002``."""
     error = math.sqrt(max(accuracy * (1 - accuracy), 0) / n) if n else math.nan
     return f"≈{accuracy:.3f} ± {error:.3f}"
 
 
 @checked
-def shown_metric(value: float, metric: str, n: int) -> str:
+def shown_metric(value: float, metric: str, n: Natural) -> str:
     """A figure of the metric as text: an accuracy with its error, another one alone."""
     if math.isnan(value):
         return "none, as outputs are NaN or infinite"
