@@ -152,6 +152,18 @@ def call(model: nn.Module, x: Any) -> Any:
     return model(x)
 
 
+def answer(who: str, model: nn.Module, x: Any) -> Any:
+    """As `call`. Raises ValueError where the inputs and the model do not fit together."""
+    try:
+        return call(model, x)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"{who}: {type(model).__name__} fails on these data: {type(error).__name__}: {error}"
+        ) from error
+
+
 def _takes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """Whether the model's ``forward`` can be called so; a wrapper's is that of what it wraps."""
     while (inner := getattr(model, "module", getattr(model, "_orig_mod", None))) is not None:

@@ -119,8 +119,16 @@ def _assignments(source: str) -> dict[str, str]:
 
 
 def _without_docstrings(tree: ast.AST) -> ast.AST:
+    """The tree without what does not change results: docstrings, and the checks of arguments."""
     for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            node.decorator_list = [d for d in node.decorator_list if not _checks(d)]
         match getattr(node, "body", None):
             case [ast.Expr(value=ast.Constant(value=str())) as text, *rest] as body:
                 body[:] = rest or [ast.copy_location(ast.Pass(), text)]
     return tree
+
+
+def _checks(decorator: ast.expr) -> bool:
+    decorator = decorator.func if isinstance(decorator, ast.Call) else decorator
+    return isinstance(decorator, ast.Name) and decorator.id == "checked"

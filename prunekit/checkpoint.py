@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from prunekit._arguments import checked
 from prunekit._files import check_room, check_seal, replacing, seal, tensor_bytes
 
 FORMAT = 2
@@ -28,6 +29,8 @@ OURS, BEFORE = "prunekit", "replaces"  # in the metadata: the JSON, and a checks
 
 def _pair(path: str | os.PathLike[str]) -> tuple[Path, Path]:
     path = Path(path).expanduser()
+    if not path.name:
+        raise ValueError(f"checkpoint: the path must end with the name of a file, got {path}")
     if path.suffix in (".safetensors", ".json"):
         path = path.with_suffix("")
     return path.with_name(path.name + ".safetensors"), path.with_name(path.name + ".json")
@@ -38,6 +41,7 @@ def text_of(path: str | os.PathLike[str]) -> Path:
     return _pair(path)[1]
 
 
+@checked
 def content_key(tensors: Mapping[str, Tensor]) -> str:
     """64 hex digits over names, types, shapes and contents of tensors, whatever their order."""
     hashed = hashlib.sha256()
@@ -48,6 +52,7 @@ def content_key(tensors: Mapping[str, Tensor]) -> str:
     return hashed.hexdigest()
 
 
+@checked
 def save(
     path: str | os.PathLike[str], model: nn.Module, info: dict[str, Any], *, half: bool = False
 ) -> Path:
@@ -65,7 +70,10 @@ def save(
         model = copy.deepcopy(model).half()
     tensors, tied = _apart(model)
     info = seal(info | {"tied": tied, "tensors": content_key(tensors)}, FORMAT)
-    described = json.dumps(info, indent=1) + "\n"
+    try:
+        described = json.dumps(info, indent=1) + "\n"
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"checkpoint: info must be plain JSON: {error}") from error
     needed = sum(tensor.nbytes for tensor in tensors.values()) + 2 * len(described)
     check_room(file, needed, "a checkpoint")
     metadata = {OURS: described, BEFORE: _checksum(text)}
@@ -117,11 +125,13 @@ def _checksum(path: Path) -> str:
         return ""
 
 
+@checked
 def exists(path: str | os.PathLike[str]) -> bool:
     """Whether both files of a checkpoint are there."""
     return all(part.is_file() for part in _pair(path))
 
 
+@checked
 def read_info(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What ``path.json`` says. Raises ValueError that names it if it is missing or damaged."""
     file, text = _pair(path)
@@ -151,6 +161,7 @@ def _metadata(file: Path) -> dict[str, str]:
         return {}
 
 
+@checked
 def load_into(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, Any]:
     """Load the tensors into `model` and give back the info.
 

@@ -9,22 +9,26 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunekit._arguments import checked
 from prunekit._modules import call, repeatably
 from prunekit.mask import Mask
 from prunekit.products import Product, Removed, Watcher, first, watching, with_zeros
 
 
+@checked
 def params(model: nn.Module, mask: Mask | None = None) -> int:
     """How many parameters there are, biases too; with `mask`, how many are kept."""
     everything = sum(p.numel() for p in model.parameters())
     return everything - (mask.total - mask.kept if mask is not None else 0)
 
 
+@checked
 def compression(model: nn.Module, mask: Mask) -> float:
     """All parameters / kept parameters, biases too."""
     return params(model) / max(params(model, mask), 1)
 
 
+@checked
 @dataclass(frozen=True)
 class Macs:
     """Multiply-adds of one example: all of them, and those with a kept weight."""
@@ -33,6 +37,7 @@ class Macs:
     sparse: int
 
 
+@checked
 def macs(model: nn.Module, x: Any, mask: Mask | None = None) -> Macs:
     """Count the multiply-adds of a forward pass of one example (not FLOPs, which are twice that).
 

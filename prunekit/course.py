@@ -10,9 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunekit._arguments import checked
+from prunekit.knobs import shown
 from prunekit.mask import Mask
 
 
+@checked
 def close(value: float, expected: float, within: float = 0.02) -> None:
     """Print a measured number beside the expected one: ``≈0.973, expected 0.97 ± 0.02: ok``."""
     verdict = "ok"
@@ -26,6 +29,7 @@ def close(value: float, expected: float, within: float = 0.02) -> None:
 UNANSWERED = "not answered yet: replace the ... above and run this cell again"
 
 
+@checked
 def check(
     attempt: Any,
     like: Any,
@@ -44,6 +48,7 @@ def check(
     print(verdict(attempt, like, on, hints=hints, within=within))
 
 
+@checked
 def verdict(
     attempt: Any,
     like: Any,
@@ -61,6 +66,10 @@ def verdict(
         return f"your answer stops with {type(error).__name__}: {error}"
     if any(result is ... or result is None for result in given):
         return UNANSWERED
+    if on and not (callable(like) or isinstance(like, (list, tuple))):
+        raise TypeError(
+            f"course: with `on`, like must be a function or the list of its results, got {shown(like)}"
+        )
     expected = _results(like, on)
     if len(given) != len(expected):
         return f"not quite: got {len(given)} results, expected {len(expected)}"

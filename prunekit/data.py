@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 import numbers
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -19,33 +20,71 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import Dataset
 
+from prunekit._arguments import checked
 from prunekit._files import describe, digest
 from prunekit._modules import each, place
 from prunekit._random import repeatable
 from prunekit.examples import Pair, form, in_memory, leaves, pair
+from prunekit.knobs import Natural, Range, shown
 from prunekit.select import ranks
 
 SPLITS = ("train", "validation", "test")
+Seed = Annotated[int, Range(0, 2**32 - 1)]  # of numpy
 COUNTING = 250  # examples a batch while data of another kind are counted
 COUNTED = 100_000  # examples after which they are taken for endless
 
 
+def _check_answers(outputs: Tensor, targets: Tensor) -> None:
+    """Raise ValueError unless there is a row of outputs, one a class, for every target."""
+    expected = (
+        targets.shape[:1] + targets.shape[2:] if targets.is_floating_point() else targets.shape
+    )
+    fits = (
+        outputs.ndim > 1 and outputs.shape[1] and outputs.shape[:1] + outputs.shape[2:] == expected
+    )
+    if not fits or not targets.numel() or outputs.dtype is torch.bool:
+        raise ValueError(
+            f"accuracy: outputs must be numbers (n, classes) for n targets, at least one, got "
+            f"{tuple(outputs.shape)} for targets {tuple(targets.shape)}"
+        )
+
+
+def _check_probable(targets: Tensor) -> None:
+    if targets.is_floating_point() and (targets.ndim < 2 or not targets.shape[1]):
+        raise ValueError(
+            "likeliest: targets must be classes, or probabilities (n, classes), got floats of "
+            f"shape {tuple(targets.shape)}"
+        )
+
+
+def _check_values(outputs: Tensor, targets: Tensor) -> None:
+    if outputs.numel() != targets.numel():
+        raise ValueError(
+            "squared_error: there must be an output for every target, "
+            f"got {tuple(outputs.shape)} for targets {tuple(targets.shape)}"
+        )
+
+
+@checked(check=_check_answers)
 def accuracy(outputs: Tensor, targets: Tensor) -> float:
     """The share of examples whose largest output is the right class; outputs `(n, classes)`."""
     n = likeliest(targets).numel()
     return (n - wrong(outputs, targets)) / n
 
 
+@checked(check=_check_answers)
 def wrong(outputs: Tensor, targets: Tensor) -> int:
     """How many examples are classified wrongly."""
     return int((outputs.argmax(1) != likeliest(targets)).sum())
 
 
+@checked(check=_check_probable)
 def likeliest(targets: Tensor) -> Tensor:
     """The classes of targets; where they are probabilities, the likeliest."""
     return targets.argmax(1) if targets.is_floating_point() else targets
 
 
+@checked
 def spearman(outputs: Tensor, targets: Tensor) -> float:
     """Spearman's rank correlation in [-1, 1] of one output an example; 0 if all are equal."""
     if outputs.numel() != targets.numel():
@@ -58,6 +97,7 @@ def spearman(outputs: Tensor, targets: Tensor) -> float:
     return float(a @ b / scale) if scale > 0 else 0.0
 
 
+@checked(check=_check_values)
 def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """Mean squared error, for outputs `(n, 1)` as well as `(n,)`."""
     return mse_loss(outputs.reshape(targets.shape), targets)
@@ -105,7 +145,7 @@ class Data:
         key: str | None = None,
     ):
         if not isinstance(name, str):
-            raise TypeError(f"data: name must be a text, got {name!r}")
+            raise TypeError(f"data: name must be a text, got {shown(name)}")
         self.name, self.loss, self.metric, self.augment = name, loss, metric, augment
         for what, function in (("loss", loss), ("metric", metric)):
             _refuse_no_function(f"data {name}: {what}", function, "outputs, targets")
@@ -121,7 +161,7 @@ class Data:
                 f"{mean}. Divide mean and std by 255 if they are those of bytes."
             )
         if key is not None and not (isinstance(key, str) and key):
-            raise ValueError(f"data {name}: key must be a text that is not empty, got {key!r}")
+            raise ValueError(f"data {name}: key must be a text that is not empty, got {shown(key)}")
         self.known_as = key
         self.classes = self._classes(classes)
 
@@ -177,7 +217,7 @@ class Data:
         except (TypeError, ValueError):
             array = np.asarray(True)
         if array.dtype.kind not in "iuf":
-            raise TypeError(f"{who} must be numbers, one a channel, got {given!r}")
+            raise TypeError(f"{who} must be numbers, one a channel, got {shown(given)}")
         if not np.isfinite(values).all():
             raise ValueError(f"{who} must be finite, got {given}")
         if array.ndim > 1 or len(values) not in (1, x.shape[1]):
@@ -191,9 +231,15 @@ class Data:
         if classes is not None:
             if isinstance(classes, (Mapping, set, frozenset)) or not isinstance(classes, Iterable):
                 raise TypeError(
-                    f"{who}: classes must be the names in the order of their labels, got {classes}"
+                    f"{who}: classes must be the names in the order of their labels, got "
+                    f"{shown(classes)}"
                 )
-            classes = tuple(map(str, classes))
+            if isinstance(classes, (Tensor, np.ndarray)) and classes.ndim != 1:
+                raise TypeError(f"{who}: classes must be names, got {shown(classes)}")
+            try:
+                classes = tuple(map(str, classes))
+            except Exception as error:  # whatever those of others raise
+                raise TypeError(f"{who}: classes must be names: {error}") from error
         if self.metric is not accuracy:
             return classes or ()
         targets = {split: y for split, (_, y) in self.splits.items()}
@@ -256,7 +302,7 @@ class Data:
                 )
         whole = in_memory(train, f"{who}, train")
         if isinstance(validation, numbers.Real):
-            rest, held = _share(whole[1], float(validation), settings, who)
+            rest, held = _share(whole[1], _as_float(validation), settings, who)
             splits = {"train": rows_of(whole, rest), "validation": rows_of(whole, held)}
         elif validation is None:
             raise TypeError(f"{who}: validation must be a share in (0, 1) or a data set, got None")
@@ -271,6 +317,7 @@ class Data:
         """What is worked out from the rest stays here: copies may differ, workers do it again."""
         return {k: v for k, v in vars(self).items() if k not in ("key", "normalised")}
 
+    @checked
     def only(self, *splits: str) -> Data:
         """The same data without the other splits: what a worker needs that only evaluates."""
         for split in splits:
@@ -280,12 +327,17 @@ class Data:
         part.known_as = None
         return part
 
+    @checked
     def to(self, device: torch.device | str) -> Data:
         """The same data on a device; themselves if they lie there.
 
         Order and augmentation are drawn on the CPU, the same everywhere.
         """
-        splits = {split: place(pair, torch.device(device)) for split, pair in self.splits.items()}
+        try:
+            where = torch.device(device)
+        except RuntimeError as error:
+            raise ValueError(f"data {self.name}: there is no device {device!r}: {error}") from error
+        splits = {split: place(pair, where) for split, pair in self.splits.items()}
         moved = zip(leaves([*splits.values()]), leaves([*self.splits.values()]), strict=True)
         if all(tensor is own for tensor, own in moved):
             return self
@@ -304,13 +356,14 @@ class Data:
         for split, n in sizes.items():
             if not (_is_whole(n) and 0 < n <= self.size(split)):
                 raise ValueError(
-                    f"data {self.name}: {split} has {self.size(split)} examples, cannot keep {n!r}"
-                    ". Pass a whole number of them."
+                    f"data {self.name}: {split} has {self.size(split)} examples, cannot keep "
+                    f"{shown(n)}. Pass a whole number of them."
                 )
             labels = self.splits[split][1]
             part = part.take(split, torch.from_numpy(hold_out(labels.cpu().numpy(), n, seed=0)))
         return part
 
+    @checked
     def take(self, split: str, rows: Tensor) -> Data:
         """The same data with only these examples of a split, in this order; rows `(n,)` int64.
 
@@ -318,7 +371,9 @@ class Data:
         """
         n = self.size(split)
         if not (isinstance(rows, Tensor) and rows.dtype is torch.int64 and rows.ndim == 1):
-            raise ValueError(f"data {self.name}: rows must be a tensor (n,) of int64, got {rows!r}")
+            raise ValueError(
+                f"data {self.name}: rows must be a tensor (n,) of int64, got {shown(rows)}"
+            )
         if not len(rows) or rows.min() < 0 or rows.max() >= n:
             bad = [row for row in rows.tolist() if not 0 <= row < n][:1]
             raise ValueError(
@@ -357,6 +412,7 @@ class Data:
         """What a cost counts."""
         return "errors" if self.counts_errors else f"minus the {self.metric_name}"
 
+    @checked
     def unit(self, split: str) -> int:
         """What 1.0 of the metric costs: the number of targets for the accuracy, else 1."""
         return self.size(split) * self._targets(split) if self.counts_errors else 1
@@ -376,12 +432,14 @@ class Data:
         left_out = rest == 1 < min(size, n)
         return full + (rest > 0) - left_out
 
+    @checked
     def size(self, split: str) -> int:
         """How many examples a split has. Raises ValueError if there is no such split."""
         if split not in self.splits:
             raise ValueError(f"data {self.name}: has no {split} split, only {[*self.splits]}")
         return len(self.splits[split][1])
 
+    @checked
     def batches(
         self, split: str, size: int, generator: torch.Generator | None = None
     ) -> Iterator[Pair]:
@@ -668,7 +726,7 @@ class Foreign(Data):
         """The key of the source, if it has one."""
         key = getattr(self.source, "key", None)
         if key is not None and not isinstance(key, str):
-            raise TypeError(f"data {self.name}: key must be a text, got {key!r}")
+            raise TypeError(f"data {self.name}: key must be a text, got {shown(key)}")
         return key or None
 
     def __repr__(self) -> str:
@@ -699,6 +757,14 @@ def _in_255(values: tuple[float, ...], ndim: int, device: torch.device) -> Tenso
     return (255 * shaped).to(device)
 
 
+def _check_rows(pair: Pair, rows: np.ndarray) -> None:
+    n = min(map(len, leaves(pair)))
+    whole = rows.dtype.kind in "iu"
+    if rows.ndim != 1 or not whole or (len(rows) and not -n <= rows.min() <= rows.max() < n):
+        raise ValueError(f"rows_of: rows must be whole numbers (m,) below {n}, got {shown(rows)}")
+
+
+@checked(check=_check_rows)
 def rows_of(pair: Pair, rows: np.ndarray) -> Pair:
     """These examples of a pair."""
     index = torch.from_numpy(rows.astype(np.int64))
@@ -783,6 +849,14 @@ def _of_tensors(x: Any) -> bool:
     return isinstance(x, Tensor)
 
 
+def _as_float(value: Any) -> float:
+    """The number, NaN for one that is more than any float."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
+
+
 def _is_whole(n: Any) -> bool:
     return isinstance(n, numbers.Integral) and not isinstance(n, bool)
 
@@ -790,7 +864,7 @@ def _is_whole(n: Any) -> bool:
 def _refuse_no_number(who: str, n: Any) -> None:
     """Raise ValueError unless n is a whole number above 0."""
     if not _is_whole(n) or n < 1:
-        raise ValueError(f"{who} must be a whole number above 0, got {n!r}")
+        raise ValueError(f"{who} must be a whole number above 0, got {shown(n)}")
 
 
 def _refuse_no_function(who: str, function: Any, takes: str) -> None:
@@ -800,7 +874,7 @@ def _refuse_no_function(who: str, function: Any, takes: str) -> None:
         name = function.__name__
         raise TypeError(f"{rule}the class {name}. Pass an object of the class: {name}()")
     if not callable(function):
-        raise TypeError(f"{rule}{function!r}")
+        raise TypeError(f"{rule}{shown(function)}")
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # it cannot be told
@@ -812,7 +886,8 @@ def _refuse_no_function(who: str, function: Any, takes: str) -> None:
         raise TypeError(f"{rule}{name}{signature}: {error}") from error
 
 
-def hold_out(labels: np.ndarray, n: int, seed: int, stay: int = 0) -> np.ndarray:
+@checked
+def hold_out(labels: np.ndarray, n: Natural, seed: Seed, stay: Natural = 0) -> np.ndarray:
     """Sorted indices of `n` examples with the class shares of `labels`, or any `n` of targets.
 
     Of each class, at least `stay` examples are left; where that is 0, whole numbers of more values

@@ -7,12 +7,15 @@ scores come from a function, which may compare them with those that they have to
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
+
+from prunekit._arguments import checked, shaped
+from prunekit.knobs import Choice, Natural, shown
 
 # x: the targets, best: the best of them, a, b, c: three others of each target; all (n, genes).
 STRATEGIES: dict[str, Callable[..., Tensor]] = {
@@ -22,6 +25,8 @@ STRATEGIES: dict[str, Callable[..., Tensor]] = {
     # Outside all bounds, so every gene is drawn anew: random search, with a crossover of 1.
     "random": lambda x, best, a, b, c, scale: torch.full_like(x, torch.inf),
 }
+Strategy = Annotated[str, Choice(*STRATEGIES)]
+Genes = Annotated[Tensor, shaped("genes")]
 FEWEST = 4  # a target and three others
 ROWS = 1_000  # of the drawn order of all vectors that are held at once
 
@@ -30,6 +35,7 @@ ROWS = 1_000  # of the drawn order of all vectors that are held at once
 Judge = Callable[[Tensor, Sequence[Any] | None], Sequence[Any]]
 
 
+@checked
 @dataclass(frozen=True)
 class Proposal:
     """How the trials of all targets were made; tensors of `(n, genes)`, `others` of `(n, 3)`.
@@ -45,6 +51,7 @@ class Proposal:
     trials: Tensor
 
 
+@checked
 @dataclass(frozen=True)
 class Generation:
     """The vectors that survive, `(n, genes)`, their scores, which of them are new, and the trials
@@ -62,18 +69,21 @@ class Generation:
         return min(range(len(self.scores)), key=lambda i: self.scores[i])
 
 
-def spread(n: int, low: Tensor, high: Tensor, generator: torch.Generator) -> Tensor:
+@checked
+def spread(n: Natural, low: Genes, high: Genes, generator: torch.Generator) -> Tensor:
     """`n` vectors drawn evenly between the bounds, `(n, genes)`."""
+    check_bounds(low, high)
     drawn = torch.rand(n, len(low), generator=generator, dtype=torch.float64, device="cpu")
     return low + drawn * (high - low)
 
 
+@checked
 def propose(
-    vectors: Tensor,
-    best: Tensor,
-    low: Tensor,
-    high: Tensor,
-    strategy: str,
+    vectors: Annotated[Tensor, shaped("n", "genes")],
+    best: Genes,
+    low: Genes,
+    high: Genes,
+    strategy: Strategy,
     scale: float,
     crossover: float,
     generator: torch.Generator,
@@ -83,6 +93,7 @@ def propose(
     Mutant genes outside the bounds are drawn anew between them.
     """
     n, genes = vectors.shape
+    _check_vectors(vectors, low, high)
     places = torch.arange(n, device="cpu")
     others = torch.cat([_others(rows, n, generator) for rows in places.split(ROWS)])
     a, b, c = (vectors[places] for places in others.T)
@@ -102,14 +113,15 @@ def _others(rows: Tensor, n: int, generator: torch.Generator) -> Tensor:
     return order.scatter_(1, rows[:, None], 2.0).argsort(1)[:, :3]  # a vector itself comes last
 
 
+@checked
 def evolve(
     judge: Judge,
-    start: Tensor,
-    low: Tensor,
-    high: Tensor,
+    start: Annotated[Tensor, shaped("n", "genes")],
+    low: Genes,
+    high: Genes,
     *,
-    generations: int,
-    strategy: str = "rand1bin",
+    generations: Natural,
+    strategy: Strategy = "rand1bin",
     scale: float = 0.5,
     crossover: float = 0.9,
     generator: torch.Generator,
@@ -119,9 +131,7 @@ def evolve(
     A trial takes the place of its target if its score is not worse. Raises ValueError for bounds
     that are crossed or not numbers, fewer than 4 vectors, and scores that are NaN.
     """
-    check_bounds(low, high)
-    if len(start) < FEWEST:
-        raise ValueError(f"evolve: there must be at least {FEWEST} vectors, got {len(start)}")
+    _check_vectors(start, low, high)
     vectors = start.double()
     scores = _scores(judge, vectors, None)
     generation = Generation(0, vectors, tuple(scores), tuple(range(len(vectors))))
@@ -139,15 +149,29 @@ def evolve(
         yield generation
 
 
-def check_bounds(low: Tensor, high: Tensor) -> None:
+@checked
+def check_bounds(low: Genes, high: Genes) -> None:
     """Raise ValueError unless every gene has two finite bounds in the right order."""
+    if low.shape != high.shape:
+        raise ValueError(f"evolve: {len(low)} low bounds need as many high ones, got {len(high)}")
     for gene, (a, b) in enumerate(zip(low.tolist(), high.tolist(), strict=True)):
         if not (math.isfinite(a) and math.isfinite(b) and a <= b):
             raise ValueError(f"evolve: gene {gene} needs finite bounds, low <= high, got {a}, {b}")
 
 
+def _check_vectors(vectors: Tensor, low: Tensor, high: Tensor) -> None:
+    check_bounds(low, high)
+    if len(vectors) < FEWEST:
+        raise ValueError(f"evolve: there must be at least {FEWEST} vectors, got {len(vectors)}")
+    if vectors.shape[1] != len(low):
+        raise ValueError(f"evolve: {len(low)} bounds need as many genes, got {vectors.shape[1]}")
+
+
 def _scores(judge: Judge, vectors: Tensor, rivals: Sequence[Any] | None) -> list[Any]:
-    scores = list(judge(vectors, rivals))
+    scores = judge(vectors, rivals)
+    if not isinstance(scores, Iterable):
+        raise TypeError(f"evolve: judge must give a score for each vector, got {shown(scores)}")
+    scores = list(scores)
     if len(scores) != len(vectors):
         raise ValueError(f"evolve: {len(vectors)} vectors need as many scores, got {len(scores)}")
     for vector, score in zip(vectors, scores, strict=True):

@@ -31,6 +31,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from prunekit import __version__
+from prunekit._arguments import checked
 from prunekit._files import (
     NewerFormat,
     check_room,
@@ -45,12 +46,14 @@ from prunekit._files import (
 )
 from prunekit._modules import device_of, named_tensors, state_key, structure
 from prunekit._source import code_key
+from prunekit.knobs import shown
 
 Entry = dict[str, Any]
 FORMAT = 2  # of the log and of the files of fits
 WIDTH = 60  # characters of a value in an error
 
 
+@checked
 def environment(device: torch.device | None = None) -> dict[str, Any]:
     """What can change the last bits of a result: versions, processor, threads, accelerator."""
     able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
@@ -126,6 +129,7 @@ class Journal:
     With ``any_code=True`` a run goes on under changed code; `codes` then lists all that it had.
     """
 
+    @checked
     def __init__(self, path: str | os.PathLike[str], *, any_code: bool = False):
         bare = os.fspath(path) == Path(path).name  # "mine", and not "./mine"
         path = Path(path).expanduser()
@@ -142,6 +146,7 @@ class Journal:
     def is_open(self) -> bool:
         return self._log is not None
 
+    @checked
     def open(
         self,
         method: Callable[..., Any],
@@ -152,9 +157,11 @@ class Journal:
     ) -> None:
         """Lock the journal and read it, or start it. Raises ValueError if it is another run's,
         `Locked` if another run has it open."""
-        who = method.__name__
+        who = getattr(method, "__name__", type(method).__name__)
         if self.is_open:
             raise Locked(f"journal {self.path}: is in use by another run")
+        if not all(hasattr(data, name) for name in ("loss", "metric", "augment", "key")):
+            raise TypeError(f"journal: data must be a prunekit Data, got {shown(data)}")
         functions = {name: getattr(data, name) for name in ("loss", "metric", "augment")}
         header = {
             "method": who,
@@ -311,6 +318,7 @@ class Journal:
             number = error.errno or errno.EIO
             raise OSError(number, os.strerror(number), str(self._log_path)) from error
 
+    @checked
     def note_precision(self, form: str) -> None:
         """Record what "auto" became in a fit."""
         if form not in self.precisions:
@@ -319,10 +327,12 @@ class Journal:
 
     # -- evaluations
 
+    @checked
     def get(self, key: str) -> float | None:
         """The recorded cost of a candidate, or None."""
         return self._values.get(key)
 
+    @checked
     def put(self, key: str, value: float) -> None:
         """Record the cost of a candidate."""
         self._values[key] = value
@@ -333,6 +343,7 @@ class Journal:
     def _fit_path(self, key: str) -> Path:
         return self.path / f"fit-{key}.safetensors"
 
+    @checked
     def load_fit(self, key: str) -> Fit | None:
         """The recorded state of a fit; None if there is none that can be read."""
         path = self._fit_path(key)
@@ -357,6 +368,7 @@ class Journal:
             return None
         return Fit(about["epoch"], about["metrics"], masks, tensors, about["extra"])
 
+    @checked
     def save_fit(self, key: str, fit: Fit) -> None:
         """Put `fit` in the place of what was recorded before."""
         tensors = {name: t.detach().cpu().contiguous() for name, t in fit.tensors.items()}

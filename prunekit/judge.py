@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunekit._arguments import checked
 from prunekit._memory import examples_within
-from prunekit._modules import call, device_of, evaluating, lay_out, place, repeatably
+from prunekit._modules import answer, device_of, evaluating, lay_out, place, repeatably
 from prunekit.data import Data, likeliest, wrap
 from prunekit.mask import Mask
 from prunekit.steps import Run
@@ -27,6 +28,7 @@ SLACK = 1e-9  # what rounding adds to a difference of two metrics
 EVALUATION_BATCH, ON_ACCELERATORS = 250, 2_000
 
 
+@checked
 def stand_in(model: nn.Module) -> nn.Module:
     """A copy in eval mode, in the memory order in which a CPU convolves about twice as fast."""
     twin = copied("evaluate", model).eval()
@@ -42,9 +44,10 @@ def _outputs(model: nn.Module, data: Data, run: Run, split: str) -> Any:
     for x, y in data.batches(split, size):
         run.poll()
         with torch.no_grad(), evaluating(model):
-            yield call(model, place(x, device)), y.to(device)
+            yield answer("judge", model, place(x, device)), y.to(device)
 
 
+@checked
 def judge(
     model: nn.Module,
     data: Any,
@@ -94,6 +97,7 @@ def _judge(model: nn.Module, data: Data, run: Run, split: str, limit: float) -> 
     return -value if math.isfinite(value) else math.inf
 
 
+@checked
 def hardest_first(model: nn.Module, data: Data, run: Run = Run()) -> Data:
     """The data's validation examples alone, those first whose right class leads by the least.
 
@@ -118,6 +122,7 @@ def _leads(model: nn.Module, data: Data, run: Run) -> Tensor:
     return torch.cat(leads)
 
 
+@checked
 def as_metric(cost: float, data: Data, split: str = "validation") -> float:
     """The metric that a cost stands for: errors become an accuracy. NaN for an infinite cost."""
     if math.isinf(cost):
@@ -128,6 +133,7 @@ def as_metric(cost: float, data: Data, split: str = "validation") -> float:
     return (n - cost) / n
 
 
+@checked
 def evaluate(
     model: nn.Module,
     data: Any,
@@ -150,6 +156,7 @@ def evaluate(
     return as_metric(judge(model, data, run, split), data, split)
 
 
+@checked
 @dataclass(frozen=True)
 class Paired:
     """Two models on the same examples: how many only a answers wrongly, and how many only b.
@@ -178,6 +185,7 @@ class Paired:
         )
 
 
+@checked
 def paired(
     a: nn.Module, b: nn.Module, data: Any, split: str = "validation", *, run: Run = Run()
 ) -> Paired:

@@ -166,7 +166,7 @@ class Knob:
         return ""
 
 
-def _knob(name: str, hint: Any, default: Any) -> Knob | None:
+def knob_of(name: str, hint: Any, default: Any) -> Knob | None:
     """The knob that an annotation declares; None if it declares no rule."""
     optional = False
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
@@ -197,11 +197,11 @@ def read_knobs(
     declared: dict[str, Knob] = {}
     for name, parameter in inspect.signature(function).parameters.items():
         own = parameter.kind is parameter.KEYWORD_ONLY and name not in ("seed", "run")
-        if own and (knob := _knob(name, hints.get(name), parameter.default)):
+        if own and (knob := knob_of(name, hints.get(name), parameter.default)):
             declared[name] = knob
     for name, hint in unpacked(function).items():
         default = (others or {}).get(name, next(_of_kind(hint, Default)).value)
-        if knob := _knob(name, hint, default):
+        if knob := knob_of(name, hint, default):
             declared.setdefault(name, knob)
     return declared
 

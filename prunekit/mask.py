@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from prunekit import products
+from prunekit._arguments import checked
+from prunekit.knobs import shown
 
 _MAGIC, _FORMAT = b"prunekit mask ", 2  # how the bytes of a mask begin
 
@@ -41,6 +43,7 @@ def prunable(
     *,
     why: Literal[True],
 ) -> dict[str, str]: ...
+@checked
 def prunable(
     model: nn.Module,
     biases: bool = False,
@@ -78,6 +81,8 @@ def prunable(
     # Tied weights have several names; a pattern may match any of them.
     every = [(name, id(p)) for name, p in model.named_parameters(remove_duplicate=False)]
     for pattern in (ignore,) if isinstance(ignore, str) else ignore:
+        if not isinstance(pattern, str):
+            raise TypeError(f"ignore: must be names or patterns of them, got {shown(pattern)}")
         hit = {i for name, i in every if fnmatch.fnmatchcase(name, pattern)}
         if not hit:
             raise ValueError(
@@ -126,6 +131,7 @@ class Mask(Mapping[str, Tensor]):
     0.25
     """
 
+    @checked
     def __init__(self, tensors: Mapping[str, Tensor]):
         for name, keep in tensors.items():
             if not isinstance(keep, Tensor) or keep.dtype != torch.bool:
@@ -144,6 +150,7 @@ class Mask(Mapping[str, Tensor]):
         return mask
 
     @classmethod
+    @checked
     def ones(
         cls,
         model: nn.Module,
@@ -160,6 +167,7 @@ class Mask(Mapping[str, Tensor]):
         )
 
     @classmethod
+    @checked
     def left(
         cls,
         model: nn.Module,
@@ -238,6 +246,7 @@ class Mask(Mapping[str, Tensor]):
         content = Mask._sharing(dict(sorted(self.items())))._content()
         return hashlib.blake2b(content, digest_size=16).hexdigest()
 
+    @checked
     def check(self, model: nn.Module) -> None:
         """Raise ValueError unless every name and shape fits the model."""
         parameters = dict(model.named_parameters())
@@ -263,6 +272,7 @@ class Mask(Mapping[str, Tensor]):
             p.masked_fill_(~keep.to(p.device), 0)
         return model
 
+    @checked
     def hold(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> RemovableHandle:
         """Keep the removed weights at exactly 0 while `optimizer` trains `model` in any loop.
 
@@ -306,6 +316,7 @@ class Mask(Mapping[str, Tensor]):
         return b"%s%d %s\n%s" % (_MAGIC, _FORMAT, _checksum(content), content)
 
     @classmethod
+    @checked
     def from_bytes(cls, packed: bytes) -> Mask:
         """The mask that `to_bytes` wrote, the first form, without checksum, too.
 
@@ -327,6 +338,7 @@ class Mask(Mapping[str, Tensor]):
         return cls._sharing(tensors)
 
     @staticmethod
+    @checked
     def length(start: bytes) -> int:
         """How long the bytes of a mask are that begin so, with at least its names and shapes.
 

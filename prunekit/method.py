@@ -15,7 +15,7 @@ from torch import nn
 
 from prunekit._modules import device_of, put_back, snapshot
 from prunekit.data import Data, wrap
-from prunekit.knobs import Knob, Range, read_knobs, unpacked
+from prunekit.knobs import Knob, Range, read_knobs, shown, unpacked
 from prunekit.steps import Run, Step, Stopped
 from prunekit.trial import check_model, try_out
 
@@ -139,6 +139,16 @@ def method(
             quick=quick,
             work=work,
         )
+    if not inspect.isfunction(function):
+        raise TypeError(f"@method: must stand over a generator function, got {shown(function)}")
+    for what, others in (("tuning", tuning), ("quick", quick)):
+        if others is not None and not isinstance(others, Mapping):
+            raise TypeError(f"@method: {what} must be a mapping of knobs, got {shown(others)}")
+    for what, called in (("check", check), ("work", work)):
+        if called is not None and not callable(called):
+            raise TypeError(f"@method: {what} must be a function, got {shown(called)}")
+    if not isinstance(inputs, (tuple, list)):
+        raise TypeError(f"@method: inputs must be a tuple of keywords, got {shown(inputs)}")
     who, declared = function.__name__, read_knobs(function, tuning)
     _check_signature(function, declared, inputs, tuning or {}, quick or {})
     seed_knob = Knob("seed", Range(0), 0, whole=True)
@@ -160,7 +170,7 @@ def method(
             settings[name] = knob.check(who, settings[name])
         settings["seed"] = seed_knob.check(who, settings["seed"])
         if not isinstance(settings["run"], Run):
-            raise TypeError(f"{who}: run must be a prunekit Run, got {settings['run']!r}")
+            raise TypeError(f"{who}: run must be a prunekit Run, got {shown(settings['run'])}")
         outermost = not _running()  # nested methods were checked by it
         if outermost:
             check_model(who, model)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from prunekit import checkpoint
+from prunekit._arguments import checked
 from prunekit._files import home
 from prunekit._random import LocalRandom
 from prunekit.knobs import Knob, Range
@@ -27,6 +28,7 @@ class LeNet300100(nn.Module):
     `(n, outputs)`.
     """
 
+    @checked
     def __init__(self, outputs: int = 10) -> None:
         super().__init__()
         self.fc1 = nn.Linear(784, 300)
@@ -46,6 +48,7 @@ class LeNet5(nn.Module):
     Input `(n, 1, 28, 28)`, output `(n, outputs)`.
     """
 
+    @checked
     def __init__(self, outputs: int = 10) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(1, 20, 5)
@@ -68,6 +71,7 @@ class LeNet1998(nn.Module):
     `width` is a factor on the hidden channels.
     """
 
+    @checked
     def __init__(self, outputs: int = 10, width: float = 1.0, inputs: int = 1) -> None:
         super().__init__()
         a, b, c, d = _channels(self, inputs, width, 6, 16, 120, 84)
@@ -95,6 +99,7 @@ class AlexNet(nn.Module):
     the hidden channels.
     """
 
+    @checked
     def __init__(self, outputs: int = 10, width: float = 1.0, inputs: int = 3) -> None:
         super().__init__()
         a, b, c, d, e = _channels(self, inputs, width, 64, 192, 384, 256, 256)
@@ -122,6 +127,7 @@ class VGG16(nn.Module):
     output `(n, outputs)`; `width` is a factor on the hidden channels.
     """
 
+    @checked
     def __init__(self, outputs: int = 10, width: float = 1.0, inputs: int = 3) -> None:
         super().__init__()
         channels = _channels(self, inputs, width, 64, 128, 256, 512, 512)
@@ -141,6 +147,7 @@ class VGGSmall(nn.Module):
     `(n, outputs)`; `width` is a factor on the hidden channels.
     """
 
+    @checked
     def __init__(self, outputs: int = 10, width: float = 1.0, inputs: int = 1) -> None:
         super().__init__()
         channels = _channels(self, inputs, width, 16, 32)
@@ -178,6 +185,7 @@ class ResNet(nn.Module):
 
     BLOCKS: int
 
+    @checked
     def __init__(self, outputs: int = 10, width: float = 1.0, inputs: int = 3) -> None:
         super().__init__()
         a, b, c = _channels(self, inputs, width, 16, 32, 64)
@@ -268,6 +276,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 SHIPPED = "weights"  # the folder of `pretrained`, in the package and in the user's cache
 
 
+@checked
 def build(name: str, seed: int = 0, **settings: float) -> nn.Module:
     """A new model with weights drawn from `seed`; the global random state is left alone.
 
@@ -286,6 +295,7 @@ def build(name: str, seed: int = 0, **settings: float) -> nn.Module:
         return MODELS[name](**settings)
 
 
+@checked
 def pretrained(name: str, seed: int = 0, variant: str = "") -> nn.Module:
     """A trained model, started from initial weights of `seed`; in eval mode.
 
@@ -299,12 +309,14 @@ def pretrained(name: str, seed: int = 0, variant: str = "") -> nn.Module:
     return model.eval()
 
 
+@checked
 def provenance(name: str, seed: int = 0, variant: str = "") -> dict[str, Any]:
     """How the weights of `pretrained` were made: knobs, seed, data, versions, accuracies."""
     with _found(name, seed, variant) as path:
         return checkpoint.read_info(path)
 
 
+@checked
 def file_name(name: str, seed: int, variant: str = "") -> str:
     """What the files of a trained model are called, without their ending."""
     return f"{name}-{seed}" + (f"-{variant}" if variant else "")

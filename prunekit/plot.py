@@ -7,11 +7,12 @@ dark themes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -21,12 +22,16 @@ from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 from torch import Tensor
 
+from prunekit._arguments import as_array, checked, numbers, shaped
+from prunekit.knobs import Count
+from prunekit.report import Comparison, Report
 from prunekit.steps import Step
 
-if TYPE_CHECKING:
-    from prunekit.report import Comparison, Report
-
 KEPT, REMOVED = sns.color_palette("colorblind")[0], "0.85"
+Numbers = Annotated[Any, numbers("n")]
+Table = Annotated[Any, numbers("rows", "columns")]
+Matrix = Annotated[Tensor, shaped("rows", "columns")]
+Point = tuple[float, float]
 MARKERS = "osD^vPX*"
 
 
@@ -44,6 +49,7 @@ def style() -> None:
     )
 
 
+@checked
 def axes(title: str, x: str, y: str, size: tuple[float, float] = (7, 4)) -> tuple[Figure, Axes]:
     """An empty figure with its labels."""
     style()
@@ -52,6 +58,7 @@ def axes(title: str, x: str, y: str, size: tuple[float, float] = (7, 4)) -> tupl
     return figure, axis
 
 
+@checked
 def curves(
     lines: Mapping[str, Sequence[Sequence[tuple[float, float]]]],
     *,
@@ -80,6 +87,7 @@ def curves(
     return figure
 
 
+@checked
 def history(source: Report | Sequence[Step], title: str = "", dense: float | None = None) -> Figure:
     """Accuracy and sparsity after every step of one run; `dense` is the accuracy before it."""
     steps = list(source) if isinstance(source, Sequence) else source.history
@@ -120,6 +128,7 @@ def _mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
+@checked
 def dots(
     rows: Mapping[str, Mapping[str, Sequence[float]]],
     *,
@@ -162,6 +171,7 @@ def dots(
     return figure
 
 
+@checked
 def comparison(result: Comparison, title: str = "") -> Figure:
     """Validation accuracy of each method: every seed a dot, mean and standard deviation a line."""
     metric = next(iter(result.reports.values()))[0].metric
@@ -172,9 +182,15 @@ def comparison(result: Comparison, title: str = "") -> Figure:
     return dots(rows, x=f"validation {metric}", title=title)
 
 
-def matrix(values: Tensor, keep: Tensor | None = None, title: str = "") -> Figure:
+@checked
+def matrix(values: Matrix, keep: Tensor | None = None, title: str = "") -> Figure:
     """A small matrix with every number written out; removed ones are 0 on grey."""
     style()
+    if keep is not None and (keep.dtype is not torch.bool or keep.shape != values.shape):
+        raise ValueError(
+            f"plot.matrix: keep must be True or False for each of {tuple(values.shape)}, got "
+            f"{keep.dtype} {tuple(keep.shape)}"
+        )
     grid = values.detach().cpu().numpy()
     rows, columns = grid.shape
     figure, axis = plt.subplots(
@@ -205,8 +221,9 @@ def matrix(values: Tensor, keep: Tensor | None = None, title: str = "") -> Figur
     return figure
 
 
+@checked
 def images(
-    pictures: Sequence[tuple[str, Any]],
+    pictures: Sequence[tuple[str, Table]],
     *,
     label: str,
     title: str = "",
@@ -214,6 +231,11 @@ def images(
     limits: tuple[float, float] | None = None,
 ) -> Figure:
     """Pictures side by side on one colour scale; each `(caption, (h, w) values)`."""
+    if cmap not in plt.colormaps() or not pictures:
+        raise ValueError(
+            "plot.images: there must be a picture and a colour map of matplotlib, got "
+            f"{len(pictures)} and {cmap!r}"
+        )
     style()
     figure, panels = plt.subplots(
         1,
@@ -222,7 +244,7 @@ def images(
         layout="constrained",
         squeeze=False,
     )
-    arrays = [np.asarray(values) for _, values in pictures]
+    arrays = [as_array(values) for _, values in pictures]
     low, high = limits or (min(a.min() for a in arrays), max(a.max() for a in arrays))
     for axis, (caption, _), values in zip(panels[0], pictures, arrays, strict=True):
         image = axis.imshow(values, cmap=cmap, vmin=low, vmax=high)
@@ -234,14 +256,22 @@ def images(
     return figure
 
 
-def wheel(probabilities: Any, sizes: Any, title: str = "", picked: Sequence[int] = ()) -> Figure:
+@checked
+def wheel(
+    probabilities: Numbers, sizes: Numbers, title: str = "", picked: Sequence[int] = ()
+) -> Figure:
     """A roulette wheel: a slice a weight, as wide as its probability, coloured by its size |w|.
 
     The slices of `picked` stand out and are numbered.
     """
     style()
     figure, axis = plt.subplots(figsize=(5.4, 4.4), layout="constrained")
-    sizes = np.asarray(sizes)
+    probabilities, sizes = as_array(probabilities), as_array(sizes)
+    if probabilities.shape != sizes.shape or min(probabilities) < 0 or not sum(probabilities):
+        raise ValueError(
+            f"plot.wheel: each of {len(sizes)} sizes needs a probability of 0 or more, not all of "
+            f"them 0, got {probabilities.tolist()}"
+        )
     shades = plt.get_cmap("viridis")(sizes / (sizes.max() or 1))
     labels = [str(i) if not len(picked) or i in picked else "" for i in range(len(sizes))]
     explode = [0.15 if i in picked else 0 for i in range(len(sizes))]
@@ -263,25 +293,32 @@ def _caption(axis: Axes, text: str, point: Any) -> None:
     )
 
 
+@checked
 def landscape(
-    xs: Sequence[float],
-    ys: Sequence[float],
-    values: Any,
-    allowed: Any,
+    xs: Numbers,
+    ys: Numbers,
+    values: Table,
+    allowed: Table,
     *,
     x: str,
     y: str,
     label: str,
     title: str = "",
-    dots: Any = (),
+    dots: Sequence[Point] = (),
     names: Sequence[str] = (),
-    arrows: Sequence[tuple[Any, Any, str]] = (),
+    arrows: Sequence[tuple[Point, Point, str]] = (),
 ) -> Figure:
     """A map of `values` over two evenly spaced quantities, `(ys, xs)`, hatched where not `allowed`.
 
     `dots` are points (x, y), the first of which have `names`; `arrows` lead from a point to another
     and have a caption.
     """
+    xs, ys, values, allowed = (as_array(part) for part in (xs, ys, values, allowed))
+    if not (values.shape == allowed.shape == (len(ys), len(xs)) and len(xs) > 1 and len(ys) > 1):
+        raise ValueError(
+            "plot.landscape: values and allowed must be (ys, xs), at least 2 of each, got "
+            f"{values.shape} and {allowed.shape} for {len(ys)} and {len(xs)}"
+        )
     figure, axis = axes(title, x, y, (7, 5.2))
     colored = axis.pcolormesh(xs, ys, np.asarray(values), cmap="viridis", shading="nearest")
     wide, high = xs[1] - xs[0], ys[1] - ys[0]
@@ -306,7 +343,8 @@ def landscape(
     return figure
 
 
-def population(steps: Sequence[Step], total: int, title: str = "") -> Figure:
+@checked
+def population(steps: Sequence[Step], total: Count, title: str = "") -> Figure:
     """Every member of every generation as a dot, by the share of the weights that it keeps."""
     searched = [(s.index, s.tried) for s in steps if s.tried is not None and s.tried.kept]
     figure, axis = axes(title, "generation", "kept weights (%)")
@@ -323,7 +361,8 @@ def population(steps: Sequence[Step], total: int, title: str = "") -> Figure:
     return figure
 
 
-def tree(steps: Sequence[Step], examples: int, title: str = "") -> Figure:
+@checked
+def tree(steps: Sequence[Step], examples: Count, title: str = "") -> Figure:
     """Every child of every level as a dot, the chosen ones joined: how a branching tree grew."""
     grown = [s for s in steps if s.tried is not None and not s.tried.vectors]
     levels = [step.info.get("level", step.index) for step in grown]

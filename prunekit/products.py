@@ -32,6 +32,7 @@ from prunekit._modules import (
     structure,
 )
 from prunekit._random import LocalRandom, draws
+from prunekit.knobs import shown
 
 # ------------------------------------------------------------------------------------- products
 
@@ -485,10 +486,13 @@ def first(who: str, model: nn.Module, x: Any) -> Any:
     """
     leaves = tree_leaves(x)
     wrong = [a for a in leaves if not isinstance(a, Tensor) or not a.ndim or not len(a)]
+    wrong += [a for a in leaves if not wrong and (a.is_meta or a.layout is not torch.strided)]
     if wrong or not leaves:
         found = wrong[0] if wrong else x
         kind = (
-            f"one of shape {tuple(found.shape)}" if isinstance(found, Tensor) else repr(found)[:80]
+            f"{found.layout} {found.device} {tuple(found.shape)}"
+            if isinstance(found, Tensor)
+            else shown(found)
         )
         raise ValueError(
             f"{who}: the example must be a batch as the model takes it, a tensor (n, ...) or a "

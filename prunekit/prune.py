@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from prunekit import count
+from prunekit._arguments import checked
 from prunekit.data import wrap
 from prunekit.judge import evaluate
 from prunekit.knobs import knobs, shown
@@ -27,6 +28,7 @@ Watch = Callable[[Iterator[Step]], Iterator[Step]]
 # -------------------------------------------------------------------------------------- progress
 
 
+@checked
 def progress(steps: Iterator[Step], label: str = "") -> Iterator[Step]:
     """Pass the steps through and draw a bar with the time left, in a terminal or a notebook."""
     from tqdm.auto import tqdm
@@ -85,7 +87,7 @@ class Pruning:
             )
         check_model("prune", model)
         if not isinstance(run, Run):
-            raise TypeError(f"prune: run must be a prunekit Run, got {run!r}")
+            raise TypeError(f"prune: run must be a prunekit Run, got {shown(run)}")
         self.data, self.run = wrap(data), run
         settings = {**bound(method), **settings}  # the call wins, as in functools.partial
         defaults = {knob.name: knob.default for knob in knobs(self.method).values()}
@@ -168,6 +170,7 @@ def prune(
     the steps pass. Ctrl-C or `run.stop` ends the run early: the report is then marked stopped, and
     its model is that of the last step.
     """
+    _check_settings("prune", run, bar)
     pruning = Pruning(method, model, data, seed=seed, run=run, **settings)
     steps: Iterator[Step] = pruning
     for watcher in (watch,) if callable(watch) or not isinstance(watch, Iterable) else watch:
@@ -183,15 +186,22 @@ def prune(
     return pruning.report(stopped)
 
 
+def _check_settings(who: str, run: Any, bar: Any) -> None:
+    if not isinstance(run, Run):
+        raise TypeError(f"{who}: run must be a prunekit Run, got {shown(run)}")
+    if not isinstance(bar, bool):
+        raise TypeError(f"{who}: bar must be True or False, got {shown(bar)}")
+
+
 def _watched(watcher: Watch, steps: Iterator[Step]) -> Iterator[Step]:
     if not callable(watcher):
         raise TypeError(
-            f"prune: watch must be a function iterator -> iterator, or several, got {watcher!r}"
+            f"prune: watch must be a function iterator -> iterator, or several, got {shown(watcher)}"
         )
     watched = watcher(steps)
     if not isinstance(watched, Iterable):
         raise TypeError(
-            f"prune: watch must give an iterator of steps, {watcher!r} gave {watched!r}. Write it "
+            f"prune: watch must give an iterator of steps, {shown(watcher)} gave {shown(watched)}. Write it "
             "with `for step in steps: ...; yield step`."
         )
     return iter(watched)
@@ -215,17 +225,21 @@ def compare(
     `methods` may be functions, partial functions, or a mapping label -> function; `settings` are
     knobs that all of them get. Ctrl-C keeps what is finished. Journals are for single runs.
     """
+    _check_settings("compare", run, bar)
     if run.journal is not None:
         raise ValueError(
             "compare: a journal belongs to one run; use the experiments for long grids"
         )
     named = _named(methods)
     if not isinstance(seeds, Iterable):
-        raise TypeError(f"compare: seeds must be several whole numbers, got {seeds!r}")
-    seeds = tuple(seeds)
+        raise TypeError(f"compare: seeds must be several whole numbers, got {shown(seeds)}")
+    try:
+        seeds = tuple(seeds)
+    except TypeError as error:  # as tensors without an axis
+        raise TypeError(f"compare: seeds must be several whole numbers: {error}") from error
     if not isinstance(model, nn.Module) and not callable(model):
         raise TypeError(
-            f"compare: model must be a torch.nn.Module or a function of a seed, got {model!r}"
+            f"compare: model must be a torch.nn.Module or a function of a seed, got {shown(model)}"
         )
     jobs = [(label, m, seed) for label, m in named.items() for seed in seeds]
     if not jobs:
@@ -249,14 +263,14 @@ def _named(methods: Any) -> dict[str, Method]:
     """The methods by their labels. Raises TypeError or ValueError unless each has its own."""
     if isinstance(methods, str) or not isinstance(methods, Iterable):
         raise TypeError(
-            f"compare: methods must be several functions decorated with @method, got {methods!r}"
+            f"compare: methods must be several functions decorated with @method, got {shown(methods)}"
         )
     pairs = methods.items() if isinstance(methods, Mapping) else [(_label(m), m) for m in methods]
     named: dict[str, Method] = {}
     for label, m in pairs:
         if not hasattr(whole(m), "knobs"):
             raise TypeError(
-                f"compare: every method must be a function decorated with @method, got {m!r}"
+                f"compare: every method must be a function decorated with @method, got {shown(m)}"
             )
         if label in named:
             raise ValueError(

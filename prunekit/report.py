@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from prunekit import checkpoint, count
+from prunekit._arguments import checked
 from prunekit._files import describe
 from prunekit.journal import environment
 from prunekit.judge import evaluate
+from prunekit.knobs import Natural
 from prunekit.mask import Mask
 from prunekit.steps import Step
 
@@ -28,6 +30,7 @@ Method = Callable[..., Iterator[Step]]
 Watch = Callable[[Iterator[Step]], Iterator[Step]]
 
 
+@checked
 @dataclass
 class Report:
     """What a method did to a model.
@@ -109,6 +112,7 @@ class Report:
         )
         return f"<table>{''.join(lines)}</table>"
 
+    @checked
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write ``path.safetensors`` (the pruned model's ``state_dict``) and ``path.json``.
 
@@ -138,6 +142,7 @@ class Report:
         return checkpoint.save(path, self.model, info)
 
 
+@checked
 def load_mask(path: str | os.PathLike[str]) -> Mask:
     """The mask of a report that was saved under `path`.
 
@@ -183,19 +188,22 @@ def _plain(value: Any) -> Any:
         return f"{type(value).__module__}.{type(value).__qualname__}, without a name of its own"
 
 
-def with_error(accuracy: float, n: int) -> str:
+@checked
+def with_error(accuracy: float, n: Natural) -> str:
     """An accuracy with its binomial standard error, sqrt(p (1 − p) / n): ``≈0.973 ± 0.002``."""
     error = math.sqrt(max(accuracy * (1 - accuracy), 0) / n) if n else math.nan
     return f"≈{accuracy:.3f} ± {error:.3f}"
 
 
-def shown_metric(value: float, metric: str, n: int) -> str:
+@checked
+def shown_metric(value: float, metric: str, n: Natural) -> str:
     """A figure of the metric as text: an accuracy with its error, another one alone."""
     if math.isnan(value):
         return "none, as outputs are NaN or infinite"
     return with_error(value, n) if metric == "accuracy" else f"≈{value:.3f}"
 
 
+@checked
 @dataclass
 class Comparison:
     """Reports of several methods, each over several seeds: ``reports[label][i]``."""
@@ -246,8 +254,12 @@ class Comparison:
         return self._shown().to_html(border=0)
 
 
+@checked
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     """Mean and sample standard deviation; the latter is NaN for one value."""
+    values = [float(value) for value in values]
+    if not values:
+        raise ValueError("mean_and_spread: there must be at least one value, got none")
     mean = sum(values) / len(values)
     if len(values) < 2:
         return mean, math.nan

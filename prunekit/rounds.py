@@ -8,6 +8,8 @@ from typing import Any, Unpack
 from torch import nn
 
 from prunekit import search, select
+from prunekit._arguments import checked
+from prunekit.knobs import knobs
 from prunekit.mask import Mask
 from prunekit.steps import Run, Step, derive
 from prunekit.train import Tuning, fit
@@ -17,6 +19,15 @@ from prunekit.train import Tuning, fit
 Choose = Callable[[Mask, float], Mask]
 
 
+def _check_tuning(*_: Any, sparsity: float, rounds: int, **others: Any) -> None:
+    select.stages(sparsity, rounds)
+    declared = knobs(fit)
+    for name, value in others.items():
+        if name in declared:
+            declared[name].check("fit", value)
+
+
+@checked(check=_check_tuning)
 def in_rounds(
     model: nn.Module,
     data: Any,

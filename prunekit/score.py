@@ -15,28 +15,31 @@ import torch
 from torch import Tensor, nn
 from torch.backends import cudnn
 
+from prunekit._arguments import checked
 from prunekit._memory import examples_within
-from prunekit._modules import call, device_of, each, evaluating, place, repeatably
+from prunekit._modules import answer, device_of, each, evaluating, place, repeatably
 from prunekit._random import LocalRandom
 from prunekit.data import Data, wrap
+from prunekit.knobs import Count, shown
 from prunekit.steps import Run, derive
 
 Scores = dict[str, Tensor]
 SCORING_BATCH = 500  # fewer where `Run.memory` does not allow so many
 
 
+@checked
 def magnitude(model: nn.Module, names: Iterable[str]) -> Scores:
     """|w|. Han, Pool, Tran and Dally 2015, arXiv 1506.02626."""
-    parameters = dict(model.named_parameters())
-    return {name: parameters[name].detach().abs() for name in names}
+    return {name: p.detach().abs() for name, p in _named(model, names).items()}
 
 
+@checked
 def gradient(
     model: nn.Module,
     data: Any,
     names: Iterable[str],
     *,
-    examples: int = 5_000,
+    examples: Count = 5_000,
     seed: int = 0,
     run: Run = Run(),
 ) -> Scores:
@@ -50,12 +53,13 @@ def gradient(
     }
 
 
+@checked
 def weight_gradient(
     model: nn.Module,
     data: Any,
     names: Iterable[str],
     *,
-    examples: int = 5_000,
+    examples: Count = 5_000,
     seed: int = 0,
     run: Run = Run(),
 ) -> Scores:
@@ -64,17 +68,29 @@ def weight_gradient(
     Molchanov et al. 2017, arXiv 1611.06440, equation 7; at initialisation it is SNIP, Lee et al.
     2019, arXiv 1810.02340.
     """
-    parameters = dict(model.named_parameters())
-    slopes = _gradients(model, data, names, examples, seed, run)
+    parameters = _named(model, names)
+    slopes = _gradients(model, data, parameters, examples, seed, run)
     return {name: (parameters[name].detach() * g).abs() for name, g in slopes.items()}
+
+
+def _named(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:
+    """These parameters of a model. Raises ValueError for a name that is none."""
+    parameters, names = dict(model.named_parameters()), [*names]
+    if unknown := [name for name in names if name not in parameters]:
+        raise ValueError(
+            f"score: {type(model).__name__} has no parameter {shown(unknown[0])}; it has "
+            f"{[*parameters]}"
+        )
+    return {name: parameters[name] for name in names}
 
 
 def _gradients(
     model: nn.Module, data: Any, names: Iterable[str], examples: int, seed: int, run: Run
 ) -> Scores:
     """∂L/∂w in eval mode, averaged over training examples; zeros where the loss does not depend."""
-    wanted = set(names)
-    parameters = {name: p for name, p in model.named_parameters() if name in wanted}
+    parameters = _named(model, names)
+    if not parameters:
+        return {}
     frozen = [p for p in parameters.values() if not p.requires_grad]
     try:
         for p in frozen:
@@ -104,7 +120,7 @@ def _averaged(
         x, y = each(x, operator.itemgetter(slice(examples - n))), y[: examples - n]
         draws = LocalRandom(derive(seed, "draws", n))
         with torch.enable_grad(), evaluating(model), draws, _repeatable(device):
-            loss = data.loss(call(model, place(x, device)), y.to(device)) * len(y)
+            loss = data.loss(answer("score", model, place(x, device)), y.to(device)) * len(y)
             slopes = torch.autograd.grad(loss, [*parameters.values()], allow_unused=True)
         for name, slope in zip(parameters, slopes, strict=True):
             if slope is not None:

@@ -26,10 +26,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunekit._arguments import checked
 from prunekit._files import digest
 from prunekit._modules import state_key, structure
 from prunekit.data import wrap
 from prunekit.judge import as_metric, judge, stand_in
+from prunekit.knobs import shown
 from prunekit.mask import Mask
 from prunekit.steps import Run, Step, Stopped
 
@@ -40,6 +42,7 @@ NOTE = "search: while evaluating the candidate"  # tells its errors from the wor
 KEPT = 12  # parts that a worker keeps: those of four jobs
 
 
+@checked
 def costs(
     model: nn.Module,
     data: Any,
@@ -60,6 +63,8 @@ def costs(
     """
     data, items = wrap(data), list(candidates)
     bounds = list(limits) if limits is not None else [math.inf] * len(items)
+    if len(bounds) != len(items):
+        raise ValueError(f"search: {len(items)} candidates need as many limits, got {len(bounds)}")
     if not data.counts_errors:
         bounds = [math.inf] * len(items)
     tasks = [*zip(items, bounds, strict=True)]  # what travels: a candidate and its limit
@@ -230,12 +235,14 @@ class _Job:
         except Stopped:
             raise
         except Exception as error:
-            error.add_note(f"{NOTE} {candidate!r}")
+            error.add_note(f"{NOTE} {shown(candidate)}")
             raise
 
     def _cost(self, candidate: Any, limit: float) -> float:
         model, data, decode = (self.parts[name] for name in ("model", "data", "decode"))
         mask = decode(model, candidate)
+        if not isinstance(mask, Mask):
+            raise TypeError(f"search: decode must give a Mask, got {shown(mask)}")
         if not hasattr(self.local, "model"):
             self.local.model = stand_in(model)
         worn = dict(self.local.model.named_parameters())
@@ -317,16 +324,19 @@ if getattr(multiprocessing.current_process(), "_inheriting", False):
     threading.Thread(target=_watch_once_started, daemon=True).start()
 
 
+@checked
 def itself(model: nn.Module, mask: Mask) -> Mask:
     """The decoder of candidates that are masks."""
     return mask
 
 
+@checked
 def cost(model: nn.Module, data: Any, run: Run = Run()) -> float:
     """The validation cost of the model as it is, asked of the journal first."""
     return costs(model, data, [Mask({})], itself, run)[0]
 
 
+@checked
 def cut(
     model: nn.Module, data: Any, mask: Mask, index: int, of: int, run: Run = Run(), **info: Any
 ) -> Step:
@@ -335,6 +345,7 @@ def cut(
     Evaluated first, then applied: nothing polls `run.stop` between the change and the step.
     """
     mask.check(model)
+    data = wrap(data)
     (result,) = costs(model, data, [mask], itself, run)
     step = Step("prune", index, of, mask, {data.metric_name: as_metric(result, data)}, info)
     mask.apply_(model)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from prunekit._arguments import checked, shaped
 from prunekit._files import digest
+from prunekit.knobs import Choice, Fraction, Knob, Natural, Range, Scope
 from prunekit.mask import Mask
 
 # What is removed as a unit -> the axes it goes over, of a weight (out, in, *kernel).
@@ -20,6 +23,8 @@ GRANULARITIES: dict[str, Callable[[int], list[int]]] = {
     "filter": lambda ndim: [*range(1, ndim)],
     "channel": lambda ndim: [0, *range(2, ndim)],
 }
+Share = Annotated[float, Range(0, 1)]
+_SPARSITY = Knob("sparsity", Range(0, 1, high_open=True), 0.0)
 REDUCTIONS: dict[str, Callable[..., Tensor]] = {
     "sum": torch.sum,
     "mean": torch.mean,
@@ -27,6 +32,7 @@ REDUCTIONS: dict[str, Callable[..., Tensor]] = {
 }
 
 
+@checked
 def pool(scores: Mapping[str, Tensor], granularity: str, reduce: str = "sum") -> dict[str, Tensor]:
     """The scores of units larger than a weight, from those of their weights.
 
@@ -64,6 +70,7 @@ def pool(scores: Mapping[str, Tensor], granularity: str, reduce: str = "sum") ->
     return pooled
 
 
+@checked
 def spread(mask: Mask, like: Mapping[str, Tensor]) -> Mask:
     """The mask of weights that a mask of units (see `pool`) stands for.
 
@@ -88,6 +95,7 @@ def spread(mask: Mask, like: Mapping[str, Tensor]) -> Mask:
     return Mask(full)
 
 
+@checked
 def largest(scores: Mapping[str, Tensor], sparsity: float, scope: str, within: Mask) -> Mask:
     """Keep the largest scores, so that a share `sparsity` of the weights of `within` is removed.
 
@@ -104,8 +112,7 @@ def largest(scores: Mapping[str, Tensor], sparsity: float, scope: str, within: M
     """
     if scope not in ("layer", "global"):
         raise ValueError(f"select: scope must be 'layer' or 'global', got {scope!r}")
-    if not 0 <= sparsity < 1:
-        raise ValueError(f"select: sparsity must be in [0, 1), got {sparsity}")
+    sparsity = _SPARSITY.check("select", sparsity)
     _check(scores, within)
     kept: dict[str, Tensor] = {}
     for names in scoped(within, scope):
@@ -202,17 +209,21 @@ def _smallest(flat: Tensor, n: int) -> Tensor:
     return chosen
 
 
+@checked
 def above(scores: Mapping[str, Tensor], thresholds: Mapping[str, float], within: Mask) -> Mask:
     """Keep what scores at least its parameter's threshold and was kept by `within`.
 
     Raises ValueError for scores that are NaN, miss a name or have another shape.
     """
     _check(scores, within)
+    if missing := [name for name in within if name not in thresholds]:
+        raise ValueError(f"select: {missing[0]} needs a threshold, there are {[*thresholds]}")
     return within & Mask({name: scores[name].cpu() >= thresholds[name] for name in within})
 
 
+@checked
 def exchange(
-    scores: Mapping[str, Tensor], wanted: Mapping[str, Tensor], share: float, within: Mask
+    scores: Mapping[str, Tensor], wanted: Mapping[str, Tensor], share: Share, within: Mask
 ) -> Mask:
     """Exchange a share of each parameter's kept weights for as many of its removed ones.
 
@@ -237,6 +248,7 @@ def exchange(
     return Mask({**within, **after}) if after else within
 
 
+@checked
 def stages(sparsity: float, rounds: int) -> Iterator[float]:
     """Target sparsity after each round when every round removes the same share of the survivors.
 
@@ -250,6 +262,7 @@ def stages(sparsity: float, rounds: int) -> Iterator[float]:
     return (1 - (1 - sparsity) ** (i / rounds) for i in range(1, rounds + 1))
 
 
+@checked
 def cubic(sparsity: float, t: float) -> float:
     """Sparsity after a share t in [0, 1] of the pruning phase, rising fast and settling slowly.
 
@@ -264,7 +277,8 @@ def cubic(sparsity: float, t: float) -> float:
 # ------------------------------------------------------------------------------------------ wheels
 
 
-def ranks(x: Tensor) -> Tensor:
+@checked
+def ranks(x: Annotated[Tensor, shaped("n")]) -> Tensor:
     """0 for the smallest of x, (n,), n − 1 for the largest; equal ones share the mean of theirs."""
     _, place, counts = x.unique(return_inverse=True, return_counts=True)
     return (counts.cumsum(0) - (counts + 1) / 2)[place].to(x.dtype)
@@ -283,12 +297,16 @@ WHEELS: dict[str, Callable[[Tensor, float], Tensor]] = {
 }
 
 
+WheelName = Annotated[str, Choice(*WHEELS)]
+
+
 def _share(a: Tensor, whole: Tensor) -> Tensor:
     """a / whole, and 0 where all weights are 0: then every slice is equal."""
     return a / whole if whole > 0 else torch.zeros_like(a)
 
 
-def log_wheel(a: Tensor, wheel: str, strength: float) -> Tensor:
+@checked
+def log_wheel(a: Annotated[Tensor, shaped("n")], wheel: WheelName, strength: float) -> Tensor:
     """The logarithms of a wheel's slices: of the chance that each weight is the first to be picked.
 
     `a` `(n,)` are the weights' relative sizes, |w| / σ; `wheel` is a name in `WHEELS`.
@@ -299,6 +317,7 @@ def log_wheel(a: Tensor, wheel: str, strength: float) -> Tensor:
     return torch.log_softmax(logits, 0)
 
 
+@checked
 @dataclass(frozen=True)
 class Wheel:
     """A wheel over some parameters: names, survivors' places and the logs of their slices, (n,)."""
@@ -312,8 +331,12 @@ class Wheel:
         return digest(self.names, self.alive, self.logits)
 
 
-def wheels(model: nn.Module, mask: Mask, wheel: str, strength: float, scope: str) -> list[Wheel]:
+@checked
+def wheels(
+    model: nn.Module, mask: Mask, wheel: WheelName, strength: float, scope: Scope
+) -> list[Wheel]:
     """A wheel a layer, or one for the whole model, over what the mask keeps."""
+    mask.check(model)
     sizes, made = _relative_size(model, mask), []
     for names in scoped(mask, scope):
         alive = flat(mask, names).nonzero().flatten()
@@ -350,13 +373,20 @@ def rest(mask: Mapping[str, Tensor], names: Sequence[str], sparsity: float) -> i
     return max(total - round(sparsity * total), matrices, 1)
 
 
+@checked
 def spun(
-    parent: Mask, wheels: Sequence[Wheel], share: float, sparsity: float, generator: torch.Generator
+    parent: Mask,
+    wheels: Sequence[Wheel],
+    share: Share,
+    sparsity: Fraction,
+    generator: torch.Generator,
 ) -> Mask:
     """The parent's mask, less what each wheel picks: a share of its survivors, at least one weight,
     but never more than leaves `sparsity`, nor the last of a weight matrix."""
     kept: dict[str, Tensor] = {}
     for wheel in wheels:
+        if missing := [name for name in wheel.names if name not in parent]:
+            raise ValueError(f"spun: the mask lacks {missing[0]}, which a wheel has")
         left = len(wheel.alive)
         n = min(max(round(share * left), 1), left - rest(parent, wheel.names, sparsity))
         logits = wheel.logits
@@ -392,7 +422,15 @@ def _sparing(parent: Mask, wheel: Wheel, logits: Tensor, names: Sequence[str]) -
     return spared
 
 
-def spin(log_chances: Tensor, n: int, generator: torch.Generator) -> Tensor:
+def _check_picks(log_chances: Tensor, n: int, generator: torch.Generator) -> None:
+    if n > len(log_chances):
+        raise ValueError(f"spin: n must be at most the {len(log_chances)} slices, got {n}")
+
+
+@checked(check=_check_picks)
+def spin(
+    log_chances: Annotated[Tensor, shaped("m")], n: Natural, generator: torch.Generator
+) -> Tensor:
     """Indices of `n` picks without replacement from a roulette wheel.
 
     `log_chances` (m,) are the logarithms of the slices, up to a constant; each pick has its share

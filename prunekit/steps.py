@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from prunekit._arguments import checked
+from prunekit.knobs import shown
 from prunekit.mask import Mask
 
 PHASES = ("train", "prune", "rewind", "finetune", "search")
 
 
+@checked
 @dataclass(frozen=True)
 class Tried:
     """The candidates among which a step chose; what recorder, plots and replay know of a search.
@@ -40,6 +43,7 @@ class Tried:
     unit: str = "errors"
 
 
+@checked
 @dataclass(frozen=True)
 class Step:
     """A snapshot of a run, taken after something changed.
@@ -85,6 +89,7 @@ class Stopped(Exception):
     """Raised inside a method when its `Run.stop` was set; the outermost method ends quietly."""
 
 
+@checked
 def serial(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
     """The default `Run.workers`: one item after the other, in this thread."""
     return map(function, items)
@@ -113,18 +118,20 @@ class Run:
         if not callable(self.workers):
             raise TypeError(
                 "Run: workers must be a function like map, such as the map of an Executor, "
-                f"got {self.workers!r}"
+                f"got {shown(self.workers)}"
             )
         opens = all(callable(getattr(self.journal, what, None)) for what in ("open", "close"))
         if self.journal is not None and not opens:
             raise TypeError(
-                f"Run: journal must be a Journal, got {self.journal!r}. Pass Journal('mine')."
+                f"Run: journal must be a Journal, got {shown(self.journal)}. Pass Journal('mine')."
             )
         if self.stop is not None and not callable(getattr(self.stop, "is_set", None)):
-            raise TypeError(f"Run: stop must be a threading.Event, got {self.stop!r}")
+            raise TypeError(f"Run: stop must be a threading.Event, got {shown(self.stop)}")
         whole = isinstance(self.memory, int) and not isinstance(self.memory, bool)
         if self.memory is not None and not (whole and self.memory > 0):
-            raise ValueError(f"Run: memory must be a number of bytes above 0, got {self.memory!r}")
+            raise ValueError(
+                f"Run: memory must be a number of bytes above 0, got {shown(self.memory)}"
+            )
 
     def poll(self) -> None:
         """Raise `Stopped` if somebody set `stop`."""
@@ -132,7 +139,8 @@ class Run:
             raise Stopped
 
 
-def derive(seed: int, *parts: Any) -> int:
+@checked
+def derive(seed: int, *parts: str | float) -> int:
     """A new seed from a seed and what it is for: ``derive(seed, "epoch", 3)``."""
     text = repr((int(seed), *parts)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest(), "little")

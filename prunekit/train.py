@@ -18,6 +18,7 @@ from typing import Annotated, Any, TypedDict, Unpack
 import torch
 from torch import Tensor, nn
 
+from prunekit._arguments import function_of
 from prunekit._files import digest
 from prunekit._modules import (
     call,
@@ -41,10 +42,12 @@ from prunekit.knobs import (
     Count,
     Default,
     Fraction,
+    Knob,
     Natural,
     NonNegative,
     Positive,
     Range,
+    shown,
 )
 from prunekit.mask import Mask
 from prunekit.method import method
@@ -127,10 +130,11 @@ def _check_fit(
     if mask is not None and not isinstance(mask, Mask):
         raise ValueError(f"fit: mask must be a Mask, got {type(mask).__name__}")
     for what, hook in (("remask", remask), ("penalty", penalty)):
-        if hook is not None and not callable(hook):
-            raise TypeError(f"fit: {what} must be a function, got {hook!r}")
+        takes = function_of(3 if what == "remask" else 2)
+        if hook is not None and not takes.fits(hook):
+            raise TypeError(f"fit: {what} must be {takes.words}, got {shown(hook)}")
     if decay is not None and not isinstance(decay, Mapping):
-        raise TypeError(f"fit: decay must be a mapping pattern -> value, got {decay!r}")
+        raise TypeError(f"fit: decay must be a mapping pattern -> value, got {shown(decay)}")
     if mask is not None:
         mask.check(model)
     if epochs and not any(p.requires_grad for p in model.parameters()):
@@ -141,8 +145,7 @@ def _check_fit(
     for pattern, value in (decay or {}).items():
         if not fnmatch.filter(names, pattern):
             raise ValueError(f"fit: decay has {pattern!r}, but no parameter is called so: {names}")
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"fit: decay of {pattern!r} must be in [0, inf), got {value}")
+        Knob(f"decay of {pattern!r}", Range(0), 0.0).check("fit", value)
 
 
 @method(check=_check_fit, inputs=("mask", "remask", "penalty", "decay"))
@@ -562,6 +565,8 @@ class _Loop:
         after = self.hooks.remask(self.model, mask, share)
         if after is mask:
             return mask, masked
+        if not isinstance(after, Mask):
+            raise TypeError(f"fit: remask must give a Mask, got {shown(after)}")
         after.apply_(self.model)
         return after, self._masked(after)
 

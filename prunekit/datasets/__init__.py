@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prunekit._arguments import checked
 from prunekit._files import home
 from prunekit._torchvision import torchvision
 from prunekit.data import SHORT_NAMES, SPLITS, Data, hold_out, rows_of
@@ -54,6 +55,7 @@ def mnist_small() -> Data:
     return Data(splits, name="mnist_small", **_DIGITS)
 
 
+@checked
 def mnist(root: str | os.PathLike[str] | None = None, download: bool = False) -> Data:
     """MNIST: 55,000 training, 5,000 validation and 10,000 test images of 28×28 digits.
 
@@ -67,6 +69,7 @@ def mnist(root: str | os.PathLike[str] | None = None, download: bool = False) ->
     return _carved("mnist", (x.unsqueeze(1), y), (test_x.unsqueeze(1), test_y), held, _DIGITS)
 
 
+@checked
 def raw_mnist(root: str | os.PathLike[str] | None = None, download: bool = False) -> list[Pair]:
     """The 60,000 training and 10,000 test images of MNIST, (n, 28, 28) uint8, and their labels."""
     parts = [_bytes_of_idx(content) for _, content in read("mnist", root, download)]
@@ -81,6 +84,7 @@ def _bytes_of_idx(content: bytes) -> Tensor:
     return torch.from_numpy(values.reshape(shape).copy())
 
 
+@checked
 def cifar10(root: str | os.PathLike[str] | None = None, download: bool = False) -> Data:
     """CIFAR-10: 45,000 training, 5,000 validation, 10,000 test images of 32×32 in colour.
 
@@ -90,6 +94,7 @@ def cifar10(root: str | os.PathLike[str] | None = None, download: bool = False) 
     return _cifar("cifar10", root, download, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 
 
+@checked
 def cifar100(root: str | os.PathLike[str] | None = None, download: bool = False) -> Data:
     """CIFAR-100: as `cifar10`, with 100 classes."""
     return _cifar("cifar100", root, download, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
@@ -128,6 +133,15 @@ def _carved(name: str, full: Pair, test: Pair, held: np.ndarray, settings: dict[
     return Data(splits, name=name, **settings)
 
 
+def _check_images(x: Tensor, generator: torch.Generator, padding: int = 4) -> None:
+    if x.ndim != 4 or padding < 0:
+        raise ValueError(
+            "crop_and_mirror: needs images (n, c, h, w) and a padding of 0 or more, got "
+            f"{tuple(x.shape)} and {padding}"
+        )
+
+
+@checked(check=_check_images)
 def crop_and_mirror(x: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
     """Shift each image by up to `padding` pixels and mirror every other one; x `(n, c, h, w)`.
 

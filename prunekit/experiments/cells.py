@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from prunekit import checkpoint, count, models
+from prunekit._arguments import checked
 from prunekit._files import NewerFormat, describe, digest, home, read_json, replacing, seal
 from prunekit._modules import state_key
 from prunekit._source import code_key
@@ -44,6 +45,7 @@ FIELDS = {
 }  # fmt: skip
 
 
+@checked
 def results_folder(name: str, short: bool = False) -> Path:
     """Where cells are written: beside the code in a checkout, else in the user's cache."""
     if short:
@@ -60,6 +62,7 @@ def _in_checkout() -> bool:
     return (HERE.parents[1] / "pyproject.toml").exists()
 
 
+@checked
 @dataclass(frozen=True)
 class Cell:
     """One run: the arm `name` of an experiment, from one network, with one seed.
@@ -158,6 +161,7 @@ def _plain(value: Any) -> Any:
 # ------------------------------------------------------------------------------- what is done
 
 
+@checked
 def is_done(cell: Cell) -> bool:
     """Whether the cell's file is there and was made with these knobs, weights and data.
 
@@ -257,6 +261,7 @@ def _code(cell: Cell, model: torch.nn.Module, data: Data) -> str:
 # ---------------------------------------------------------------------------------- running it
 
 
+@checked
 def run_cell(
     cell: Cell,
     stop: threading.Event | None = None,

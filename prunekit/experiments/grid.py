@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from prunekit._arguments import checked
 from prunekit.experiments.cells import Cell, is_done, results_folder, run_cell
 from prunekit.experiments.cluster import Outcome, connected, on_workers
 from prunekit.experiments.protocol import Experiment
@@ -41,6 +42,7 @@ def names() -> list[str]:
     return sorted(_experiments())
 
 
+@checked
 def load(name: str) -> Experiment:
     """The experiment of that name. Raises ValueError if there is none."""
     if name not in names():
@@ -48,6 +50,7 @@ def load(name: str) -> Experiment:
     return _experiments()[name]
 
 
+@checked
 def cells_of(experiment: Experiment, short: bool, folder: Path) -> list[Cell]:
     """The cells of the grid, in the order of the arms; those that publish weights come first."""
     arms = sorted(experiment.arms, key=lambda name: not experiment.arms[name].publish)
@@ -59,6 +62,7 @@ def cells_of(experiment: Experiment, short: bool, folder: Path) -> list[Cell]:
     ]
 
 
+@checked
 def chosen(
     experiment: Experiment,
     *,
@@ -104,6 +108,7 @@ def side_by_side(jobs: int | None = None) -> int:
     return jobs or cores
 
 
+@checked
 def reproduce(
     name: str,
     *,
@@ -132,6 +137,7 @@ def reproduce(
         raise ExceptionGroup(f"reproduce: {len(failures)} cells of {name} failed", failures)
 
 
+@checked
 def outcomes(
     cells: Sequence[Cell], jobs: int | None = None, until: float = math.inf, dask: str = ""
 ) -> Iterator[tuple[Cell, Outcome]]:

@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 
+from prunekit._arguments import checked
 from prunekit.data import Data
 from prunekit.prune import Method
 
 MAY_CHANGE = 2  # test examples that a model stored with half the bits may answer otherwise
 
 
+@checked
 @dataclass(frozen=True)
 class Claim:
     """A figure of the paper: what it says, the value, and where it stands."""
@@ -27,6 +29,7 @@ class Claim:
         return f"{self.what}: {self.value:g} {self.unit} [{self.source}]"
 
 
+@checked
 @dataclass(frozen=True)
 class Arm:
     """One line of the grid: a method with its knobs, on a model.
@@ -67,6 +70,7 @@ class Arm:
         return [(network, seed) for network in self.networks for seed in seeds]
 
 
+@checked
 @dataclass(frozen=True)
 class Experiment:
     """A paper's protocol.

@@ -7,11 +7,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy
 import torch
 
+from prunekit._arguments import Kind, checked
 from prunekit._files import read_json
 from prunekit.experiments.cells import (
     FORMAT,
@@ -26,7 +27,7 @@ from prunekit.experiments.cells import (
 from prunekit.experiments.grid import load
 from prunekit.experiments.protocol import Arm
 from prunekit.judge import SLACK
-from prunekit.knobs import knobs
+from prunekit.knobs import Choice, Natural, knobs
 from prunekit.mask import Mask
 from prunekit.report import mean_and_spread
 from prunekit.steps import Step, Tried
@@ -35,6 +36,18 @@ if TYPE_CHECKING:
     import pandas
 
 
+Split = Annotated[str, Choice("train", "validation", "test")]
+When = Annotated[str, Choice("before", "after")]
+Recorded = Annotated[
+    dict[str, Any],
+    Kind(
+        "a recorded cell",
+        lambda cell: isinstance(cell, Mapping) and {"trace", "before", "metric"} <= {*cell},
+    ),
+]
+
+
+@checked
 def recorded(name: str, folder: Path | None = None) -> list[dict[str, Any]]:
     """The recorded cells of an experiment; what a cell's file does not hold is "unknown".
 
@@ -95,7 +108,8 @@ def _columns(table: list[dict[str, Any]]) -> dict[str, list[Any]]:
     return {name: [row.get(name) for row in table] for name in names}
 
 
-def where(cells: Sequence[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
+@checked
+def where(cells: Sequence[Recorded], **wanted: Any) -> list[dict[str, Any]]:
     """The cells with these values, in fields such as `model`, `method`, `seed`, or in knobs:
     ``where(cells, model="lenet_5", sparsity=0.917)``. Raises ValueError for a name of neither.
     """
@@ -111,14 +125,16 @@ def where(cells: Sequence[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]
     return [cell for cell in cells if fits(cell)]
 
 
-def rows(cell: Mapping[str, Any]) -> list[dict[str, Any]]:
+@checked
+def rows(cell: Recorded) -> list[dict[str, Any]]:
     """The trace of a cell, a dictionary for each step with what was recorded of it."""
     columns = cell["trace"]
     table = zip(*columns.values(), strict=True)
     return [{n: v for n, v in zip(columns, row, strict=True) if v is not None} for row in table]
 
 
-def path(cell: Mapping[str, Any], split: str = "test") -> list[tuple[float, float]]:
+@checked
+def path(cell: Recorded, split: Split = "test") -> list[tuple[float, float]]:
     """The way of a cell through the levels, ``(sparsity, metric)`` each, after any training."""
     levels: dict[float, float] = {}
     for row in rows(cell):
@@ -130,12 +146,17 @@ def path(cell: Mapping[str, Any], split: str = "test") -> list[tuple[float, floa
     return [*levels.items()]
 
 
-def at(cell: Mapping[str, Any], sparsity: float, split: str = "test") -> float:
+@checked
+def at(cell: Recorded, sparsity: float, split: Split = "test") -> float:
     """The metric of a cell at its recorded level that is nearest to a sparsity."""
-    return min(path(cell, split), key=lambda point: abs(point[0] - sparsity))[1]
+    levels = path(cell, split)
+    if not levels:
+        raise ValueError(f"at: the cell has no level that was judged on the {split} split")
+    return min(levels, key=lambda point: abs(point[0] - sparsity))[1]
 
 
-def stopped(cell: Mapping[str, Any], tolerance: float = 0.0, split: str = "validation") -> float:
+@checked
+def stopped(cell: Recorded, tolerance: float = 0.0, split: Split = "validation") -> float:
     """The sparsity at which a run would have ended, had it stopped before the first level whose
     metric is more than `tolerance` below the one before pruning."""
     worst, reached = figure(cell, "before", split) - tolerance - SLACK, 0.0
@@ -146,6 +167,7 @@ def stopped(cell: Mapping[str, Any], tolerance: float = 0.0, split: str = "valid
     return reached
 
 
+@checked
 def showcase(name: str) -> list[Step]:
     """The recorded run of an experiment that has its masks, as the steps that it yielded.
 
@@ -190,7 +212,8 @@ def _tried(row: Mapping[str, Any]) -> Tried | None:
     return Tried(**held)
 
 
-def table(cells: Sequence[dict[str, Any]]) -> pandas.DataFrame:
+@checked
+def table(cells: Sequence[Recorded]) -> pandas.DataFrame:
     """One row an arm: compression, validation and test figures as mean ± spread over the seeds."""
     import pandas
 
@@ -209,8 +232,9 @@ def table(cells: Sequence[dict[str, Any]]) -> pandas.DataFrame:
     return pandas.DataFrame.from_dict(rows, orient="index")
 
 
+@checked
 def tradeoff(
-    cells: Sequence[dict[str, Any]], split: str = "test"
+    cells: Sequence[Recorded], split: Split = "test"
 ) -> dict[str, list[list[tuple[float, float]]]]:
     """Figures against sparsity for `plot.curves`: a line for all arms that differ in the sparsity
     alone, a run a network and seed, a point ``(sparsity, metric)`` a cell. Levels that some run
@@ -226,14 +250,14 @@ def tradeoff(
     return {_label(group, with_model): _runs(group, split) for group in several}
 
 
-def _label(group: Sequence[dict[str, Any]], with_model: bool) -> str:
+def _label(group: Sequence[Recorded], with_model: bool) -> str:
     """The words that the names of all arms have in common."""
     model = "" if with_model else group[0]["model"]
     names = [cell["arm"].removeprefix(model).split() for cell in group]
     return " ".join(word for word in names[0] if all(word in name for name in names))
 
 
-def _runs(group: Sequence[dict[str, Any]], split: str) -> list[list[tuple[float, float]]]:
+def _runs(group: Sequence[Recorded], split: str) -> list[list[tuple[float, float]]]:
     runs: dict[tuple[Any, int], dict[float, float]] = {}
     for cell in group:
         run = runs.setdefault((cell["network"], cell["seed"]), {})
@@ -242,7 +266,8 @@ def _runs(group: Sequence[dict[str, Any]], split: str) -> list[list[tuple[float,
     return [[(level, run[level]) for level in levels] for run in runs.values()]
 
 
-def figure(cell: Mapping[str, Any], when: str, split: str) -> float:
+@checked
+def figure(cell: Recorded, when: When, split: Split) -> float:
     """The metric of a cell, ``when`` being "before" or "after"."""
     return _metric(cell, cell[when][split], split)
 
@@ -303,7 +328,8 @@ def _difference(one: Any, other: Any, where: str) -> str:
     return next((text for at, a, b in pairs if (text := _difference(a, b, at))), "")
 
 
-def mean_spread(values: list[float], digits: int = 4) -> str:
+@checked
+def mean_spread(values: Sequence[float], digits: Natural = 4) -> str:
     """Mean ± sample standard deviation; of one value the value alone."""
     mean, spread = mean_and_spread(values)
     return f"{mean:.{digits}f}" + (f" ± {spread:.{digits}f}" if len(values) > 1 else "")

@@ -12,8 +12,9 @@ import torch
 import traitlets
 from torch import Tensor
 
+from prunekit._arguments import as_array, checked
 from prunekit.evolve import STRATEGIES, Generation, evolve, spread
-from prunekit.knobs import knobs
+from prunekit.knobs import knobs, shown
 from prunekit.methods.differential_evolution import FITNESS, differential_evolution
 from prunekit.widgets._static import script, style
 from prunekit.widgets.connection import answer, connected
@@ -75,7 +76,11 @@ def _grid(xs: Any, ys: Any, kept: Any, allowed: Any, over: Any) -> Grid:
             raise ValueError(
                 f"GeneMap: {name} must be at least 2 rising numbers, got {places.tolist()}"
             )
-    shape, allowed = (len(y), len(x)), torch.as_tensor(allowed)
+    shape = (len(y), len(x))
+    try:
+        allowed = torch.from_numpy(as_array(allowed))
+    except Exception as error:
+        raise TypeError(f"GeneMap: allowed must be True or False, got {shown(allowed)}") from error
     parts = {"kept": _numbers("kept", kept), "allowed": allowed}
     if over is not None:
         parts["over"] = _numbers("over", over)
@@ -97,7 +102,10 @@ def _grid(xs: Any, ys: Any, kept: Any, allowed: Any, over: Any) -> Grid:
 
 
 def _numbers(name: str, values: Any) -> Tensor:
-    numbers = torch.as_tensor(values).detach().cpu().double()
+    try:
+        numbers = torch.from_numpy(as_array(values).astype(float))
+    except Exception as error:  # whatever those of others raise
+        raise TypeError(f"GeneMap: {name} must be numbers, got {shown(values)}") from error
     if not bool(numbers.isfinite().all()):
         wrong = numbers[~numbers.isfinite()][0]
         raise ValueError(f"GeneMap: {name} must be finite numbers, got {float(wrong):g}")
@@ -163,6 +171,7 @@ class GeneMap(OfCell, anywidget.AnyWidget):
     seed = traitlets.Int(0).tag(sync=True)
     generation = traitlets.Int(0).tag(sync=True)
 
+    @checked
     def __init__(
         self,
         xs: Any,

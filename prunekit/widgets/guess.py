@@ -9,6 +9,7 @@ from collections.abc import Callable
 import ipywidgets
 from matplotlib.figure import Figure
 
+from prunekit._arguments import checked
 from prunekit.report import Report
 from prunekit.widgets.controls import named
 from prunekit.widgets.running import OfCell, in_loop, loop_of_the_kernel
@@ -22,6 +23,7 @@ class Guess(OfCell, ipywidgets.VBox):
     axis.
     """
 
+    @checked
     def __init__(
         self,
         question: str,

@@ -10,6 +10,7 @@ from typing import Any
 import ipywidgets
 import traitlets
 
+from prunekit._arguments import checked
 from prunekit.widgets.connection import Connection
 from prunekit.widgets.controls import named
 from prunekit.widgets.running import Latest, OfCell, in_loop, loop_of_the_kernel
@@ -27,6 +28,7 @@ class Instant(OfCell, ipywidgets.VBox):
 
     milliseconds = traitlets.Float(0.0)
 
+    @checked
     def __init__(self, work: Callable[..., str], title: str = "", **places: Place):
         self.work, self.title = work, title
         self.controls = {name: _control(name, place) for name, place in places.items()}

@@ -12,6 +12,7 @@ import anywidget
 import traitlets
 
 from prunekit import experiments
+from prunekit._arguments import checked
 from prunekit.report import Report
 from prunekit.steps import Step, Tried
 from prunekit.widgets._static import script, style
@@ -132,6 +133,7 @@ class LineageView(OfCell, anywidget.AnyWidget):
     family = traitlets.Dict().tag(sync=True)
     title = traitlets.Unicode().tag(sync=True)
 
+    @checked
     def __init__(self, source: Report | Sequence[Step] | str, title: str = ""):
         run = opened(source, title)
         shown = family(run.steps, run.seed)

@@ -10,6 +10,7 @@ import torch
 import traitlets
 from torch import Tensor, nn
 
+from prunekit._arguments import checked
 from prunekit.data import wrap
 from prunekit.judge import evaluate
 from prunekit.mask import Mask
@@ -37,6 +38,7 @@ class MaskView(OfCell, anywidget.AnyWidget):
     brushed = traitlets.Unicode().tag(sync=True)  # the layer of the last stroke, if there is one
     verdict = traitlets.Unicode().tag(sync=True)
 
+    @checked
     def __init__(self, model: nn.Module, mask: Mask | None = None, data: Any = None):
         self.model, self.data = model, wrap(data) if data is not None else None
         self.mask = mask if mask is not None else Mask.ones(model)

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from prunekit import plot
+from prunekit._arguments import checked
 from prunekit.data import wrap
 from prunekit.knobs import Knob, Range, helps, knobs
 from prunekit.prune import Method, bound, share_done, whole
@@ -57,6 +58,7 @@ class Panel(OfCell, ipywidgets.VBox):
     Raises ValueError for knobs that the method has not, or values that break its rules.
     """
 
+    @checked
     def __init__(
         self,
         method: Method,

@@ -15,6 +15,7 @@ import anywidget
 import numpy
 import traitlets
 
+from prunekit._arguments import checked
 from prunekit._files import replacing
 from prunekit.report import Report
 from prunekit.steps import Step
@@ -75,6 +76,7 @@ class Replay(OfCell, anywidget.AnyWidget):
     masks = traitlets.Bytes().tag(sync=True)
     frame = traitlets.Int(0).tag(sync=True)
 
+    @checked
     def __init__(self, source: Report | Sequence[Step] | str, title: str = ""):
         super().__init__(**_of(source, title))
 

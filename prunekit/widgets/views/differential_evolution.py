@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from prunekit._arguments import checked
 from prunekit.data import wrap
 from prunekit.judge import evaluate
 from prunekit.mask import Mask, prunable
@@ -16,6 +17,7 @@ from prunekit.widgets.instant import Instant, bars
 NAMED = 5  # bars that have room for their names
 
 
+@checked
 def differential_evolution(model: nn.Module, data: Any) -> Instant:
     """A slider a layer: weights below sensitivity × the layer's standard deviation are removed."""
     weights = {name: p.detach().cpu() for name, p in prunable(model).items()}

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunekit._arguments import checked
 from prunekit.data import wrap
 from prunekit.judge import evaluate
 from prunekit.mask import Mask, prunable
@@ -16,6 +17,7 @@ from prunekit.widgets.instant import Instant, bars
 BINS = 60
 
 
+@checked
 def magnitude(model: nn.Module, data: Any) -> Instant:
     """A slider for one threshold over all weights; below it they are removed, without training."""
     weights = {name: p.detach().cpu().abs() for name, p in prunable(model).items()}

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from prunekit import select
+from prunekit._arguments import checked
 from prunekit.data import wrap
 from prunekit.judge import evaluate
 from prunekit.mask import Mask, prunable
@@ -23,6 +24,7 @@ BINS, SHARE = 20, 0.2  # of the weights
 CHILDREN, MOST = 5, 0.99  # of a level; the sparsity at which the tree ends
 
 
+@checked
 def roulette(model: nn.Module, data: Any = None, layer: str = "") -> Instant:
     """A menu of wheels and a slider for their strength; with `data`, a tree that grows by clicks.
 
