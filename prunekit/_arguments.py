@@ -200,7 +200,7 @@ KINDS: dict[Any, Kind] = {
         "a dense tensor of real numbers", lambda v: isinstance(v, Tensor) and _is_dense(v)
     ),
     np.ndarray: Kind("a numpy array", lambda v: isinstance(v, np.ndarray) and _is_dense(v)),
-    nn.Module: Kind("a torch.nn.Module whose parameters have values", _is_made),
+    nn.Module: Kind("a torch.nn.Module with no lazy, uninitialized parameters", _is_made),
     Callable: Kind("a function", callable),
 }
 
