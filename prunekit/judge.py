@@ -127,7 +127,6 @@ def as_metric(cost: float, data: Data, split: str = "validation") -> float:
     return (n - cost) / n
 
 
-@checked
 def evaluate(
     model: nn.Module,
     data: Any,
