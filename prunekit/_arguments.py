@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prunekit._modules import check_values
 from prunekit.knobs import knob_of, shown
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -103,6 +104,8 @@ def _rules(
             hint = eval(hint, scope)
         if (knob := knob_of(name, hint, None)) is not None:
             yield name, functools.partial(_ruled, who, knob)
+        elif hint is nn.Module:
+            yield name, functools.partial(_module, who)
         elif (kind := kind_of(hint)) is not None:
             yield name, functools.partial(_of_kind, who, kind)
     yield "return", lambda name, value: None  # never empty
@@ -120,6 +123,16 @@ def _of_kind(who: str, kind: Kind, name: str, value: Any) -> str | None:
     return None if kind.fits(value) else f"{who}: {name} must be {kind.words}, got {shown(value)}"
 
 
+def _module(who: str, name: str, value: Any) -> str | None:
+    if not isinstance(value, nn.Module):
+        return _of_kind(who, KINDS[nn.Module], name, value)
+    try:
+        check_values(who, value, meta=False)
+    except ValueError as error:
+        return _Broken(error)
+    return None
+
+
 def _is_number(value: Any) -> bool:
     if isinstance(value, (Tensor, np.ndarray)):
         value = value.item() if value.ndim == 0 and _is_dense(value) else None
@@ -133,6 +146,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_whole(value: Any) -> bool:
+    if isinstance(value, Tensor) and value.ndim == 0 and _is_dense(value):
+        value = value.item()
     return isinstance(value, Integral) and not isinstance(value, bool) and abs(value) < 2**63
 
 
@@ -145,12 +160,6 @@ def _is_dense(value: Any) -> bool:
 
 def _is_path(value: Any) -> bool:
     return isinstance(value, (str, os.PathLike)) and "\0" not in os.fsdecode(value)
-
-
-def _is_made(value: Any) -> bool:
-    """Whether it is a module whose parameters have values."""
-    lazy = nn.parameter.is_lazy
-    return isinstance(value, nn.Module) and not any(lazy(p) for p in value.parameters())
 
 
 def as_array(value: Any) -> np.ndarray:
@@ -200,7 +209,7 @@ KINDS: dict[Any, Kind] = {
         "a dense tensor of real numbers", lambda v: isinstance(v, Tensor) and _is_dense(v)
     ),
     np.ndarray: Kind("a numpy array", lambda v: isinstance(v, np.ndarray) and _is_dense(v)),
-    nn.Module: Kind("a torch.nn.Module with no lazy, uninitialized parameters", _is_made),
+    nn.Module: Kind("a torch.nn.Module", lambda value: isinstance(value, nn.Module)),
     Callable: Kind("a function", callable),
 }
 
@@ -291,16 +300,18 @@ def _fixed(kinds: list[Kind | None]) -> Kind:
 
 def _several(entry: Kind | None, has: Callable[[Any, str], bool], what: str) -> Kind:
     words = f"several, each {entry.words}" if entry else "several"
-    numbers = entry is None or entry.fits(1.0) or entry.fits(1)
+    fits_entry = entry.fits if entry else lambda value: True
 
     def fits(value: Any) -> bool:
         if isinstance(value, (Tensor, np.ndarray)):
-            return numbers and value.ndim > 0 and _is_dense(value)
-        if isinstance(value, (str, bytes, type)) or not has(value, what):
+            return value.ndim > 0 and _is_dense(value) and all(map(fits_entry, value[:1]))
+        if isinstance(value, str):
+            return fits_entry(value)
+        if isinstance(value, (bytes, type)) or not has(value, what):
             return False
         if what == "__getitem__" and (isinstance(value, Mapping) or not hasattr(value, "__len__")):
             return False
         looked = isinstance(value, (list, tuple, set, frozenset))
-        return not looked or entry is None or all(map(entry.fits, value))
+        return not looked or all(map(fits_entry, value))
 
     return Kind(words, fits)

@@ -284,7 +284,7 @@ def _tensor(thing: Tensor) -> str:
         content = hashlib.blake2b(tensor_bytes(thing), digest_size=8).hexdigest()
     except (RuntimeError, NotImplementedError) as error:
         raise TypeError(
-            f"a tensor that goes into a journal needs a value for each element, got {thing.layout} "
+            f"journal: a tensor needs a value for each element, got {thing.layout} "
             f"on {thing.device}"
         ) from error
     return f"{thing.dtype}{tuple(thing.shape)}{content}"

@@ -34,6 +34,22 @@ def state_key(model: nn.Module) -> str:
     return digest(named_tensors(model))
 
 
+def check_values(who: str, model: nn.Module, meta: bool = True) -> None:
+    """Raise ValueError that names `who` and the first parameter that has no values yet; with
+    ``meta=False``, as of lazy modules, and not those that only lack memory."""
+    for name, p in model.named_parameters():
+        if isinstance(p, nn.parameter.UninitializedParameter):
+            raise ValueError(
+                f"{who}: {type(model).__name__} is lazy, {name} is uninitialized. Call the "
+                "model once on an example, so that forward gives it its shape."
+            )
+        if meta and p.is_meta:
+            raise ValueError(
+                f"{who}: {name} of {type(model).__name__} is on the meta device and has no "
+                "values. Load them first, or build the model on the CPU."
+            )
+
+
 HOOKS = (
     "_forward_pre_hooks",
     "_forward_hooks",

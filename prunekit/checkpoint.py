@@ -69,8 +69,8 @@ def save(
     if half:
         model = copy.deepcopy(model).half()
     tensors, tied = _apart(model)
-    info = seal(info | {"tied": tied, "tensors": content_key(tensors)}, FORMAT)
     try:
+        info = seal(info | {"tied": tied, "tensors": content_key(tensors)}, FORMAT)
         described = json.dumps(info, indent=1) + "\n"
     except (TypeError, ValueError) as error:
         raise TypeError(f"checkpoint: info must be plain JSON: {error}") from error

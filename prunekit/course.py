@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from prunekit._arguments import checked
-from prunekit.knobs import shown
+from prunekit.knobs import NonNegative, shown
 from prunekit.mask import Mask
 
 
@@ -36,7 +36,7 @@ def check(
     on: Sequence[tuple[Any, ...]] = (),
     *,
     hints: Mapping[str, Any] | None = None,
-    within: float = 1e-6,
+    within: NonNegative = 1e-6,
 ) -> None:
     """Compare an answer with a reference and print one line.
 
@@ -55,7 +55,7 @@ def verdict(
     on: Sequence[tuple[Any, ...]] = (),
     *,
     hints: Mapping[str, Any] | None = None,
-    within: float = 1e-6,
+    within: NonNegative = 1e-6,
 ) -> str:
     """The line that `check` prints; it starts with "right" if the answer is right."""
     if attempt is ...:
@@ -68,7 +68,8 @@ def verdict(
         return UNANSWERED
     if on and not (callable(like) or isinstance(like, (list, tuple))):
         raise TypeError(
-            f"course: with `on`, like must be a function or the list of its results, got {shown(like)}"
+            "course: with `on`, like must be a function or the list of its results, got "
+            f"{shown(like)}"
         )
     expected = _results(like, on)
     if len(given) != len(expected):
@@ -127,5 +128,8 @@ def _alike(given: Any, expected: Tensor) -> bool:
 def _short(value: Any, width: int = 70) -> str:
     if isinstance(value, Tensor):
         value = value.tolist()
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    try:
+        text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    except Exception:  # whatever an answer's own do
+        text = shown(value)
     return text if len(text) <= width else text[: width - 1] + "…"

@@ -327,7 +327,6 @@ class Data:
         part.known_as = None
         return part
 
-    @checked
     def to(self, device: torch.device | str) -> Data:
         """The same data on a device; themselves if they lie there.
 
@@ -335,8 +334,10 @@ class Data:
         """
         try:
             where = torch.device(device)
-        except RuntimeError as error:
-            raise ValueError(f"data {self.name}: there is no device {device!r}: {error}") from error
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"data {self.name}: there is no device {shown(device)}: {error}"
+            ) from error
         splits = {split: place(pair, where) for split, pair in self.splits.items()}
         moved = zip(leaves([*splits.values()]), leaves([*self.splits.values()]), strict=True)
         if all(tensor is own for tensor, own in moved):
@@ -363,7 +364,6 @@ class Data:
             part = part.take(split, torch.from_numpy(hold_out(labels.cpu().numpy(), n, seed=0)))
         return part
 
-    @checked
     def take(self, split: str, rows: Tensor) -> Data:
         """The same data with only these examples of a split, in this order; rows `(n,)` int64.
 
@@ -439,7 +439,6 @@ class Data:
             raise ValueError(f"data {self.name}: has no {split} split, only {[*self.splits]}")
         return len(self.splits[split][1])
 
-    @checked
     def batches(
         self, split: str, size: int, generator: torch.Generator | None = None
     ) -> Iterator[Pair]:
@@ -450,6 +449,8 @@ class Data:
         """
         n = self.size(split)
         _refuse_no_number(f"data {self.name}: size", size)
+        if not isinstance(generator, (torch.Generator, type(None))):
+            raise TypeError(f"data {self.name}: generator must be torch's, got {shown(generator)}")
         x, y = self.splits[split]
         order = None
         if generator is not None:  # drawn on the CPU: the same order on every device

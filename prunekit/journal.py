@@ -16,6 +16,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import warnings
 import weakref
 import zlib
@@ -23,7 +24,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -31,7 +32,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from prunekit import __version__
-from prunekit._arguments import checked
+from prunekit._arguments import Kind, checked
 from prunekit._files import (
     NewerFormat,
     check_room,
@@ -49,6 +50,9 @@ from prunekit._source import code_key
 from prunekit.knobs import shown
 
 Entry = dict[str, Any]
+Key = Annotated[
+    str, Kind("a word", lambda key: isinstance(key, str) and bool(re.fullmatch(r"[\w.-]+", key)))
+]
 FORMAT = 2  # of the log and of the files of fits
 WIDTH = 60  # characters of a value in an error
 
@@ -157,7 +161,9 @@ class Journal:
     ) -> None:
         """Lock the journal and read it, or start it. Raises ValueError if it is another run's,
         `Locked` if another run has it open."""
-        who = getattr(method, "__name__", type(method).__name__)
+        if not hasattr(method, "__qualname__"):
+            raise TypeError(f"journal: method must be a function with a name, got {shown(method)}")
+        who = method.__name__
         if self.is_open:
             raise Locked(f"journal {self.path}: is in use by another run")
         if not all(hasattr(data, name) for name in ("loss", "metric", "augment", "key")):
@@ -335,6 +341,7 @@ class Journal:
     @checked
     def put(self, key: str, value: float) -> None:
         """Record the cost of a candidate."""
+        value = value if type(value) in (int, float) else float(value)
         self._values[key] = value
         self._append({"k": key, "v": value})
 
@@ -344,7 +351,7 @@ class Journal:
         return self.path / f"fit-{key}.safetensors"
 
     @checked
-    def load_fit(self, key: str) -> Fit | None:
+    def load_fit(self, key: Key) -> Fit | None:
         """The recorded state of a fit; None if there is none that can be read."""
         path = self._fit_path(key)
         try:
@@ -369,7 +376,7 @@ class Journal:
         return Fit(about["epoch"], about["metrics"], masks, tensors, about["extra"])
 
     @checked
-    def save_fit(self, key: str, fit: Fit) -> None:
+    def save_fit(self, key: Key, fit: Fit) -> None:
         """Put `fit` in the place of what was recorded before."""
         tensors = {name: t.detach().cpu().contiguous() for name, t in fit.tensors.items()}
         for epoch, packed in fit.masks.items():

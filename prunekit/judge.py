@@ -133,7 +133,6 @@ def as_metric(cost: float, data: Data, split: str = "validation") -> float:
     return (n - cost) / n
 
 
-@checked
 def evaluate(
     model: nn.Module,
     data: Any,

@@ -131,11 +131,14 @@ class Mask(Mapping[str, Tensor]):
     0.25
     """
 
-    @checked
     def __init__(self, tensors: Mapping[str, Tensor]):
+        if not isinstance(tensors, Mapping):
+            raise TypeError(f"mask: must be a mapping name -> tensor, got {shown(tensors)}")
         for name, keep in tensors.items():
-            if not isinstance(keep, Tensor) or keep.dtype != torch.bool:
+            if not isinstance(keep, Tensor) or keep.dtype != torch.bool or keep.is_meta:
+                meta = isinstance(keep, Tensor) and keep.is_meta
                 kind = keep.dtype if isinstance(keep, Tensor) else type(keep).__name__
+                kind = "one without values" if meta else kind
                 raise ValueError(f"mask: {name!r} must be a bool tensor, got {kind}")
         # A copy: whoever made the tensors may go on writing into them.
         self._tensors = {

@@ -147,7 +147,7 @@ def method(
     for what, called in (("check", check), ("work", work)):
         if called is not None and not callable(called):
             raise TypeError(f"@method: {what} must be a function, got {shown(called)}")
-    if not isinstance(inputs, (tuple, list)):
+    if not isinstance(inputs, (tuple, list)) or not all(isinstance(n, str) for n in inputs):
         raise TypeError(f"@method: inputs must be a tuple of keywords, got {shown(inputs)}")
     who, declared = function.__name__, read_knobs(function, tuning)
     _check_signature(function, declared, inputs, tuning or {}, quick or {})

@@ -21,6 +21,11 @@ from prunekit._random import LocalRandom
 from prunekit.knobs import Knob, Range
 
 
+def _check_outputs(model: nn.Module, outputs: int = 10, *_: Any, **others: Any) -> None:
+    """Raise ValueError unless there is an output."""
+    Knob("outputs", Range(1), 10, whole=True).check(type(model).__name__, outputs)
+
+
 class LeNet300100(nn.Module):
     """LeNet-300-100: three linear layers 784-300-100-10, 266,610 parameters.
 
@@ -28,7 +33,7 @@ class LeNet300100(nn.Module):
     `(n, outputs)`.
     """
 
-    @checked
+    @checked(check=_check_outputs)
     def __init__(self, outputs: int = 10) -> None:
         super().__init__()
         self.fc1 = nn.Linear(784, 300)
@@ -48,7 +53,7 @@ class LeNet5(nn.Module):
     Input `(n, 1, 28, 28)`, output `(n, outputs)`.
     """
 
-    @checked
+    @checked(check=_check_outputs)
     def __init__(self, outputs: int = 10) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(1, 20, 5)
@@ -71,7 +76,7 @@ class LeNet1998(nn.Module):
     `width` is a factor on the hidden channels.
     """
 
-    @checked
+    @checked(check=_check_outputs)
     def __init__(self, outputs: int = 10, width: float = 1.0, inputs: int = 1) -> None:
         super().__init__()
         a, b, c, d = _channels(self, inputs, width, 6, 16, 120, 84)
@@ -99,7 +104,7 @@ class AlexNet(nn.Module):
     the hidden channels.
     """
 
-    @checked
+    @checked(check=_check_outputs)
     def __init__(self, outputs: int = 10, width: float = 1.0, inputs: int = 3) -> None:
         super().__init__()
         a, b, c, d, e = _channels(self, inputs, width, 64, 192, 384, 256, 256)
@@ -127,7 +132,7 @@ class VGG16(nn.Module):
     output `(n, outputs)`; `width` is a factor on the hidden channels.
     """
 
-    @checked
+    @checked(check=_check_outputs)
     def __init__(self, outputs: int = 10, width: float = 1.0, inputs: int = 3) -> None:
         super().__init__()
         channels = _channels(self, inputs, width, 64, 128, 256, 512, 512)
@@ -147,7 +152,7 @@ class VGGSmall(nn.Module):
     `(n, outputs)`; `width` is a factor on the hidden channels.
     """
 
-    @checked
+    @checked(check=_check_outputs)
     def __init__(self, outputs: int = 10, width: float = 1.0, inputs: int = 1) -> None:
         super().__init__()
         channels = _channels(self, inputs, width, 16, 32)
@@ -185,7 +190,7 @@ class ResNet(nn.Module):
 
     BLOCKS: int
 
-    @checked
+    @checked(check=_check_outputs)
     def __init__(self, outputs: int = 10, width: float = 1.0, inputs: int = 3) -> None:
         super().__init__()
         a, b, c = _channels(self, inputs, width, 16, 32, 64)

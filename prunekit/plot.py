@@ -125,7 +125,8 @@ def history(source: Report | Sequence[Step], title: str = "", dense: float | Non
 
 
 def _mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    array = as_array(values)
+    return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else 0.0
 
 
 @checked

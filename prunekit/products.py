@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from prunekit._modules import (
     call,
+    check_values,
     device_of,
     each,
     evaluating,
@@ -501,21 +502,6 @@ def first(who: str, model: nn.Module, x: Any) -> Any:
     if next(model.parameters(), None) is not None:
         x = place(x, device_of(model))
     return each(x, lambda tensor: tensor[:1])
-
-
-def check_values(who: str, model: nn.Module) -> None:
-    """Raise ValueError that names `who` and the first parameter that has no values yet."""
-    for name, p in model.named_parameters():
-        if isinstance(p, nn.parameter.UninitializedParameter):
-            raise ValueError(
-                f"{who}: {type(model).__name__} is lazy, {name} is uninitialized. Call the "
-                "model once on an example, so that forward gives it its shape."
-            )
-        if p.is_meta:
-            raise ValueError(
-                f"{who}: {name} of {type(model).__name__} is on the meta device and has no "
-                "values. Load them first, or build the model on the CPU."
-            )
 
 
 # ------------------------------------------------------------------------------ what feeds products

@@ -36,6 +36,8 @@ def progress(steps: Iterator[Step], label: str = "") -> Iterator[Step]:
     bar, seen = tqdm(total=1.0, desc=label, bar_format=_BAR, leave=False), list[Step]()
     try:
         for step in steps:
+            if not isinstance(step, Step):
+                raise TypeError(f"progress: steps must be prunekit Steps, got {shown(step)}")
             seen.append(step)
             bar.n = max(bar.n, min(share_done(seen), 1.0))  # a last training starts anew
             bar.set_postfix_str(str(step).split("  ", 1)[0], refresh=False)
@@ -80,7 +82,7 @@ class Pruning:
         **settings: Any,
     ):
         self.method = whole(method)
-        if not hasattr(self.method, "knobs"):
+        if not (callable(self.method) and hasattr(self.method, "knobs")):
             raise TypeError(
                 f"prune: method must be a function decorated with @method, got {shown(method)}. "
                 "Pass the function itself, such as prunekit.magnitude."
@@ -196,13 +198,14 @@ def _check_settings(who: str, run: Any, bar: Any) -> None:
 def _watched(watcher: Watch, steps: Iterator[Step]) -> Iterator[Step]:
     if not callable(watcher):
         raise TypeError(
-            f"prune: watch must be a function iterator -> iterator, or several, got {shown(watcher)}"
+            f"prune: watch must be a function iterator -> iterator, or several, got "
+            f"{shown(watcher)}"
         )
     watched = watcher(steps)
     if not isinstance(watched, Iterable):
         raise TypeError(
-            f"prune: watch must give an iterator of steps, {shown(watcher)} gave {shown(watched)}. Write it "
-            "with `for step in steps: ...; yield step`."
+            f"prune: watch must give an iterator of steps, {shown(watcher)} gave "
+            f"{shown(watched)}. Write it with `for step in steps: ...; yield step`."
         )
     return iter(watched)
 
@@ -263,12 +266,17 @@ def _named(methods: Any) -> dict[str, Method]:
     """The methods by their labels. Raises TypeError or ValueError unless each has its own."""
     if isinstance(methods, str) or not isinstance(methods, Iterable):
         raise TypeError(
-            f"compare: methods must be several functions decorated with @method, got {shown(methods)}"
+            f"compare: methods must be several functions decorated with @method, got "
+            f"{shown(methods)}"
         )
-    pairs = methods.items() if isinstance(methods, Mapping) else [(_label(m), m) for m in methods]
+    given = methods.items() if isinstance(methods, Mapping) else ((_label(m), m) for m in methods)
+    try:
+        pairs = [*given]
+    except TypeError as error:  # as tensors without an axis
+        raise TypeError(f"compare: methods must be several functions: {error}") from error
     named: dict[str, Method] = {}
     for label, m in pairs:
-        if not hasattr(whole(m), "knobs"):
+        if not (callable(m) and hasattr(whole(m), "knobs")):
             raise TypeError(
                 f"compare: every method must be a function decorated with @method, got {shown(m)}"
             )
@@ -299,5 +307,5 @@ def bound(m: Method) -> dict[str, Any]:
 
 def _label(m: Method) -> str:
     knobs_text = ", ".join(f"{name}={value}" for name, value in bound(m).items())
-    name = getattr(whole(m), "__name__", repr(m))
+    name = getattr(whole(m), "__name__", shown(m))
     return name + (f" ({knobs_text})" if knobs_text else "")

@@ -13,10 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunekit._modules import OF_TORCH, call, device_of, each, evaluating, place, repeatably
+from prunekit._modules import (
+    OF_TORCH,
+    call,
+    check_values,
+    device_of,
+    each,
+    evaluating,
+    place,
+    repeatably,
+)
 from prunekit._random import LocalRandom
 from prunekit.data import Data
-from prunekit.products import check_values
 
 FEW = 2  # examples, as many as batch normalisation needs
 

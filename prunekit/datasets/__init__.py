@@ -133,15 +133,6 @@ def _carved(name: str, full: Pair, test: Pair, held: np.ndarray, settings: dict[
     return Data(splits, name=name, **settings)
 
 
-def _check_images(x: Tensor, generator: torch.Generator, padding: int = 4) -> None:
-    if x.ndim != 4 or padding < 0:
-        raise ValueError(
-            "crop_and_mirror: needs images (n, c, h, w) and a padding of 0 or more, got "
-            f"{tuple(x.shape)} and {padding}"
-        )
-
-
-@checked(check=_check_images)
 def crop_and_mirror(x: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
     """Shift each image by up to `padding` pixels and mirror every other one; x `(n, c, h, w)`.
 

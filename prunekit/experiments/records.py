@@ -27,7 +27,7 @@ from prunekit.experiments.cells import (
 from prunekit.experiments.grid import load
 from prunekit.experiments.protocol import Arm
 from prunekit.judge import SLACK
-from prunekit.knobs import Choice, Natural, knobs
+from prunekit.knobs import Choice, Natural, knobs, shown
 from prunekit.mask import Mask
 from prunekit.report import mean_and_spread
 from prunekit.steps import Step, Tried
@@ -113,7 +113,10 @@ def where(cells: Sequence[Recorded], **wanted: Any) -> list[dict[str, Any]]:
     """The cells with these values, in fields such as `model`, `method`, `seed`, or in knobs:
     ``where(cells, model="lenet_5", sparsity=0.917)``. Raises ValueError for a name of neither.
     """
-    for name in wanted:
+    plain = (str, int, float, list, tuple, dict, type(None))
+    for name, value in wanted.items():
+        if not isinstance(value, plain):
+            raise TypeError(f"where: {name} must be a value of JSON, got {shown(value)}")
         if cells and not any(name in cell or name in cell["knobs"] for cell in cells):
             fields = [*cells[0], *dict.fromkeys(knob for cell in cells for knob in cell["knobs"])]
             raise ValueError(f"where: cells have no field and no knob {name!r}, only {fields}")

@@ -11,6 +11,7 @@ import ipywidgets
 import traitlets
 
 from prunekit._arguments import checked
+from prunekit.knobs import shown
 from prunekit.widgets.connection import Connection
 from prunekit.widgets.controls import named
 from prunekit.widgets.running import Latest, OfCell, in_loop, loop_of_the_kernel
@@ -50,7 +51,10 @@ class Instant(OfCell, ipywidgets.VBox):
 
     def _timed(self, values: dict[str, Any]) -> tuple[str, float]:
         begun = time.perf_counter()
-        return self.work(**values), 1000 * (time.perf_counter() - begun)
+        told = self.work(**values)
+        if not isinstance(told, str):
+            raise TypeError(f"Instant: work must give a text, got {shown(told)}")
+        return told, 1000 * (time.perf_counter() - begun)
 
     def _show(self, result: Any) -> None:
         if isinstance(result, BaseException):
@@ -63,6 +67,8 @@ class Instant(OfCell, ipywidgets.VBox):
 
 
 def _control(name: str, place: Place) -> ipywidgets.Widget:
+    if not isinstance(place, (tuple, list)) or not place:
+        raise TypeError(f"Instant: {name} must be (low, high, start) or names, got {shown(place)}")
     name = name.replace("_", " ")
     looks = {"layout": {"width": "33em"}, **named(name, name)}
     if isinstance(place[0], str):

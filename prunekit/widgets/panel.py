@@ -19,7 +19,7 @@ from torch import nn
 from prunekit import plot
 from prunekit._arguments import checked
 from prunekit.data import wrap
-from prunekit.knobs import Knob, Range, helps, knobs
+from prunekit.knobs import Knob, Range, helps, knobs, shown
 from prunekit.prune import Method, bound, share_done, whole
 from prunekit.report import Report, shown_metric
 from prunekit.steps import Step
@@ -71,6 +71,10 @@ class Panel(OfCell, ipywidgets.VBox):
         guess: Guess | Sketch | None = None,
         **settings: Any,
     ):
+        if not hasattr(whole(method), "knobs"):
+            raise TypeError(
+                f"Panel: method must be a function decorated with @method, got {shown(method)}"
+            )
         settings = {**bound(method), **settings}
         self.method, self.model, self.data, self.draw, self.guess = (
             whole(method), model, wrap(data), draw, guess,
