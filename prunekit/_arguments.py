@@ -148,7 +148,8 @@ def _is_number(value: Any) -> bool:
 def _is_whole(value: Any) -> bool:
     if isinstance(value, Tensor) and value.ndim == 0 and _is_dense(value):
         value = value.item()
-    return isinstance(value, Integral) and not isinstance(value, bool) and abs(value) < 2**63
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    return whole and abs(int(value)) < 2**63
 
 
 def _is_dense(value: Any) -> bool:
@@ -259,9 +260,10 @@ def _mapping(plain: type, key: Kind | None, entry: Kind | None) -> Kind:
     )
 
     def fits(value: Any) -> bool:
-        return isinstance(value, plain) and all(
+        mapping: Any = value if isinstance(value, plain) else None
+        return mapping is not None and all(
             (key is None or key.fits(name)) and (entry is None or entry.fits(part))
-            for name, part in value.items()
+            for name, part in mapping.items()
         )
 
     return Kind(words, fits)

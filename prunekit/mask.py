@@ -136,9 +136,9 @@ class Mask(Mapping[str, Tensor]):
             raise TypeError(f"mask: must be a mapping name -> tensor, got {shown(tensors)}")
         for name, keep in tensors.items():
             if not isinstance(keep, Tensor) or keep.dtype != torch.bool or keep.is_meta:
-                meta = isinstance(keep, Tensor) and keep.is_meta
-                kind = keep.dtype if isinstance(keep, Tensor) else type(keep).__name__
-                kind = "one without values" if meta else kind
+                kind = str(keep.dtype) if isinstance(keep, Tensor) else type(keep).__name__
+                if isinstance(keep, Tensor) and keep.is_meta:
+                    kind = "one without values"
                 raise ValueError(f"mask: {name!r} must be a bool tensor, got {kind}")
         # A copy: whoever made the tensors may go on writing into them.
         self._tensors = {

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 Split = Annotated[str, Choice("train", "validation", "test")]
 When = Annotated[str, Choice("before", "after")]
 Recorded = Annotated[
-    dict[str, Any],
+    Mapping[str, Any],
     Kind(
         "a recorded cell",
         lambda cell: isinstance(cell, Mapping) and {"trace", "before", "metric"} <= {*cell},
@@ -109,7 +109,7 @@ def _columns(table: list[dict[str, Any]]) -> dict[str, list[Any]]:
 
 
 @checked
-def where(cells: Sequence[Recorded], **wanted: Any) -> list[dict[str, Any]]:
+def where(cells: Sequence[Recorded], **wanted: Any) -> list[Recorded]:
     """The cells with these values, in fields such as `model`, `method`, `seed`, or in knobs:
     ``where(cells, model="lenet_5", sparsity=0.917)``. Raises ValueError for a name of neither.
     """
@@ -121,8 +121,8 @@ def where(cells: Sequence[Recorded], **wanted: Any) -> list[dict[str, Any]]:
             fields = [*cells[0], *dict.fromkeys(knob for cell in cells for knob in cell["knobs"])]
             raise ValueError(f"where: cells have no field and no knob {name!r}, only {fields}")
 
-    def fits(cell: dict[str, Any]) -> bool:
-        values = cell["knobs"] | cell
+    def fits(cell: Recorded) -> bool:
+        values = {**cell["knobs"], **cell}
         return all(name in values and values[name] == value for name, value in wanted.items())
 
     return [cell for cell in cells if fits(cell)]
@@ -242,7 +242,7 @@ def tradeoff(
     """Figures against sparsity for `plot.curves`: a line for all arms that differ in the sparsity
     alone, a run a network and seed, a point ``(sparsity, metric)`` a cell. Levels that some run
     lacks are left out, so that a grid under way can be drawn; so is what has one level only."""
-    groups: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[str, list[Recorded]] = {}
     for cell in cells:
         if "sparsity" in cell["given"]:
             others = {n: cell["knobs"][n] for n in cell["given"] if n != "sparsity"}
