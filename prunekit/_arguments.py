@@ -11,6 +11,7 @@ import inspect
 import math
 import os
 import sys
+import threading
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -212,6 +213,7 @@ KINDS: dict[Any, Kind] = {
     np.ndarray: Kind("a numpy array", lambda v: isinstance(v, np.ndarray) and _is_dense(v)),
     nn.Module: Kind("a torch.nn.Module", lambda value: isinstance(value, nn.Module)),
     Callable: Kind("a function", callable),
+    threading.Event: Kind("an event", lambda v: callable(getattr(v, "is_set", None))),
 }
 
 
