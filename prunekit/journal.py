@@ -165,7 +165,7 @@ class Journal:
         who = method.__name__
         if self.is_open:
             raise Locked(f"journal {self.path}: is in use by another run")
-        if not all(hasattr(data, name) for name in ("loss", "metric", "augment", "key")):
+        if not all(hasattr(data, name) for name in ("loss", "metric", "augment")):
             raise TypeError(f"journal: data must be a prunekit Data, got {shown(data)}")
         functions = {name: getattr(data, name) for name in ("loss", "metric", "augment")}
         header = {

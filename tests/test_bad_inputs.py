@@ -15,6 +15,7 @@ import json
 import math
 import os
 import pkgutil
+import random
 import signal
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from tiny import tiny_data, tiny_model
 from torch import nn
@@ -914,7 +916,8 @@ def test_the_good_call_is_good(place):
         warnings.simplefilter("ignore")
         function, given = GOOD[place]()
         if place.startswith("datasets.") and given:
-            pytest.raises(FileNotFoundError, function, **given)
+            with pytest.raises(FileNotFoundError):
+                function(**given)
         else:
             function(**given)
     plot.plt.close("all")
