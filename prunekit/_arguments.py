@@ -212,6 +212,7 @@ KINDS: dict[Any, Kind] = {
     ),
     np.ndarray: Kind("a numpy array", lambda v: isinstance(v, np.ndarray) and _is_dense(v)),
     nn.Module: Kind("a torch.nn.Module", lambda value: isinstance(value, nn.Module)),
+    threading.Event: Kind("an event", lambda value: callable(getattr(value, "is_set", None))),
     Callable: Kind("a function", callable),
     threading.Event: Kind("an event", lambda v: callable(getattr(v, "is_set", None))),
 }
@@ -308,7 +309,9 @@ def _several(entry: Kind | None, has: Callable[[Any, str], bool], what: str) -> 
 
     def fits(value: Any) -> bool:
         if isinstance(value, (Tensor, np.ndarray)):
-            return value.ndim > 0 and _is_dense(value) and all(map(fits_entry, value[:1]))
+            return (
+                value.ndim > 0 and _is_dense(value) and fits_entry(value[0] if len(value) else 0.5)
+            )
         if isinstance(value, str):
             return fits_entry(value)
         if isinstance(value, (bytes, type)) or not has(value, what):

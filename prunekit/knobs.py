@@ -186,7 +186,13 @@ def knobs(method: Callable[..., Any]) -> dict[str, Knob]:
     """The knobs of a method by name, in the order of its signature; those of a `TypedDict` that it
     takes with ``**settings: Unpack[...]`` come last, with the defaults that ``@method`` was given.
     """
+    _check_function("knobs", method)
     return dict(getattr(method, "knobs", None) or read_knobs(inspect.unwrap(method)))
+
+
+def _check_function(who: str, method: Any) -> None:
+    if not inspect.isfunction(method):
+        raise TypeError(f"{who}: method must be a function, got {shown(method)}")
 
 
 def read_knobs(
@@ -230,6 +236,7 @@ def _of_kind(hint: Any, kind: type) -> Iterator[Any]:
 def helps(method: Callable[..., Any]) -> dict[str, str]:
     """What docstrings say of each knob, in lines ``name: text``: the method's own, and that of the
     `TypedDict` that it unpacks."""
+    _check_function("helps", method)
     explained: dict[str, str] = {}
     for documented in (unpacked_type(method), method):
         name = ""

@@ -275,7 +275,6 @@ class Mask(Mapping[str, Tensor]):
             p.masked_fill_(~keep.to(p.device), 0)
         return model
 
-    @checked
     def hold(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> RemovableHandle:
         """Keep the removed weights at exactly 0 while `optimizer` trains `model` in any loop.
 
@@ -293,7 +292,9 @@ class Mask(Mapping[str, Tensor]):
         Raises ValueError unless the mask fits `model` and the optimizer trains all that it covers.
         """
         if not isinstance(optimizer, torch.optim.Optimizer):
-            raise ValueError(f"hold: optimizer must be a torch.optim.Optimizer, got {optimizer!r}")
+            raise ValueError(
+                f"hold: optimizer must be a torch.optim.Optimizer, got {shown(optimizer)}"
+            )
         self.check(model)
         parameters = dict(model.named_parameters())
         trained = {id(p) for group in optimizer.param_groups for p in group["params"]}

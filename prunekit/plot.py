@@ -232,7 +232,7 @@ def images(
     limits: tuple[float, float] | None = None,
 ) -> Figure:
     """Pictures side by side on one colour scale; each `(caption, (h, w) values)`."""
-    if cmap not in plt.colormaps() or not pictures:
+    if cmap not in plt.colormaps() or not len(pictures):
         raise ValueError(
             "plot.images: there must be a picture and a colour map of matplotlib, got "
             f"{len(pictures)} and {cmap!r}"

@@ -269,9 +269,9 @@ def _named(methods: Any) -> dict[str, Method]:
             f"compare: methods must be several functions decorated with @method, got "
             f"{shown(methods)}"
         )
-    given = methods.items() if isinstance(methods, Mapping) else ((_label(m), m) for m in methods)
     try:
-        pairs = [*given]
+        given = methods if isinstance(methods, Mapping) else [(_label(m), m) for m in methods]
+        pairs = [*(given.items() if isinstance(given, Mapping) else given)]
     except TypeError as error:  # as tensors without an axis
         raise TypeError(f"compare: methods must be several functions: {error}") from error
     named: dict[str, Method] = {}

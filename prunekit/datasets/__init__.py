@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunekit._arguments import checked
 from prunekit._files import home
 from prunekit._torchvision import torchvision
 from prunekit.data import SHORT_NAMES, SPLITS, Data, hold_out, rows_of
 from prunekit.examples import Pair
+from prunekit.knobs import shown
 
 VALIDATION = 5_000  # images held out of the training set of mnist, cifar10 and cifar100
 
@@ -55,7 +55,6 @@ def mnist_small() -> Data:
     return Data(splits, name="mnist_small", **_DIGITS)
 
 
-@checked
 def mnist(root: str | os.PathLike[str] | None = None, download: bool = False) -> Data:
     """MNIST: 55,000 training, 5,000 validation and 10,000 test images of 28×28 digits.
 
@@ -69,7 +68,6 @@ def mnist(root: str | os.PathLike[str] | None = None, download: bool = False) ->
     return _carved("mnist", (x.unsqueeze(1), y), (test_x.unsqueeze(1), test_y), held, _DIGITS)
 
 
-@checked
 def raw_mnist(root: str | os.PathLike[str] | None = None, download: bool = False) -> list[Pair]:
     """The 60,000 training and 10,000 test images of MNIST, (n, 28, 28) uint8, and their labels."""
     parts = [_bytes_of_idx(content) for _, content in read("mnist", root, download)]
@@ -84,7 +82,6 @@ def _bytes_of_idx(content: bytes) -> Tensor:
     return torch.from_numpy(values.reshape(shape).copy())
 
 
-@checked
 def cifar10(root: str | os.PathLike[str] | None = None, download: bool = False) -> Data:
     """CIFAR-10: 45,000 training, 5,000 validation, 10,000 test images of 32×32 in colour.
 
@@ -94,7 +91,6 @@ def cifar10(root: str | os.PathLike[str] | None = None, download: bool = False) 
     return _cifar("cifar10", root, download, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 
 
-@checked
 def cifar100(root: str | os.PathLike[str] | None = None, download: bool = False) -> Data:
     """CIFAR-100: as `cifar10`, with 100 classes."""
     return _cifar("cifar100", root, download, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
@@ -172,6 +168,8 @@ def read(
     name: str, root: str | os.PathLike[str] | None, download: bool
 ) -> Iterator[tuple[str, bytes]]:
     """Each file of a data set and its content, verified; fetched before if `download` is set."""
+    if not isinstance(download, bool):
+        raise TypeError(f"{name}: download must be True or False, got {shown(download)}")
     folder, files = folder_of(name, root), _files_of(name)
     absent = _absent(name, folder, files)
     if absent and download:
@@ -199,7 +197,7 @@ def read(
 def folder_of(name: str, root: Any) -> Path:
     """The data root: the argument, else `PRUNEKIT_DATA`, else a folder in the user's cache."""
     if not isinstance(root, (str, os.PathLike, type(None))):
-        raise TypeError(f"{name}: root must be the path of a folder, got {root!r}")
+        raise TypeError(f"{name}: root must be the path of a folder, got {shown(root)}")
     folder = Path(root or os.environ.get("PRUNEKIT_DATA") or home() / "data").expanduser()
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{name}: the data root {folder} must be a folder, it is a file")

@@ -131,9 +131,15 @@ def where(cells: Sequence[Recorded], **wanted: Any) -> list[Recorded]:
 @checked
 def rows(cell: Recorded) -> list[dict[str, Any]]:
     """The trace of a cell, a dictionary for each step with what was recorded of it."""
-    columns = cell["trace"]
+    columns = _held(cell, "trace")
     table = zip(*columns.values(), strict=True)
     return [{n: v for n, v in zip(columns, row, strict=True) if v is not None} for row in table]
+
+
+def _held(record: Mapping[str, Any], name: str) -> Any:
+    if name not in record:
+        raise ValueError(f"cell: nothing was recorded as {name!r}, there is {[*record]}")
+    return record[name]
 
 
 @checked
@@ -272,7 +278,7 @@ def _runs(group: Sequence[Recorded], split: str) -> list[list[tuple[float, float
 @checked
 def figure(cell: Recorded, when: When, split: Split) -> float:
     """The metric of a cell, ``when`` being "before" or "after"."""
-    return _metric(cell, cell[when][split], split)
+    return _metric(cell, _held(_held(cell, when), split), split)
 
 
 def _metric(cell: Mapping[str, Any], value: float | None, split: str) -> float:

@@ -11,7 +11,6 @@ import numpy
 import traitlets
 from matplotlib.figure import Figure
 
-from prunekit._arguments import checked
 from prunekit.report import Report
 from prunekit.widgets._static import script, style
 from prunekit.widgets.running import OfCell, in_loop, loop_of_the_kernel
@@ -41,7 +40,6 @@ class Sketch(OfCell, anywidget.AnyWidget):
     committed = traitlets.List(traitlets.Float()).tag(sync=True)
     said = traitlets.Unicode().tag(sync=True)
 
-    @checked
     def __init__(
         self,
         question: str,
