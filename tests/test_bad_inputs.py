@@ -114,7 +114,9 @@ def public():
     for place, thing in [*found.items()]:
         if inspect.isclass(thing) and place.startswith(("data.", "mask.", "report.", "journal.")):
             for name, part in vars(thing).items():
-                if not name.startswith("_") and inspect.isroutine(getattr(thing, name, None)):
+                worked_out = isinstance(part, functools.cached_property)
+                routine = inspect.isroutine(getattr(thing, name, None)) and not worked_out
+                if not name.startswith("_") and routine:
                     found[f"{place}.{name}"] = part
     return {
         place: thing

@@ -11,6 +11,7 @@ import numpy
 import traitlets
 from matplotlib.figure import Figure
 
+from prunekit.knobs import shown
 from prunekit.report import Report
 from prunekit.widgets._static import script, style
 from prunekit.widgets.running import OfCell, in_loop, loop_of_the_kernel
@@ -47,6 +48,10 @@ class Sketch(OfCell, anywidget.AnyWidget):
         x: Axis,
         y: Axis,
     ):
+        if not isinstance(question, str):
+            raise TypeError(f"Sketch: question must be a text, got {shown(question)}")
+        if not callable(answer):
+            raise TypeError(f"Sketch: answer must be a function of a report, got {shown(answer)}")
         x, y = _axis("x", x), _axis("y", y)
         self.answer, loop = answer, loop_of_the_kernel()
         self.value: list[tuple[float, float]] | None = None
@@ -120,8 +125,10 @@ def _axis(name: str, axis: Any) -> Axis:
     try:
         label, low, high = axis
         label, low, high = str(label), float(low), float(high)
-    except (TypeError, ValueError):
+    except Exception:  # whatever things of other people raise
         low = high = math.nan
     if not (low < high and math.isfinite(high - low)):
-        raise ValueError(f"Sketch: {name} must be (label, low, high) with low < high, got {axis!r}")
+        raise ValueError(
+            f"Sketch: {name} must be (label, low, high) with low < high, got {shown(axis)}"
+        )
     return label, low, high
