@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import functools
 import inspect
+import operator
 import random
 import re
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import repeat
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple, TypeVar
 
@@ -201,13 +204,13 @@ def place(x: Any, device: torch.device) -> Any:
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode inside; afterwards every module has its own mode back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    own = [vars(module) for module in model.modules()]
+    modes = [module.training for module in model.modules()]
     try:
+        model.eval()
         yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    finally:  # in one go, which Python does not interrupt
+        collections.deque(map(operator.setitem, own, repeat("training"), modes), maxlen=0)
 
 
 def plain_attributes(model: nn.Module) -> dict[tuple[str, str], Any]:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import tiny_data, tiny_model
+from torch import nn
 
 import prunekit
-from prunekit import Data, Journal, Run, accuracy, count, magnitude, prune
+from prunekit import Data, Journal, Run, accuracy, count, evaluate, magnitude, prune
 from prunekit._modules import snapshot
 from prunekit.methods.differential_evolution import differential_evolution
 from prunekit.methods.roulette import roulette
@@ -138,3 +139,16 @@ def test_a_figure_that_fails_is_left_out_and_named(monkeypatch):
     assert "MACs is missing: LookupError: no such operator" in str(report)
     assert [name for name, _ in report.rows()].count("MACs") == 0
     assert report.after["accuracy"] > 0
+
+
+def test_an_interrupt_while_modes_change_leaves_each_module_its_own():
+    class Interrupted(nn.Linear):
+        def train(self, mode=True):
+            super().train(mode)
+            raise KeyboardInterrupt
+
+    model = nn.Sequential(nn.Dropout(), Interrupted(8, 3), nn.Dropout())
+    model[2].training = False
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, tiny_data())
+    assert [module.training for module in model.modules()] == [True, True, True, False]
