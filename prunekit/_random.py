@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch._C import _len_torch_dispatch_stack
 from torch.utils import checkpoint
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode
 
 T = TypeVar("T")
 
@@ -258,6 +259,19 @@ def seeded(seed: int, device: torch.device) -> Iterator[LocalRandom]:
             before.put_back()
 
 
+@contextmanager
+def _modes_end() -> Iterator[None]:
+    """Modes of this thread that are entered inside end here, also where an interrupt hit between
+    their entry and their ``with``: what is drawn later would come from their seed."""
+    before = _len_torch_dispatch_stack()
+    try:
+        yield
+    finally:
+        while _len_torch_dispatch_stack() > before:
+            _pop_mode()
+
+
+@_modes_end()
 def repeatable(
     work: Callable[[LocalRandom | None], T | None], of: Any, device: torch.device, seed: int = 0
 ) -> T:

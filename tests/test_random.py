@@ -349,3 +349,15 @@ def test_buffers_that_move_are_the_same_for_each_candidate_and_stay():
     assert model.seen == 0
     data = Data(tiny_data().splits)
     assert prune(magnitude, model, data, bar=False).model.seen == 0
+
+
+def test_a_mode_that_an_interrupt_left_behind_ends():
+    def interrupted(_):
+        LocalRandom(0).__enter__()
+        raise KeyboardInterrupt
+
+    before = torch.random.get_rng_state()
+    with pytest.raises(KeyboardInterrupt):
+        repeatable(interrupted, nn.Identity(), torch.device("cpu"))
+    torch.rand(1)
+    assert not torch.equal(torch.random.get_rng_state(), before)
