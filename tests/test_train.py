@@ -119,8 +119,8 @@ def test_masked_weights_are_exactly_zero_at_every_update(optimizer):
     for step in fit(model, data, epochs=3, batch=20, optimizer=optimizer, mask=mask):
         assert step.mask == mask
         assert all(not w[r].any() and not torch.signbit(w[r]).any() for w, r in removed)
-    assert all(seen[2:])  # the first are those of the trial before any work
-    assert len(seen) == 2 + 3 * 6
+    assert all(seen[3:])  # the first are those of the trial before any work
+    assert len(seen) == 3 + 3 * 6
 
 
 def test_fit_ends_in_eval_mode_without_gradients():
@@ -360,7 +360,7 @@ def test_any_exception_inside_the_loss_puts_the_last_step_back(error, call):
 
     def loss(out, y):
         seen.append(1)
-        if len(seen) == 2 + call:  # the first are those of the trial before any work
+        if len(seen) == 3 + call:  # the first are those of the trial before any work
             raise error
         return F.cross_entropy(out, y)
 
