@@ -14,7 +14,7 @@ import nbformat
 import pytest
 from tiny import tiny_data
 
-from prunekit import experiments, show
+from prunekit import experiments, magnitude, show
 from prunekit.__main__ import _parser, main
 from prunekit._files import seal
 from prunekit.experiments.cells import _read
@@ -309,9 +309,12 @@ def test_a_cell_computed_again_agrees_until_its_record_is_another(full_mnist, tm
     path.unlink()
 
 
+ARM = experiments.Arm(magnitude, {}, "lenet_5")
+
+
 def test_a_cell_that_fails_is_a_line_and_the_exit_code(monkeypatch, capsys, tmp_path):
     toy = experiments.Experiment(
-        "toy", "A toy", "nobody", "reproduction", tiny_data, {"a": None, "b": None}
+        "toy", "A toy", "nobody", "reproduction", tiny_data, dict.fromkeys("abcd", ARM)
     )
     cells = [experiments.Cell(toy, name, None, 0, False, tmp_path) for name in "abcd"]
     outcomes = [{"seconds": 3}, ValueError("no\nluck"), Locked("in use"), Stopped()]
