@@ -234,6 +234,17 @@ def put_back_attributes(model: nn.Module, attributes: Mapping[tuple[str, str], A
 _PLAIN = (bool, int, float, str, type(None))  # what JSON has
 
 
+def remembered(model: nn.Module) -> Callable[[], None]:
+    """A function that gives the model back the tensors and plain attributes that it has now."""
+    tensors, attributes = snapshot(model), plain_attributes(model)
+
+    def go_back() -> None:
+        put_back(model, tensors)
+        put_back_attributes(model, attributes)
+
+    return go_back
+
+
 @contextmanager
 def own_generators(model: nn.Module, seed: int | None = None) -> Iterator[None]:
     """Generators that modules hold as attributes are afterwards what they were; with `seed`, they

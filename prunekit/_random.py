@@ -157,47 +157,35 @@ class _Turns:
         self._alone, self._waiting = False, 0
 
     @contextmanager
-    def among_others(self) -> Iterator[None]:
-        """Wait until nobody sets the generators."""
+    def inside(self, alone: bool = False) -> Iterator[None]:
+        """Wait until nobody sets the generators, or, `alone`, until nobody else is inside. Who is
+        inside goes on as what he is."""
         me = threading.get_ident()
         if me in self._inside:
             yield
             return
         try:
             with self._changed:
-                self._changed.wait_for(lambda: not (self._alone or self._waiting))
+                self._waiting += alone
+                try:
+                    self._changed.wait_for(lambda: not self._keeps_out(alone))
+                finally:
+                    self._waiting -= alone
                 self._inside.add(me)
+                self._alone = alone
             yield
         finally:
             with self._changed:
                 self._inside.discard(me)
+                self._alone = self._alone and bool(self._inside)
                 self._changed.notify_all()
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Wait until nobody else is inside."""
-        me = threading.get_ident()
-        if me in self._inside:
-            yield
-            return
-        try:
-            with self._changed:
-                self._waiting += 1
-                try:
-                    self._changed.wait_for(lambda: not self._inside)
-                finally:
-                    self._waiting -= 1
-                self._inside.add(me)
-                self._alone = True
-            yield
-        finally:
-            with self._changed:
-                self._inside.discard(me)
-                self._alone = bool(self._inside) and self._alone
-                self._changed.notify_all()
+    def _keeps_out(self, alone: bool) -> bool:
+        return bool(self._inside) if alone else self._alone or self._waiting > 0
 
 
 _turns = _Turns()
+_thread = threading.local()  # .always: all draws come from seeds, without looking for them first
 _drawing: weakref.WeakSet[Any] = weakref.WeakSet()  # models that were seen to draw
 
 
@@ -244,7 +232,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[LocalRandom]:
     These two belong to the process, as does torch's own generator where it is named: one thread at
     a time is inside.
     """
-    with _turns.alone():
+    with _turns.inside(alone=True):
         before = Generators(device)
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
@@ -257,6 +245,17 @@ def seeded(seed: int, device: torch.device) -> Iterator[LocalRandom]:
                 yield draws
         finally:
             before.put_back()
+
+
+@contextmanager
+def always_seeded() -> Iterator[None]:
+    """In this thread, work is done under its seed at once: where other threads of the process draw
+    all the time, looking whether the work itself did would have it done twice."""
+    _thread.always = True
+    try:
+        yield
+    finally:
+        _thread.always = False
 
 
 @contextmanager
@@ -281,16 +280,16 @@ def repeatable(
     What `of` is about, a model, is remembered as one that draws, and the work is done once the next
     time. It must be such that it can be done again; None says that it has to be.
     """
-    if of not in _drawing:
+    if of not in _drawing and not getattr(_thread, "always", False):
         before, moved = None, True
         try:
-            with _turns.among_others():
+            with _turns.inside():
                 before = Generators(device)
                 given = work(None)
                 moved = before.moved()
         finally:
             if moved and before is not None and before.moved():
-                with _turns.alone():  # others look whether theirs have moved meanwhile
+                with _turns.inside(alone=True):  # others look whether theirs have moved meanwhile
                     before.put_back()
         if not moved and given is not None:
             return given

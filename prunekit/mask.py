@@ -169,26 +169,22 @@ class Mask(Mapping[str, Tensor]):
             }
         )
 
-    @classmethod
     @checked
-    def left(
-        cls,
-        model: nn.Module,
-        biases: bool = False,
-        ignore: Iterable[str] = (),
-        example: Any = None,
-    ) -> Mask:
-        """The mask that keeps what was not removed before: every prunable weight that is not 0.
+    def left(self, model: nn.Module) -> Mask:
+        """What of this mask was not removed from the model before: its weights that are not 0.
 
         Methods begin with it, so that a pruned network is pruned further: its zeros stay, and
         count. A parameter that is 0 throughout was never pruned but set so; all of it is kept.
+
+        Raises ValueError unless the mask fits the model.
         """
-        ones = cls.ones(model, biases, ignore, example)
-        parameters = dict(model.named_parameters())
-        begun = {n: (parameters[n].detach() != 0).cpu().contiguous() for n in ones}
-        return cls._sharing(
-            {n: b if b.any() and not b.all() else ones[n] for n, b in begun.items()}
-        )
+        self.check(model)
+        parameters, left = dict(model.named_parameters()), {}
+        for name, keep in self.items():
+            p = parameters[name].detach()
+            stays = keep & (p != 0).cpu() if p.any() else keep
+            left[name] = keep if torch.equal(stays, keep) else stays
+        return Mask._sharing(left)
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]

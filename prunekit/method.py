@@ -13,7 +13,7 @@ from typing import Any, TypeVar, overload
 import torch
 from torch import nn
 
-from prunekit._modules import device_of, put_back, snapshot
+from prunekit._modules import device_of, remembered
 from prunekit.data import Data, wrap
 from prunekit.knobs import Knob, Range, read_knobs, shown, unpacked
 from prunekit.steps import Run, Step, Stopped
@@ -278,7 +278,7 @@ def _drive(
         while True:
             # On any exception the weights of the last step return: whoever catches it, an
             # interrupt above all, has a model that agrees with the steps that he has seen.
-            before = snapshot(model) if outermost else None
+            go_back = remembered(model) if outermost else None
             try:
                 with surroundings:
                     _running().append(stream)
@@ -289,8 +289,8 @@ def _drive(
             except GeneratorExit:  # the consumer has had the step
                 raise
             except BaseException as error:
-                if before is not None:
-                    put_back(model, before)
+                if go_back is not None:
+                    go_back()
                     if isinstance(error, Stopped):
                         return None
                 raise

@@ -30,7 +30,7 @@ SCORING_BATCH = 500  # fewer where `Run.memory` does not allow so many
 @checked
 def magnitude(model: nn.Module, names: Iterable[str]) -> Scores:
     """|w|. Han, Pool, Tran and Dally 2015, arXiv 1506.02626."""
-    return {name: p.detach().abs() for name, p in _named(model, names).items()}
+    return {name: p.detach().abs() for name, p in _parameters(model, names).items()}
 
 
 @checked
@@ -68,12 +68,12 @@ def weight_gradient(
     Molchanov et al. 2017, arXiv 1611.06440, equation 7; at initialisation it is SNIP, Lee et al.
     2019, arXiv 1810.02340.
     """
-    parameters = _named(model, names)
+    parameters = _parameters(model, names)
     slopes = _gradients(model, data, parameters, examples, seed, run)
     return {name: (parameters[name].detach() * g).abs() for name, g in slopes.items()}
 
 
-def _named(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:
+def _parameters(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:
     """These parameters of a model. Raises ValueError for a name that is none."""
     parameters, names = dict(model.named_parameters()), [*names]
     if unknown := [name for name in names if name not in parameters]:
@@ -88,7 +88,7 @@ def _gradients(
     model: nn.Module, data: Any, names: Iterable[str], examples: int, seed: int, run: Run
 ) -> Scores:
     """∂L/∂w in eval mode, averaged over training examples; zeros where the loss does not depend."""
-    parameters = _named(model, names)
+    parameters = _parameters(model, names)
     if not parameters:
         return {}
     frozen = [p for p in parameters.values() if not p.requires_grad]

@@ -30,6 +30,7 @@ from prunekit._modules import (
     plain_attributes,
     put_back,
     put_back_attributes,
+    remembered,
     snapshot,
     state_key,
 )
@@ -390,21 +391,6 @@ class _NotFinite(Exception):
     """The loss is not: its value, and the epoch."""
 
 
-class _State:
-    """A model's tensors and its optimiser's, to go back to."""
-
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
-        self.model, self.optimizer = model, optimizer
-        self.weights, self.attributes = snapshot(model), plain_attributes(model)
-        self.moments = [(p, copy.deepcopy(state)) for p, state in optimizer.state.items()]
-
-    def put_back(self) -> None:
-        put_back(self.model, self.weights)
-        put_back_attributes(self.model, self.attributes)
-        self.optimizer.state.clear()
-        self.optimizer.state.update(self.moments)
-
-
 @dataclass(frozen=True)
 class _Hooks:
     """What a method adds to the loop, and when."""
@@ -442,16 +428,15 @@ class _Loop:
     @contextmanager
     def all_or_nothing(self) -> Iterator[None]:
         """On any exception inside, the weights and buffers from before return."""
-        before, attributes = snapshot(self.model), plain_attributes(self.model)
+        self.go_back = remembered(self.model)
         try:
             yield
         except BaseException as error:
             self._lay_out(torch.contiguous_format)
-            put_back(self.model, before)
-            put_back_attributes(self.model, attributes)
+            self.go_back()
             if isinstance(error, _NotFinite):
                 why = self._why(*error.args)
-                put_back(self.model, before)  # buffers have moved
+                self.go_back()  # buffers have moved
                 raise FloatingPointError(why) from None
             raise
         finally:
@@ -475,14 +460,16 @@ class _Loop:
         holds begin from the seed, too, and end as they were.
         """
         seed = derive(self.seed, "draws", epoch)
-        start = _State(self.model, self.optimizer)
+        moments = [(p, copy.deepcopy(state)) for p, state in self.optimizer.state.items()]
 
         def train(draws: LocalRandom | None) -> tuple[float, Mask] | None:
             try:
                 with own_generators(self.model, seed):
                     if draws is not None:
-                        start.put_back()
                         self._lay_out(torch.contiguous_format)
+                        self.go_back()
+                        self.optimizer.state.clear()
+                        self.optimizer.state.update(moments)
                         return self._minibatches(epoch, mask, draws)
                     outside = Generators(self.device)
                     return self._minibatches(epoch, mask, LocalRandom(seed), outside)

@@ -175,3 +175,16 @@ def loop(model, x, keeps):
     for hook in hooks:
         hook.remove()
     return tuple(totals)
+
+
+class Computes(nn.Module):
+    """`act` of the input and of parameters of these shapes, called p.0, p.1, ..."""
+
+    def __init__(self, act, *shapes):
+        super().__init__()
+        g = torch.Generator().manual_seed(0)
+        self.p = nn.ParameterList([torch.randn(shape, generator=g) for shape in shapes])
+        self.act = act
+
+    def forward(self, x):
+        return self.act(x, *self.p)

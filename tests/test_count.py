@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from networks import loop, random_network
+from networks import Computes, loop, random_network
 from tiny import tiny_model
 from torch import nn
 from torch.nn.functional import linear, relu, scaled_dot_product_attention
@@ -445,19 +445,6 @@ def test_a_layer_of_width_0_costs_nothing():
 
 
 # ------------------------------------------------------------------- every product, however written
-
-
-class Computes(nn.Module):
-    """`act` of the input and of parameters of these shapes."""
-
-    def __init__(self, act, *shapes):
-        super().__init__()
-        g = torch.Generator().manual_seed(0)
-        self.p = nn.ParameterList([torch.randn(shape, generator=g) for shape in shapes])
-        self.act = act
-
-    def forward(self, x):
-        return self.act(x, *self.p)
 
 
 def inside_inference(x, w):

@@ -375,6 +375,6 @@ def test_what_is_left_is_what_is_not_0_where_not_all_is():
     with torch.no_grad():
         model[0].weight.masked_fill_(half, 0)
         model[2].weight.zero_()
-    left = Mask.left(model)
+    left = Mask.ones(model).left(model)
     assert torch.equal(left["0.weight"], ~half)
     assert left["2.weight"].all()

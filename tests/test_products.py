@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 import torch
-from networks import Twice, random_network
+from networks import Computes, Twice, random_network
 from tiny import tiny_model, tiny_residual
 from torch import nn
 from torch.nn import functional as F
@@ -20,19 +20,6 @@ from prunekit.products import verdicts, watch
 def feeding(model, example=None):
     """The names of what feeds a product."""
     return [name for name, verdict in verdicts(model, example).items() if verdict.feeds]
-
-
-class Computes(nn.Module):
-    """`act` of the input and of parameters of these shapes, called p.0, p.1, ..."""
-
-    def __init__(self, act, *shapes):
-        super().__init__()
-        g = torch.Generator().manual_seed(0)
-        self.p = nn.ParameterList([torch.randn(shape, generator=g) for shape in shapes])
-        self.act = act
-
-    def forward(self, x):
-        return self.act(x, *self.p)
 
 
 # Of x (2, 8): what is computed, the shapes of the parameters, which of them feed a product.

@@ -27,7 +27,7 @@ from prunekit import (
     search,
 )
 from prunekit._modules import snapshot
-from prunekit._random import Generators, LocalRandom, repeatable
+from prunekit._random import Generators, LocalRandom, always_seeded, repeatable
 from prunekit.judge import paired
 from prunekit.mask import Mask
 
@@ -260,6 +260,14 @@ def test_work_that_draws_is_done_twice_the_first_time_and_other_work_once():
     )
     assert (one == third, one == other) == (True, False)
     assert [draws is None for draws in done[2:]] == [True, False, False, False]
+
+
+def test_always_seeded_work_is_done_once_also_where_other_threads_draw():
+    done, model = [], tiny_model()
+    with always_seeded():
+        given = repeatable(lambda draws: done.append(draws) or random.random(), model, CPU, 1)
+    assert [draws is None for draws in done] == [False]
+    assert given == repeatable(lambda draws: random.random(), model, CPU, 1)
 
 
 def test_generators_are_put_back_when_the_work_fails():

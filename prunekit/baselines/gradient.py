@@ -50,7 +50,7 @@ def gradient(
         scores = criterion(model, data, mask, seed=seed, run=run)
         return select.largest(scores, target, scope, mask)
 
-    weights = Mask.left(model, biases, ignore, data.example)
+    weights = Mask.ones(model, biases, ignore, data.example).left(model)
     yield from in_rounds(
         model, data, weights, choose,
         sparsity=sparsity, rounds=rounds, seed=seed, run=run, **tuning,

@@ -50,7 +50,7 @@ def gradual(
     biases: prune biases too.
     ignore: names of parameters to leave alone.
     """
-    weights = Mask.left(model, biases, ignore, data.example)
+    weights = Mask.ones(model, biases, ignore, data.example).left(model)
     yield from fit(
         model, data, mask=weights, every=every, phase="finetune",
         remask=functools.partial(_along_schedule, sparsity=sparsity, until=until, scope=scope),

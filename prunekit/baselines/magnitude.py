@@ -64,7 +64,7 @@ def magnitude(
             return select.above(scores, _thresholds(model, mask, sensitivities), mask)
         return select.largest(scores, target, scope, mask)
 
-    weights = Mask.left(model, biases, ignore, data.example)
+    weights = Mask.ones(model, biases, ignore, data.example).left(model)
     yield from in_rounds(
         model, data, weights, choose,
         sparsity=sparsity, rounds=rounds, seed=seed, run=run, **tuning,

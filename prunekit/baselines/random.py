@@ -43,7 +43,7 @@ def random(
     biases: prune biases too.
     ignore: names of parameters to leave alone.
     """
-    weights = Mask.left(model, biases, ignore, data.example)
+    weights = Mask.ones(model, biases, ignore, data.example).left(model)
     generator = torch.Generator().manual_seed(derive(seed, "scores"))
     scores = {
         name: torch.rand(keep.shape, generator=generator, dtype=torch.float32, device="cpu")

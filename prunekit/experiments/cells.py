@@ -34,6 +34,7 @@ from prunekit.judge import as_metric, judge, stand_in
 from prunekit.knobs import knobs
 from prunekit.mask import Mask
 from prunekit.steps import Run, Step, Stopped
+from prunekit.trial import check_model
 
 HERE = Path(__file__).parent
 UNKNOWN = "unknown"
@@ -276,6 +277,7 @@ def run_cell(
     the report alone: no method is given them.
     """
     data, model = cell.data(), cell.start() if model is None else model
+    check_model("run_cell", model)
     weights = state_key(model)
     place = cell.journals or home() / "journals" / cell.experiment.name
     about = digest(cell.arm.method.__name__, cell.arm.model, cell.knobs, weights, data.key)

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from prunekit._files import digest, home, replacing, try_place
+from prunekit._random import always_seeded
 from prunekit.experiments.cells import Cell, run_cell
 from prunekit.journal import Locked
 from prunekit.steps import Stopped
@@ -250,7 +251,13 @@ def _run(cell: Cell, model: torch.nn.Module, seconds: float) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         here = replace(cell, folder=Path(folder), journals=journals)
         try:
-            record = run_cell(here, _Cancelled(), time.time() + seconds, model)  # type: ignore[arg-type]
+            with always_seeded():  # Dask's own threads draw
+                record = run_cell(
+                    here,
+                    _Cancelled(),  # type: ignore[arg-type]
+                    time.time() + seconds,
+                    model,
+                )
         except (Locked, Stopped) as ended:
             return ended
         files = [path for path in Path(folder).rglob("*") if path.is_file()]

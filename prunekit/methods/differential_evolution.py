@@ -349,11 +349,8 @@ def differential_evolution(
     biases: prune biases too.
     ignore: names of parameters to leave alone.
     """
-    mask, done, failures = (
-        Mask.left(model, biases, ignore, data.example),
-        0,
-        0,
-    )  # done: rounds not taken back
+    mask = Mask.ones(model, biases, ignore, data.example).left(model)
+    done, failures = 0, 0  # done: rounds not taken back
     # Candidates are judged by `few`, rounds by all of the validation data.
     few = data.only("validation").fewer(validation=images) if images else data
     by_loss, bounded = judged_by == "loss", fitness == "constrained"

@@ -57,7 +57,7 @@ def _check(
     **_: Any,
 ) -> None:
     check_prunable(model, data, biases=biases, ignore=ignore)
-    weights = Mask.left(model, biases, ignore, data.example)
+    weights = Mask.ones(model, biases, ignore, data.example).left(model)
     for names in select.scoped(weights, scope):
         total = sum(weights[name].numel() for name in names)
         if round(step * total) < 1:
@@ -120,7 +120,12 @@ def roulette(
     biases: prune biases too.
     ignore: names of parameters to leave alone.
     """
-    mask, level, halvings, index = Mask.left(model, biases, ignore, data.example), 0, 0, 0
+    mask, level, halvings, index = (
+        Mask.ones(model, biases, ignore, data.example).left(model),
+        0,
+        0,
+        0,
+    )
     unit, allowed = data.unit("validation"), math.inf
     if tolerance is not None:
         allowed = search.cost(model, data, run) + (tolerance + SLACK) * unit
