@@ -140,7 +140,24 @@ def snapshot(model: nn.Module) -> dict[str, Tensor]:
 def put_back(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Copy a `snapshot` into the model."""
     for name, tensor in named_tensors(model).items():
-        tensor.copy_(tensors[name])
+        if name in tensors:  # others were registered since
+            _restore(tensor, tensors[name])
+
+
+def overlaps(tensor: Tensor) -> bool:
+    """Whether several values of a tensor lie at one place, as after ``expand``."""
+    if tensor.layout is not torch.strided:
+        return False
+    return any(s == 0 and n > 1 for s, n in zip(tensor.stride(), tensor.shape, strict=True))
+
+
+def _restore(tensor: Tensor, before: Tensor) -> None:
+    """Give a tensor its values back, and its shape, unless nobody can write into it."""
+    if overlaps(tensor) or (tensor.is_inference() and not torch.is_inference_mode_enabled()):
+        return
+    if tensor.shape != before.shape:
+        tensor.resize_(before.shape)
+    tensor.copy_(before)
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -300,7 +317,8 @@ def repeatably(model: nn.Module, work: Callable[[], T]) -> T:
     """What ``work()`` gives with a model, the same every time: what is drawn comes from a seed, and
     what moves meanwhile goes back: buffers, plain attributes, generators that the model holds. It
     may be done twice."""
-    buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
+    buffers = [(m, name, b) for m in model.modules() for name, b in m._buffers.items()]
+    before = [None if b is None else b.detach().clone() for _, _, b in buffers]
     attributes = plain_attributes(model)
 
     def once(draws: LocalRandom | None) -> tuple[T]:
@@ -309,9 +327,10 @@ def repeatably(model: nn.Module, work: Callable[[], T]) -> T:
                 return (work(),)
         finally:
             with torch.no_grad():
-                for name, b in model.named_buffers():
-                    if name in buffers:
-                        b.copy_(buffers[name])
+                for (module, name, b), was in zip(buffers, before, strict=True):
+                    module._buffers[name] = b
+                    if b is not None and was is not None:
+                        _restore(b, was)
             put_back_attributes(model, attributes)
 
     return repeatable(once, model, device_of(model))[0]

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -96,6 +97,13 @@ def _apart(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
                 f"checkpoint: {type(model).__name__} has extra state that is no tensor, "
                 f"{name!r} is a {type(tensor).__name__}, and cannot be written without pickle. "
                 "Let get_extra_state give a tensor, or save model.state_dict() with torch.save."
+            )
+        if tensor.layout is not torch.strided or tensor.is_meta:
+            kind = "on the meta device" if tensor.is_meta else f"{tensor.layout}"
+            raise ValueError(
+                f"checkpoint: every tensor must be dense and have values, {name!r} of "
+                f"{type(model).__name__} is {kind}. Make it dense, or a buffer with "
+                "persistent=False."
             )
         if (same := known.setdefault(_place(tensor), name)) != name:
             tied[name] = same

@@ -19,8 +19,8 @@ from prunekit._memory import examples_within
 from prunekit._modules import answer, device_of, evaluating, lay_out, place, repeatably
 from prunekit.data import Data, likeliest, wrap
 from prunekit.mask import Mask
-from prunekit.steps import Run
-from prunekit.trial import check_model, copied, number
+from prunekit.steps import Run, Stopped
+from prunekit.trial import check_model, copied, number, try_out
 
 SLACK = 1e-9  # what rounding adds to a difference of two metrics
 # Examples a forward pass: what the cache of a core holds beside the weights of a small network, and
@@ -31,7 +31,8 @@ EVALUATION_BATCH, ON_ACCELERATORS = 250, 2_000
 @checked
 def stand_in(model: nn.Module) -> nn.Module:
     """A copy in eval mode, in the memory order in which a CPU convolves about twice as fast."""
-    twin = copied("evaluate", model).eval()
+    twin = copied("evaluate", model)
+    twin.eval()  # what it gives may be anything
     lay_out(twin.parameters(), torch.channels_last)
     return twin
 
@@ -152,7 +153,14 @@ def evaluate(
         mask.check(model)
         model = mask.apply_(stand_in(model))
     data = wrap(data)
-    return as_metric(judge(model, data, run, split), data, split)
+    data.size(split)  # refuses what is no split
+    try:
+        return as_metric(judge(model, data, run, split), data, split)
+    except Stopped:
+        raise
+    except Exception:
+        try_out("evaluate", model, data, trains=False)  # in words, if two examples show it
+        raise
 
 
 @checked

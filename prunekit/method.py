@@ -17,7 +17,7 @@ from prunekit._modules import device_of, remembered
 from prunekit.data import Data, wrap
 from prunekit.knobs import Knob, Range, read_knobs, shown, unpacked
 from prunekit.steps import Run, Step, Stopped
-from prunekit.trial import check_model, try_out
+from prunekit.trial import check_model, check_writable, try_out
 
 # What `prune` and `Panel` call their own arguments: a knob of that name would never be reached.
 RESERVED = frozenset(
@@ -174,6 +174,7 @@ def method(
         outermost = not _running()  # nested methods were checked by it
         if outermost:
             check_model(who, model)
+            check_writable(who, model)
             # Once, and for all that happens inside: one interface, on the model's device.
             data = wrap(data).to(device_of(model))
         if check is not None:

@@ -18,7 +18,7 @@ from prunekit.knobs import knobs, shown
 from prunekit.mask import Mask
 from prunekit.report import Comparison, Report
 from prunekit.steps import Run, Step
-from prunekit.trial import check_model, copied
+from prunekit.trial import check_apart, check_model, copied
 
 T = TypeVar("T")
 
@@ -96,6 +96,7 @@ class Pruning:
         self.knobs = defaults | settings | {"seed": seed}
         self.model, self.history = copied("prune", model), list[Step]()
         steps = self.method(self.model, self.data, seed=seed, run=run, **settings)  # checks them
+        check_apart("prune", model, self.model, self.data)
         self.steps, self.examples = steps, self.data.size("validation")
         self.before = evaluate(self.model, self.data)
         if not math.isfinite(self.before):

@@ -121,6 +121,12 @@ def _averaged(
         draws = LocalRandom(derive(seed, "draws", n))
         with torch.enable_grad(), evaluating(model), draws, _repeatable(device):
             loss = data.loss(answer("score", model, place(x, device)), y.to(device)) * len(y)
+            if not loss.requires_grad:
+                raise ValueError(
+                    f"score: {type(model).__name__} gives no gradients, its loss depends on no "
+                    "parameter. Look for detach() or torch.no_grad in its forward, or use another "
+                    "criterion."
+                )
             slopes = torch.autograd.grad(loss, [*parameters.values()], allow_unused=True)
         for name, slope in zip(parameters, slopes, strict=True):
             if slope is not None:

@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from prunekit._modules import (
     OF_TORCH,
@@ -20,12 +26,16 @@ from prunekit._modules import (
     device_of,
     each,
     evaluating,
+    overlaps,
     place,
     repeatably,
 )
 from prunekit._random import LocalRandom
 from prunekit.data import Data
 
+# Losses of torch that compare one output with one target, and spread either where shapes differ.
+PAIRED = (F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss)
+PAIRED_MODULES = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
 FEW = 2  # examples, as many as batch normalisation needs
 
 
@@ -46,22 +56,105 @@ def check_model(who: str, model: Any) -> None:
     for name, p in model.named_parameters():
         if p.layout is not torch.strided:
             raise ValueError(f"{who}: {name} of {kind} must be a dense tensor, got {p.layout}")
-        if not torch.isfinite(p).all():
-            bad = int((~torch.isfinite(p)).sum())
+        if p.is_floating_point() and p.dtype.itemsize == 1:
+            raise ValueError(
+                f"{who}: {name} of {kind} is {p.dtype}, which nothing is computed in. Pass the "
+                "model with wider weights: model.float()"
+            )
+        finite = torch.isfinite(p.detach())
+        if not finite.all():
+            bad = int((~finite).sum())
             raise ValueError(
                 f"{who}: every weight must be finite, {name} has {bad} NaN or infinite values"
             )
 
 
+def check_writable(who: str, model: nn.Module) -> None:
+    """Raise ValueError unless every weight has a place of its own that can be written."""
+    for name, p in model.named_parameters():
+        if p.is_inference():
+            why = f"{name} of {type(model).__name__} was made under torch.inference_mode"
+        elif overlaps(p):
+            why = f"several values of {name} of {type(model).__name__} lie at one place in memory"
+        else:
+            continue
+        raise ValueError(
+            f"{who}: {why} and cannot be changed in place. Make it anew: nn.Parameter(p.clone())"
+        )
+
+
 def copied(who: str, model: nn.Module) -> nn.Module:
-    """A copy that shares nothing. Raises ValueError that names the part that cannot be copied."""
+    """A copy that shares no weight. Raises ValueError that names the part that cannot be copied."""
     try:
         with torch.inference_mode(False):  # whose tensors nobody can train
-            return copy.deepcopy(model)
+            twin = copy.deepcopy(model)
     except Exception as error:
         raise ValueError(
             f"{who}: {type(model).__name__} cannot be copied{_culprit(model)}: {error}"
         ) from error
+    own = {*_places(model.parameters())}
+    if shared := [name for name, p in twin.named_parameters() if not own.isdisjoint(_places([p]))]:
+        raise ValueError(
+            f"{who}: {type(model).__name__} cannot be copied: its __deepcopy__ gives a model that "
+            f"shares {shared[0]}. Let it copy the parameters, or leave it out."
+        )
+    return twin
+
+
+def check_apart(who: str, model: nn.Module, twin: nn.Module, data: Data) -> None:
+    """Raise ValueError if `twin`, a copy, computes with weights of `model` itself.
+
+    A lambda, or a function in a function, is the same in a copy, and so are the layers of which it
+    speaks. Models that have none as an attribute or a hook are not asked.
+    """
+    parts = (part for module in model.modules() for part in vars(module).items())
+    if not any(_holds_function(*part) for part in parts):
+        return
+    reads = _Reads(_places(model.parameters()))
+    with suppress(Exception):  # said where the model is tried
+        x = place(data.example, device_of(twin))
+        with torch.no_grad(), evaluating(twin), reads:
+            repeatably(twin, lambda: call(twin, x))
+    if reads.found:
+        names = [n for n, p in model.named_parameters() if not reads.found.isdisjoint(_places([p]))]
+        raise ValueError(
+            f"{who}: {type(model).__name__} cannot be copied: a copy still computes with "
+            f"{' and '.join(names[:3])} of the model itself, because of a function that is an "
+            "attribute or a hook. Write it as a method of a class, which takes what it needs from "
+            "self."
+        )
+
+
+def _holds_function(attribute: str, value: Any) -> bool:
+    """Whether an attribute is a function, or holds some."""
+    values = value.values() if isinstance(value, Mapping) else [value]
+    return _is_own(attribute) and any(
+        isinstance(getattr(v, "func", v), FunctionType) for v in values
+    )
+
+
+def _is_own(attribute: str) -> bool:
+    """Whether an attribute, or the hooks that it holds, are the user's and not torch's."""
+    return attribute not in OF_TORCH or attribute.endswith("_hooks")
+
+
+class _Reads(TorchDispatchMode):
+    """Which of some places in memory operators read inside."""
+
+    def __init__(self, places: Iterable[int]):
+        super().__init__()
+        self.places, self.found = {*places}, set[int]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.found |= self.places.intersection(_places(tree_leaves((args, kwargs))))
+        return func(*args, **(kwargs or {}))
+
+
+def _places(values: Iterable[Any]) -> Iterator[int]:
+    """Where tensors lie in memory."""
+    for a in values:
+        if isinstance(a, Tensor) and a.layout is torch.strided and a.untyped_storage().data_ptr():
+            yield a.untyped_storage().data_ptr()
 
 
 def _culprit(model: nn.Module) -> str:
@@ -70,8 +163,8 @@ def _culprit(model: nn.Module) -> str:
         if buffer.layout not in (torch.strided, torch.sparse_coo):
             return f", because of {name}, a {buffer.layout} buffer (keep it as torch.sparse_coo)"
     for name, module in model.named_modules():
-        for attribute, value in vars(module).items():
-            if attribute in OF_TORCH:
+        for attribute, value in (vars(module) | module._buffers).items():
+            if not _is_own(attribute):
                 continue
             try:
                 copy.deepcopy(value)
@@ -82,7 +175,7 @@ def _culprit(model: nn.Module) -> str:
                     return (
                         f"{found} that is worked out from parameters, as torch.nn.utils.prune and "
                         "the old weight_norm leave it (call prune.remove or remove_weight_norm "
-                        "first, or use torch.nn.utils.parametrizations)"
+                        "first, use torch.nn.utils.parametrizations, or hold its detach())"
                     )
                 return f"{found} (make it when it is needed, or write __deepcopy__)"
     return ""
@@ -105,6 +198,8 @@ def try_out(who: str, model: nn.Module, data: Data, trains: bool) -> tuple[float
     judged = time.perf_counter()
     again, _ = repeatably(twin, lambda: _try_out(about, twin, data, seen))
     _check_again(about, answers, again)
+    if twin is not model:
+        check_apart(who, model, twin, data)
     if not trains:
         return (judged - start) / FEW, 0.0
     about, begun = f"{about}, while training", time.perf_counter()
@@ -162,6 +257,9 @@ def _outputs(who: str, model: nn.Module, x: Any) -> Tensor:
         raise ValueError(f"{who}: the model fails on {_form(x)}: {_said(error)}") from error
     if not isinstance(outputs, Tensor):
         raise ValueError(f"{who}: the model must return a tensor, got {type(outputs).__name__}")
+    if outputs.layout is not torch.strided or outputs.is_meta:
+        got = "one on the meta device" if outputs.is_meta else f"{outputs.layout}"
+        raise ValueError(f"{who}: the model must return a dense tensor with values, got {got}")
     if not outputs.isfinite().all():
         bad = int((~outputs.isfinite()).sum())
         raise ValueError(
@@ -186,6 +284,13 @@ def _form(x: Any) -> str:
 
 def _loss(who: str, data: Data, outputs: Tensor, y: Tensor) -> Tensor:
     """The loss: one finite number."""
+    if outputs.shape != y.shape and (data.loss in PAIRED or isinstance(data.loss, PAIRED_MODULES)):
+        kind = getattr(data.loss, "__name__", type(data.loss).__name__)
+        raise ValueError(
+            f"{who}: outputs and targets of {kind} must be of one shape, or each output is "
+            f"compared with every target; got {tuple(outputs.shape)} and {tuple(y.shape)}. Shape "
+            "the targets like the outputs, such as y.reshape(-1, 1)."
+        )
     try:
         loss = data.loss(outputs, y)
     except Exception as error:
@@ -243,7 +348,7 @@ def _try_training(who: str, model: nn.Module, data: Data, seen: Any = None) -> A
             found = outputs.detach().clone(), loss.detach().clone()
             if seen:
                 return found, seen
-            _backward(who, loss)
+            _backward(who, loss, parameters.values())
         for name, p in parameters.items():
             if p.grad is not None:
                 _check_gradient(who, name, p.grad)
@@ -255,15 +360,16 @@ def _try_training(who: str, model: nn.Module, data: Data, seen: Any = None) -> A
             module.training = training
 
 
-def _backward(who: str, loss: Tensor) -> None:
-    if not loss.requires_grad:
+def _backward(who: str, loss: Tensor, parameters: Iterable[nn.Parameter]) -> None:
+    if loss.requires_grad:
+        try:
+            loss.backward()
+        except Exception as error:
+            raise ValueError(f"{who}: the backward pass fails: {_said(error)}") from error
+    if all(p.grad is None for p in parameters):
         raise ValueError(
             f"{who}: the loss must depend on a parameter that requires gradients, it has none"
         )
-    try:
-        loss.backward()
-    except Exception as error:
-        raise ValueError(f"{who}: the backward pass fails: {_said(error)}") from error
 
 
 def _check_gradient(who: str, name: str, gradient: Tensor) -> None:

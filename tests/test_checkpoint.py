@@ -385,3 +385,18 @@ def test_half_the_bits_take_half_the_space_and_come_back_as_floats(tmp_path):
         expected = before[name].half().to(tensor.dtype) if tensor.is_floating_point() else tensor
         assert torch.equal(tensor, expected)
     assert other[1].num_batches_tracked == 1
+
+
+@pytest.mark.parametrize(
+    ("buffer", "kind"),
+    [
+        (torch.eye(2).to_sparse(), "torch.sparse_coo"),
+        (torch.empty(2, device="meta"), "on the meta"),
+    ],
+)
+def test_a_tensor_that_cannot_be_written_is_refused_by_name(tmp_path, buffer, kind):
+    model = tiny_model()
+    model.register_buffer("odd", buffer)
+    with pytest.raises(ValueError, match=f"'odd' of Sequential is {kind}"):
+        checkpoint.save(tmp_path / "model", model, {})
+    assert not [*tmp_path.iterdir()]

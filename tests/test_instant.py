@@ -195,5 +195,5 @@ def test_a_tree_whose_data_fail_says_so_and_can_be_tried_again():
     tree = roulette(tiny_model(), data, "0.weight").children[-1]
     data.splits["validation"] = (torch.zeros(4, 3), torch.zeros(4, dtype=torch.long))
     tree.spin.click()
-    assert "RuntimeError" in tree.shown.value
+    assert "cannot be multiplied" in tree.shown.value
     assert not tree.spin.disabled

@@ -11,7 +11,7 @@ from tiny import tiny_data, tiny_model
 from torch import nn
 
 from prunekit import Journal, Run, evaluate, fit, magnitude, prune, score, search
-from prunekit._modules import call, each, structure
+from prunekit._modules import call, each, repeatably, structure
 from prunekit.count import macs
 
 ONE = torch.ones(2)
@@ -203,3 +203,30 @@ def test_a_header_names_what_of_the_model_cannot_be_told(tmp_path):
     model[0].f = scaled(3)
     with pytest.raises(ValueError, match="its model is "):
         next(fit(model, tiny_data(), run=Run(journal=Journal(tmp_path))))
+
+
+class Remembers(nn.Linear):
+    """Its buffers are replaced by others of other shapes, resized in place, and registered late."""
+
+    def __init__(self):
+        super().__init__(8, 3)
+        self.register_buffer("last", torch.zeros(1, 3))
+        self.register_buffer("seen", torch.zeros(0))
+        self.register_buffer("wide", torch.zeros(1).expand(5))
+
+    def forward(self, x):
+        self.last = super().forward(x).detach()
+        self.seen.resize_(len(x)).fill_(1)
+        if not hasattr(self, "late"):
+            self.register_buffer("late", torch.zeros(1))
+        return self.last + super().forward(x)
+
+
+def test_buffers_of_whatever_shape_end_as_they_were():
+    model = Remembers()
+    last, seen = model.last, model.seen
+    repeatably(model, lambda: model(torch.ones(4, 8)))
+    assert model.last is last
+    assert model.seen is seen
+    assert not seen.numel()
+    assert prune(magnitude, model, tiny_data(), sparsity=0.5, epochs=1, bar=False).sparsity == 0.5

@@ -158,3 +158,12 @@ def test_stop_is_heard_and_the_model_comes_back():
     with pytest.raises(Stopped):
         score.gradient(model, tiny_data(), NAMES, run=Run(stop=stop))
     assert model.training
+
+
+def test_a_model_without_gradients_is_refused():
+    class Cut(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).detach()
+
+    with pytest.raises(ValueError, match="score: Cut gives no gradients"):
+        score.gradient(Cut(8, 3), tiny_data(), ["weight"])

@@ -49,6 +49,7 @@ def regression(loss=F.mse_loss, metric=lambda outputs, y: -float(F.mse_loss(outp
         (nn.BCELoss(), r"the loss cannot be computed: .*"),
         (lambda o, y: F.mse_loss(o, y, reduction="none"), r"one number.*got shape \(2, 1\)"),
         (lambda o, y: 0.5, "one number.*got float"),
+        (lambda o, y: torch.ones((), requires_grad=True), "must depend on a parameter"),
         (lambda o, y: F.mse_loss(o, y) * torch.nan, "the loss must be finite, got nan"),
     ],
 )
@@ -275,3 +276,83 @@ def unseeded_loss(outputs, y):
 def test_a_loss_that_draws_from_what_no_seed_reaches_is_refused():
     with pytest.raises(ValueError, match="answers and loss must be the same from the same state"):
         tried(tiny_model(), Data(tiny_data().splits, loss=unseeded_loss))
+
+
+def test_a_copy_that_shares_weights_is_refused():
+    class Same(nn.Linear):
+        def __deepcopy__(self, memo):
+            return self
+
+    with pytest.raises(ValueError, match=r"Same cannot be copied: its __deepcopy__ .* weight"):
+        prune(magnitude, Same(8, 3), tiny_data(), bar=False)
+
+
+def by_a_lambda():
+    model = tiny_model()
+    model.forward = lambda x: model[2](torch.relu(model[0](x)))
+    return model
+
+
+def by_a_hook():
+    model = tiny_model()
+    model[2].register_forward_hook(lambda layer, x, y: y + model[0].weight.sum())
+    return model
+
+
+@pytest.mark.parametrize("make", [by_a_lambda, by_a_hook])
+def test_a_copy_that_computes_with_the_weights_of_the_model_is_refused(make):
+    with pytest.raises(ValueError, match="a copy still computes with 0.weight"):
+        prune(magnitude, make(), tiny_data(), bar=False)
+    with pytest.raises(ValueError, match="a copy still computes with 0.weight"):
+        list(magnitude(make(), tiny_data()))
+
+
+def test_functions_that_know_no_weights_are_no_hindrance():
+    model, seen = tiny_model(), []
+    model[0].register_forward_hook(lambda layer, x, y: seen.append(y))
+    model.act = lambda x: x
+    assert prune(magnitude, model, tiny_data(), sparsity=0.5, bar=False).sparsity == 0.5
+
+
+def expanded():
+    model = tiny_model()
+    model[2].weight = nn.Parameter(torch.ones(1, 12).expand(3, 12))
+    return model
+
+
+def inferred():
+    with torch.inference_mode():
+        return nn.Linear(8, 3)
+
+
+@pytest.mark.parametrize("make", [expanded, inferred])
+def test_weights_that_cannot_be_written_are_refused_in_place_and_pruned_on_a_copy(make):
+    with pytest.raises(ValueError, match="fit: .*weight of .* cannot be changed in place"):
+        list(fit(make(), tiny_data()))
+    assert prune(magnitude, make(), tiny_data(), sparsity=0.5, epochs=1, bar=False).sparsity > 0.4
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        (lambda x: x.to_sparse(), "dense tensor with values, got torch.sparse_coo"),
+        (lambda x: x.to("meta"), "dense tensor with values, got one on the meta device"),
+        (lambda x: {"logits": x}, "must return a tensor, got dict"),
+        (lambda x: x.argmax(1), "one column a class"),
+    ],
+)
+def test_evaluate_says_in_words_what_a_model_must_return(outputs, message):
+    class Other(nn.Linear):
+        def forward(self, x):
+            return outputs(super().forward(x))
+
+    with pytest.raises(ValueError, match=f"Other on data tiny: .*{message}"):
+        evaluate(Other(8, 3), tiny_data())
+
+
+@pytest.mark.parametrize("loss", [F.mse_loss, nn.SmoothL1Loss()])
+def test_outputs_and_targets_that_would_be_spread_over_each_other_are_refused(loss):
+    splits = {split: (x, x[:, 0]) for split, (x, _) in tiny_data().splits.items()}
+    data = Data(splits, loss=loss, metric=lambda outputs, y: 0.0)
+    with pytest.raises(ValueError, match=r"must be of one shape.*got \(2, 1\) and \(2,\)"):
+        tried(nn.Linear(8, 1), data)
