@@ -55,7 +55,9 @@ def examples_within(
     if data not in of_model:
         of_model[data] = _bytes_an_example(model, data, split)
     everything, largest = of_model[data]
-    return max(min(memory // max(everything if kept else AT_ONCE * largest, 1), most), 1)
+    # The backward pass holds a gradient beside it; it frees what it has passed.
+    an_example = everything + largest if kept else AT_ONCE * largest
+    return max(min(memory // max(an_example, 1), most), 1)
 
 
 def _bytes_an_example(model: nn.Module, data: Any, split: str) -> tuple[int, int]:

@@ -334,7 +334,7 @@ class Data:
         """
         try:
             where = torch.device(device)
-        except (RuntimeError, TypeError) as error:
+        except (RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"data {self.name}: there is no device {shown(device)}: {error}"
             ) from error

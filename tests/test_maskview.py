@@ -167,7 +167,7 @@ def test_a_metric_that_fails_is_said_in_the_view():
         raise RuntimeError("no figure today")
 
     data.metric = broken
-    assert "RuntimeError: no figure today" in MaskView(tiny_model(), data=data).verdict
+    assert "cannot be computed: no figure today" in MaskView(tiny_model(), data=data).verdict
 
 
 def test_of_many_requests_the_newest_is_answered_and_none_waits_in_a_queue():
