@@ -4,6 +4,7 @@ import itertools
 import math
 from functools import partial
 from itertools import pairwise
+from unittest import mock
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from tiny import tiny_model
 from torch.nn.utils import prune as torch_prune
 
+from prunekit import select
 from prunekit.mask import Mask
 from prunekit.score import magnitude
 from prunekit.select import above, cubic, exchange, largest, pool, spread, stages
@@ -440,3 +442,13 @@ def test_how_scores_lie_in_memory_changes_nothing(case, sparsity, scope):
     turned = {n: s.permute(*range(s.ndim)[::-1]).contiguous() for n, s in scores.items()}
     turned = {n: s.permute(*range(s.ndim)[::-1]) for n, s in turned.items()}  # the last axis first
     assert largest(turned, sparsity, scope, within) == largest(scores, sparsity, scope, within)
+
+
+@given(
+    st.lists(st.integers(-3, 3) | st.floats(-9, 9, width=32), min_size=1, max_size=400),
+    st.floats(0, 1),
+)
+def test_a_sample_finds_the_nth_smallest_of_many(values, share):
+    x, n = torch.tensor(values, dtype=torch.float32), 1 + round(share * (len(values) - 1))
+    with mock.patch.multiple(select, SAMPLE=4, MARGIN=1):  # far too few: it often misses
+        assert float(select._nth(x, n)) == sorted(x.tolist())[n - 1]
