@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -32,7 +33,7 @@ REDUCTIONS: dict[str, Callable[..., Tensor]] = {
 }
 # Of many scores, so many are drawn to find two between which one lies: 8 standard deviations of its
 # place in the sample, and more, away on either side.
-SAMPLE, MARGIN = 2**16, 1_000
+SAMPLE, MARGIN, CHUNK = 2**16, 1_000, 2**22
 
 
 @checked
@@ -182,38 +183,40 @@ def _nth_smallest(
 ) -> Tensor:
     """The n-th smallest eligible score, n counted from 1."""
     whole = kind if kind not in (torch.float16, torch.bfloat16) else torch.float32  # sorted faster
-    sizes = [int(keep.sum()) for keep in eligible.values()]
-    copied = torch.empty(sum(sizes), dtype=whole, device="cpu")
-    for part, (name, keep) in zip(copied.split(sizes), eligible.items(), strict=True):
-        values = scores[name].detach().cpu()
-        part.copy_(values.flatten() if len(part) == keep.numel() else values[keep])
-    return _nth(copied, n).to(kind)
+    parts = []
+    for name, keep in eligible.items():
+        values = scores[name].detach().cpu().to(whole)
+        parts += (values.flatten() if keep.all() else values[keep]).split(CHUNK)
+    return _nth(parts, n).to(kind)
 
 
-def _nth(x: Tensor, n: int) -> Tensor:
-    """The n-th smallest entry of a vector, n counted from 1.
+def _nth(parts: Sequence[Tensor], n: int) -> Tensor:
+    """The n-th smallest entry of some vectors together, n counted from 1.
 
-    ``kthvalue`` takes three times the memory of `x`, and numpy's ``partition`` ten times as long
+    ``kthvalue`` takes three times the memory of all, and numpy's ``partition`` ten times as long
     where most entries are equal. So what lies outside of two entries of a sample, between which
     the n-th is all but sure to be, is dropped until little is left.
     """
     generator = torch.Generator().manual_seed(0)
-    while x.numel() > 16 * SAMPLE:
-        drawn = torch.randint(x.numel(), (SAMPLE,), generator=generator)
-        sample, at = x[drawn].sort().values, n * SAMPLE // x.numel()
-        low, high = sample[max(at - MARGIN, 0)], sample[min(at + MARGIN, SAMPLE - 1)]
-        below, above = x < low, x > high
-        less, most = int(below.sum()), x.numel() - int(above.sum())
-        if n <= less:
-            x = x[below]
-        elif n > most:
-            x, n = x[above], n - most
+
+    def drawn(x: Tensor, share: float) -> Tensor:
+        return x[torch.randint(len(x), (math.ceil(share * len(x)),), generator=generator)]
+
+    while (total := sum(map(len, parts))) > 16 * SAMPLE:
+        sample = torch.cat([drawn(x, SAMPLE / total) for x in parts if len(x)]).sort().values
+        at, last = n * len(sample) // total, len(sample) - 1
+        low, high = sample[max(at - MARGIN, 0)], sample[min(at + MARGIN, last)]
+        below, upto = (sum(int(of(x).sum()) for x in parts) for of in (low.gt, high.ge))
+        if n <= below:
+            parts = [x[x < low] for x in parts]
+        elif n > upto:
+            parts, n = [x[x > high] for x in parts], n - upto
         else:
-            upto = less + int((x == low).sum())
-            if n <= upto:
+            below += sum(int((x == low).sum()) for x in parts)
+            if n <= below:
                 return low
-            x, n = x[(x > low) & (x <= high)], n - upto
-    return x.kthvalue(n).values
+            parts, n = [x[(x > low) & (x <= high)] for x in parts], n - below
+    return torch.cat([*parts]).kthvalue(n).values
 
 
 def _check(scores: Mapping[str, Tensor], within: Mask) -> None:
