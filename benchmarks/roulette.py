@@ -8,7 +8,7 @@ import torch
 from ratios import ratio, show
 from torch import nn
 
-from prunekit import mnist_small, models, search, select
+from prunekit import mnist_small, models, score, search, select
 from prunekit.mask import Mask
 from prunekit.select import spin
 from prunekit.steps import Run
@@ -43,7 +43,7 @@ def level(name: str) -> None:
                 model(x)
 
     def grown() -> Mask:
-        wheels = select.wheels(model, mask, "inv", 4.0, "global")
+        wheels = select.wheels(score.relative(model, mask), "inv", 4.0, "global", mask)
         decode = functools.partial(child, parent=mask, wheels=wheels)
         costs = search.costs(model, data, children, decode, Run())
         return decode(model, children[costs.index(min(costs))])

@@ -21,6 +21,7 @@ from prunekit._modules import answer, device_of, each, evaluating, place, repeat
 from prunekit._random import LocalRandom
 from prunekit.data import Data, wrap
 from prunekit.knobs import Count, shown
+from prunekit.mask import Mask
 from prunekit.steps import Run, derive
 
 Scores = dict[str, Tensor]
@@ -31,6 +32,29 @@ SCORING_BATCH = 500  # fewer where `Run.memory` does not allow so many
 def magnitude(model: nn.Module, names: Iterable[str]) -> Scores:
     """|w|. Han, Pool, Tran and Dally 2015, arXiv 1506.02626."""
     return {name: p.detach().abs() for name, p in _parameters(model, names).items()}
+
+
+@checked
+def relative(model: nn.Module, mask: Mask) -> Scores:
+    """|w| / σ, σ the standard deviation of the parameter's weights that the mask keeps.
+
+    So that what counts is a weight's place among those of its layer. 1 where all are equal, and
+    at least 32 bits wide.
+    """
+    scores = {}
+    for name, p in _parameters(model, mask).items():
+        w = p.detach().cpu()[mask[name]].float()
+        deviation = w.std(correction=0) if len(w) else w.new_zeros(())
+        size = p.detach().cpu().float().abs()
+        scores[name] = size / deviation if deviation > 0 else torch.ones_like(size)
+    return scores
+
+
+@checked
+def deviation(model: nn.Module, mask: Mask) -> float:
+    """The standard deviation of all weights together that a mask keeps."""
+    kept = [p.detach().cpu()[mask[n]].float() for n, p in _parameters(model, mask).items()]
+    return float(torch.cat(kept).std(correction=0)) if sum(map(len, kept)) else 0.0
 
 
 @checked

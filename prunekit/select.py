@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from prunekit._arguments import checked, shaped
 from prunekit._files import digest
@@ -341,7 +341,7 @@ def _share(a: Tensor, whole: Tensor) -> Tensor:
 def log_wheel(a: Annotated[Tensor, shaped("n")], wheel: WheelName, strength: float) -> Tensor:
     """The logarithms of a wheel's slices: of the chance that each weight is the first to be picked.
 
-    `a` `(n,)` are the weights' relative sizes, |w| / σ; `wheel` is a name in `WHEELS`.
+    `a` `(n,)` are the weights' sizes, |w| / σ; `wheel` is a name in `WHEELS`.
     """
     logits = WHEELS[wheel](a.double(), strength)
     if torch.isinf(logits).all():  # lin: all weights are equal, no slice is left
@@ -365,27 +365,21 @@ class Wheel:
 
 @checked
 def wheels(
-    model: nn.Module, mask: Mask, wheel: WheelName, strength: float, scope: Scope
+    scores: Mapping[str, Tensor], wheel: WheelName, strength: float, scope: Scope, within: Mask
 ) -> list[Wheel]:
-    """A wheel a layer, or one for the whole model, over what the mask keeps."""
-    mask.check(model)
-    sizes, made = _relative_size(model, mask), []
-    for names in scoped(mask, scope):
-        alive = flat(mask, names).nonzero().flatten()
-        a = torch.cat([sizes[name] for name in names])
+    """A wheel a layer, or one for the whole model, over what `within` keeps.
+
+    scores: how large the weights are, such as `score.relative` gives them.
+
+    Raises ValueError for scores that are NaN, miss a name or have another shape.
+    """
+    _check(scores, within)
+    made = []
+    for names in scoped(within, scope):
+        alive = flat(within, names).nonzero().flatten()
+        a = torch.cat([scores[name].detach().cpu()[within[name]] for name in names])
         made.append(Wheel(names, alive, log_wheel(a, wheel, strength).float()))
     return made
-
-
-def _relative_size(model: nn.Module, mask: Mask) -> dict[str, Tensor]:
-    """|w| / σ of the surviving weights, a layer at a time; σ over the layer's survivors."""
-    parameters = dict(model.named_parameters())
-    sizes = {}
-    for name, keep in mask.items():
-        w = parameters[name].detach().cpu()[keep].float()
-        deviation = w.std(correction=0) if len(w) else w.new_zeros(())
-        sizes[name] = w.abs() / deviation if deviation > 0 else torch.ones_like(w)
-    return sizes
 
 
 def scoped(mask: Mask, scope: str) -> list[list[str]]:

@@ -273,6 +273,8 @@ GOOD = {
         dict(a=tiny_model(), b=tiny_model(seed=1), data=small(), split="validation", run=Run()),
     ),
     "score.magnitude": lambda: (score.magnitude, dict(model=tiny_model(), names=["0.weight"])),
+    "score.relative": lambda: (score.relative, dict(model=tiny_model(), mask=mask())),
+    "score.deviation": lambda: (score.deviation, dict(model=tiny_model(), mask=mask())),
     "score.gradient": lambda: (
         score.gradient,
         dict(model=tiny_model(), data=small(), names=["0.weight"], examples=9, seed=0, run=Run()),
@@ -312,11 +314,11 @@ GOOD = {
     ),
     "select.wheels": lambda: (
         select.wheels,
-        dict(model=tiny_model(), mask=mask(), wheel="inv", strength=4.0, scope="layer"),
+        dict(scores=scores(), wheel="inv", strength=4.0, scope="layer", within=mask()),
     ),
     "select.spun": lambda: (
         select.spun,
-        dict(parent=mask(), wheels=select.wheels(tiny_model(), mask(), "inv", 4.0, "layer"),
+        dict(parent=mask(), wheels=select.wheels(scores(), "inv", 4.0, "layer", mask()),
              share=0.1, sparsity=0.9, generator=generator()),
     ),
     "select.spin": lambda: (

@@ -4,10 +4,12 @@ import copy
 
 import numpy as np
 import pytest
+import torch
 from tiny import tiny_data, tiny_model
 
 from prunekit import magnitude
 from prunekit.knobs import knobs
+from prunekit.select import stages
 
 NAMES = ["0.weight", "2.weight"]
 
@@ -51,3 +53,21 @@ def test_sensitivities_become_plain_numbers():
     checked = knobs(magnitude)["sensitivities"].check("magnitude", [1, np.float32(0.5)])
     assert checked == (1.0, 0.5)
     assert [type(value) for value in checked] == [float, float]
+
+
+def test_relative_sizes_are_over_the_deviation_of_what_is_left():
+    model = tiny_model()
+    with torch.no_grad():
+        model[2].weight.mul_(10)
+    mask = cut(model, measure="relative", rounds=3, sparsity=0.6)
+    weights = {n: model.get_parameter(n).detach().numpy() for n in NAMES}
+    keep = {n: np.ones(w.shape, bool) for n, w in weights.items()}
+    total = sum(w.size for w in weights.values())
+    for target in stages(0.6, 3):
+        sizes = {n: np.abs(w) / w[keep[n]].std() for n, w in weights.items()}
+        alive = np.sort(np.concatenate([sizes[n][keep[n]] for n in NAMES]))
+        limit = alive[round(target * total) - (total - len(alive))]
+        keep = {n: keep[n] & (sizes[n] >= limit) for n in NAMES}
+    for name in NAMES:
+        assert np.array_equal(mask[name].numpy(), keep[name])
+    assert 0 < int(mask["2.weight"].sum()) < 36

@@ -1,5 +1,6 @@
 """Roulette: the wheel against brute force, its limits, and how the tree grows."""
 
+import copy
 import itertools
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +14,9 @@ from tiny import tiny_data, tiny_model
 from prunekit import Journal, Run, evaluate, fit, prune
 from prunekit._files import describe
 from prunekit.mask import Mask
-from prunekit.methods.roulette import STEPS, _child, roulette
-from prunekit.select import WHEELS, _relative_size, log_wheel, spin, wheels
+from prunekit.methods.roulette import STEPS, _child, _sizes, roulette
+from prunekit.score import deviation, relative
+from prunekit.select import WHEELS, log_wheel, spin, wheels
 
 every_wheel = pytest.mark.parametrize("wheel", WHEELS)
 
@@ -100,7 +102,7 @@ def test_chances_sum_to_one_fall_with_the_size_and_do_not_depend_on_the_scale(wh
     chances = []
     for _ in range(2):
         mask = Mask.ones(layer)
-        sizes = _relative_size(layer, mask)["weight"]
+        sizes = relative(layer, mask)["weight"].flatten()
         chances.append(log_wheel(sizes, wheel, 4.0).exp())
         with torch.no_grad():
             layer.weight.mul_(3)
@@ -114,7 +116,7 @@ def test_chances_sum_to_one_fall_with_the_size_and_do_not_depend_on_the_scale(wh
 def test_equal_weights_have_equal_slices(wheel, value):
     layer = torch.nn.Linear(5, 4, bias=False)
     torch.nn.init.constant_(layer.weight, value)
-    sizes = _relative_size(layer, Mask.ones(layer))["weight"]
+    sizes = relative(layer, Mask.ones(layer))["weight"].flatten()
     assert torch.allclose(log_wheel(sizes, wheel, 4.0).exp(), torch.full((20,), 0.05).double())
     assert torch.allclose(
         log_wheel(torch.zeros(20), wheel, 4.0).exp(), torch.full((20,), 0.05).double()
@@ -168,7 +170,8 @@ def test_the_wheels_go_from_magnitude_to_blind(kind):
 
 def decoder(model, parent, *, scope="global", step=0.1, sparsity=0.9, draw_step=False, wheel="inv"):
     return partial(
-        _child, parent=parent, wheels=wheels(model, parent, wheel, 2.0, scope), sparsity=sparsity,
+        _child, parent=parent, sparsity=sparsity,
+        wheels=wheels(relative(model, parent), wheel, 2.0, scope, parent),
         step=step, draw_step=draw_step,
     )  # fmt: skip
 
@@ -387,3 +390,28 @@ def test_a_network_that_is_sparse_enough_is_told_as_it_is(model):
     pruned = prune(roulette, model, tiny_data(), sparsity=0.7, step=0.4, bar=False).model
     (step,) = grown(pruned, sparsity=0.5)
     assert step.sparsity == pytest.approx(0.7, abs=0.01)
+
+
+@pytest.mark.parametrize("measure", ["relative", "absolute"])
+def test_a_steep_wheel_removes_what_is_small_by_the_measure(model, measure):
+    changed = copy.deepcopy(model)
+    with torch.no_grad():
+        changed[2].weight.mul_(100)  # large beside the others, not beside its own layer
+    steps = prune(
+        roulette, changed, tiny_data(), measure=measure, wheel="exp", strength=64.0,
+        branches=1, step=0.3, sparsity=0.3, bar=False,
+    ).history  # fmt: skip
+    removed = {name: int((~keep).sum()) for name, keep in steps[-1].mask.items()}
+    assert (removed["2.weight"] == 0) == (measure == "absolute")
+
+
+def test_absolute_sizes_keep_the_scale_of_the_start(model):
+    """Not of what is left: then the wheel would change its strength from level to level."""
+    mask, changed = Mask.ones(model), copy.deepcopy(model)
+    dense = deviation(model, mask)
+    w = torch.cat([model.get_parameter(n).detach().flatten() for n in mask])
+    assert dense == pytest.approx(float(w.std(correction=0)), rel=1e-5)
+    half(model).apply_(changed)
+    first, later = (_sizes(m, mask, "absolute", dense) for m in (model, changed))
+    for name, keep in half(model).items():
+        assert torch.equal(first[name][keep], later[name][keep])

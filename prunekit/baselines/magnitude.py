@@ -12,7 +12,7 @@ from typing import Annotated, Any, Unpack
 from torch import nn
 
 from prunekit import score, select
-from prunekit.knobs import Count, Fraction, Names, Range, Scope, Several
+from prunekit.knobs import Choice, Count, Fraction, Names, Range, Scope, Several
 from prunekit.mask import Mask, prunable
 from prunekit.method import method
 from prunekit.rounds import in_rounds
@@ -38,6 +38,7 @@ def magnitude(
     *,
     sparsity: Fraction = 0.9,
     sensitivities: Annotated[tuple[float, ...], Several(Range(0, 10))] = (),
+    measure: Annotated[str, Choice("absolute", "relative")] = "absolute",
     rounds: Count = 1,
     scope: Scope = "global",
     biases: bool = False,
@@ -51,7 +52,9 @@ def magnitude(
     sparsity: share of weights removed at the end; each round removes an equal share of the rest.
     sensitivities: instead of `sparsity`, one for each parameter or one for all: cut where |w| is
         below sensitivity × the standard deviation of the parameter's surviving weights (Han's rule;
-        the sparsity follows, `scope` plays no part).
+        the sparsity follows, `measure` and `scope` play no part).
+    measure: how large a weight is: "absolute", |w|, or "relative", |w| over the standard deviation
+        of its parameter's surviving weights, anew each round.
     rounds: 1 is one-shot, more is iterative.
     scope: whether weights compete in their layer or in the whole model.
     biases: prune biases too.
@@ -59,10 +62,11 @@ def magnitude(
     """
 
     def choose(mask: Mask, target: float) -> Mask:
-        scores = score.magnitude(model, mask)
         if sensitivities:
-            return select.above(scores, _thresholds(model, mask, sensitivities), mask)
-        return select.largest(scores, target, scope, mask)
+            limits = _thresholds(model, mask, sensitivities)
+            return select.above(score.magnitude(model, mask), limits, mask)
+        sizes = score.relative if measure == "relative" else score.magnitude
+        return select.largest(sizes(model, mask), target, scope, mask)
 
     weights = Mask.ones(model, biases, ignore, data.example).left(model)
     yield from in_rounds(

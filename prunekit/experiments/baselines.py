@@ -28,6 +28,9 @@ LEVELS = {
     "lenet_300_100": (0.8, 0.9, 0.917, 0.95, 0.98, 0.99),
     "lenet_5": (0.917, 0.98),
 }
+# Sensitivities with which as many rounds, untrained, would leave what the paper's tables 3 and 4
+# give for each layer; its own are not told.
+HANS = {"lenet_300_100": (0.6, 0.65, 0.5), "lenet_5": (0.4, 0.8, 0.85, 0.7)}
 
 
 def _arms() -> dict[str, Arm]:
@@ -53,6 +56,8 @@ def _arms() -> dict[str, Arm]:
             arms[f"{model} iterative {s}"] = Arm(magnitude, rounds, model, fewer)
             knobs = dict(sparsity=s, epochs=epochs, every=100, **tuning)
             arms[f"{model} gradual {s}"] = Arm(gradual, knobs, model, short)
+        by_layer = dict(sensitivities=HANS[model], rounds=epochs // 2, epochs=2, **tuning)
+        arms[f"{model} Han's rule"] = Arm(magnitude, by_layer, model)
     return arms
 
 

@@ -89,11 +89,15 @@ def _lenet_300_100() -> dict[str, Arm]:
             rounds=1, drop=0.1, tolerance=1.0, recovery="off", epochs=0, last_epochs=epochs
         ),
     }
+    # A search that stops by itself ends elsewhere with other luck: hence several a network.
     arms = {
-        name: Arm(differential_evolution, LENET_300_100 | changed)
+        name: Arm(
+            differential_evolution, LENET_300_100 | changed,
+            networks=(0, 1, 2) if name in ("evolution", *CONTROLS) else None,
+        )
         for name, changed in searches.items()
-    }
-    arms["evolution"] = Arm(differential_evolution, LENET_300_100, short=SHORT)
+    }  # fmt: skip
+    arms["evolution"] = replace(arms["evolution"], short=SHORT)
     tuning: dict[str, Any] = dict(rounds=10, epochs=epochs // 10, lr=LENET_300_100["lr"])
     # By hand, as Han et al. 2015, arXiv 1506.02626: the same for the large layers, the last gently.
     by_hand = (0.6, 0.6, 0.3)
@@ -120,8 +124,12 @@ def _lenet_5() -> dict[str, Arm]:
     arms = {"evolution": Arm(differential_evolution, LENET_5, "lenet_5", short=quick)}
     for name, changed in CONTROLS.items():
         arms[name] = Arm(differential_evolution, LENET_5 | changed, "lenet_5")
-    # 69×: where evolution ended, on average.
-    return arms | _gradual(LENET_5, (14, 28, 56, 69), "lenet_5")
+    # 69× is the mean of the ratios at which evolution ended; 47× that of its sizes, and there all
+    # weights compete, so that layers may differ without a search.
+    arms |= _gradual(LENET_5, (14, 28, 56, 69), "lenet_5")
+    whole = _gradual(LENET_5, (47,), "lenet_5")["gradual 47×"]
+    arms["gradual 47×, whole net"] = replace(whole, knobs={**whole.knobs, "scope": "global"})
+    return arms
 
 
 # -------------------------------------------------------------------------------------- de-beyond

@@ -8,6 +8,7 @@ read off.
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 from prunekit.baselines.gradient import gradient
@@ -52,6 +53,18 @@ def _wheel(model: str, name: str, sizes: tuple[int, ...], tuned: tuple[int, ...]
     return arms
 
 
+def _measures(model: str) -> dict[str, Arm]:
+    """What a wheel looks at: |w| itself, over one σ for all layers, instead of over a layer's own;
+    and |w| over a layer's own σ without chance."""
+    arms = {}
+    for name, b in product(("inv-4", "exp-6"), (1, 10)):
+        wheel, strength = WHEELS[name]
+        knobs = dict(wheel=wheel, strength=strength, branches=b, measure="absolute")
+        arms[f"{model} {name} on |w|, B = {b}"] = Arm(roulette, dict(sparsity=0.95) | knobs, model)
+    knobs = dict(sparsity=0.95, rounds=LEVELS, measure="relative")
+    return arms | {f"{model} |w|/σ": Arm(magnitude, knobs, model)}
+
+
 def _layer_wheel(name: str) -> dict[str, Arm]:
     wheel, strength = WHEELS[name]
     knobs = dict(sparsity=0.95, wheel=wheel, strength=strength, branches=10, scope="layer")
@@ -76,9 +89,10 @@ def _arms() -> dict[str, Arm]:
     for name in WHEELS:
         arms |= _wheel("lenet_300_100", name, sizes=(1, 10, 40), tuned=(10,))
     arms |= _layer_wheel("inv-4") | _layer_wheel("rank-4") | _controls("lenet_300_100")
+    arms |= _measures("lenet_300_100")
     for name in FEW:
         arms |= _wheel("lenet_5", name, sizes=(1, 10), tuned=(1, 10))
-    return arms | _controls("lenet_5")
+    return arms | _controls("lenet_5") | _measures("lenet_5")
 
 
 EXPERIMENTS = (

@@ -10,7 +10,7 @@ import ipywidgets
 import torch
 from torch import nn
 
-from prunekit import select
+from prunekit import score, select
 from prunekit._arguments import checked
 from prunekit.data import wrap
 from prunekit.judge import evaluate
@@ -103,7 +103,8 @@ class Tree(ipywidgets.VBox):
 
     def _drawn(self, tree: int, level: int, parent: Mask, chosen: dict[str, Any]) -> list[Mask]:
         """The children of a level."""
-        wheels = select.wheels(self.model, parent, chosen["wheel"], chosen["strength"], "global")
+        sizes = score.relative(self.model, parent)
+        wheels = select.wheels(sizes, chosen["wheel"], chosen["strength"], "global", parent)
         children = []
         for child in range(CHILDREN):
             generator = torch.Generator().manual_seed(derive(tree, "spin", level, child))
