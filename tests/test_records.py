@@ -64,13 +64,33 @@ def test_a_difference_says_whether_all_networks_agree():
     )
     assert (above.sign, below.sign, mixed.sign) == (1, -1, 0)
     assert dict(above.values) == {0: 2, 1: 2, 2: 3}
-    assert "+2.33 on average" in str(above)
-    assert "higher on all 3 networks" in str(above)
+    assert str(above).startswith(
+        "2.33 higher on average, standard deviation over the networks 0.58"
+    )
+    assert "higher on all 3 networks (p = 0.02)" in str(above)
+    assert "2.33 lower on average" in str(below)
     assert "lower on all 3 networks" in str(below)
-    assert "higher on 1 of 3 networks" in str(mixed)
-    assert "sees only large differences" in str(mixed)
+    assert "higher on 1 of 3 networks (p = 0.74)" in str(mixed)
     assert compared((1, 1, 1), (1, 1, 1)).sign == 0
     assert compared((1, 1, 1), (1, 1, 1)).p == 1
+
+
+def test_networks_may_agree_by_chance():
+    weak = compared((2, 5, 20), (1, 1, 1))
+    assert weak.is_weak
+    assert not weak.is_apart
+    assert "so few networks show only large differences" in str(weak)
+    assert compared((3, 4, 6), (1, 2, 3)).is_apart
+    assert not compared((3, 1, 2), (1, 2, 2)).is_weak  # they do not agree
+
+
+def test_a_distance_from_a_number_tells_the_mean_itself():
+    found = records.difference(cells(20, 30, 40), 24, value)
+    assert (
+        str(found)
+        == "30.00 on average, standard deviation over the networks 10.00, higher than 24 on 2 of 3 networks"
+    )
+    assert dict(found.values) == {0: -4, 1: 6, 2: 16}
 
 
 def test_one_network_is_no_test():

@@ -386,13 +386,16 @@ def within_networks(cells: Sequence[Recorded], measure: Measure) -> float:
 
 
 FEWEST = 3  # networks from which on something is said of all networks
+SURE = 0.05  # what p must be below
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A measure of one arm minus that of another, on each network that both started from."""
+    """A measure of one arm minus that of another, on each network that both started from; or minus
+    a `fixed` number."""
 
     values: Mapping[int, float]
+    fixed: float | None = None
 
     @property
     def mean(self) -> float:
@@ -404,10 +407,15 @@ class Difference:
         return mean_and_spread([*self.values.values()])[1]
 
     @property
+    def above(self) -> int:
+        """On how many networks it is above 0."""
+        return sum(value > SLACK for value in self.values.values())
+
+    @property
     def sign(self) -> int:
         """1 if it is above 0 on every network, −1 if below, 0 if the networks do not agree."""
-        signs = {(value > SLACK) - (value < -SLACK) for value in self.values.values()}
-        return signs.pop() if len(signs) == 1 else 0
+        below = sum(value < -SLACK for value in self.values.values())
+        return int(self.above == len(self.values)) - int(below == len(self.values))
 
     @property
     def p(self) -> float:
@@ -423,18 +431,35 @@ class Difference:
             return 0.0 if self.mean else 1.0
         return _two_tails(self.mean / self.spread * math.sqrt(n), n - 1)
 
+    @property
+    def is_apart(self) -> bool:
+        """Whether the arms differ: on all networks alike, and more than chance would explain."""
+        return bool(self.sign) and self.p < SURE
+
+    @property
+    def agreement(self) -> str:
+        """On how many networks it has which sign."""
+        n, than = len(self.values), "" if self.fixed is None else f" than {self.fixed:g}"
+        if self.sign:
+            return f"{'higher' if self.sign > 0 else 'lower'}{than} on all {n} networks"
+        return f"higher{than} on {self.above} of {n} networks"
+
     def __str__(self) -> str:
-        n = len(self.values)
-        if n < 2:
-            return f"{self.mean:+.2f} on the one network that both have: not tested"
-        agree = {1: f"higher on all {n} networks", -1: f"lower on all {n} networks"}.get(
-            self.sign, f"higher on {sum(v > SLACK for v in self.values.values())} of {n} networks"
-        )
-        power = "; a t-test of three pairs sees only large differences" if n == FEWEST else ""
-        return (
-            f"{self.mean:+.2f} on average, standard deviation over the networks {self.spread:.2f}, "
-            f"{agree} (p = {self.p:.2g}{power})"
-        )
+        if self.fixed is not None:
+            mean = f"{self.mean + self.fixed:.2f}"
+        else:
+            mean = f"{abs(self.mean):.2f} {'lower' if self.mean < 0 else 'higher'}"
+        if len(self.values) < 2:
+            return f"{mean} on one network: not tested"
+        spread = f"standard deviation over the networks {self.spread:.2f}"
+        weak = "; so few networks show only large differences" if self.is_weak else ""
+        sure = "" if self.fixed is not None else f" (p = {self.p:.2g}{weak})"
+        return f"{mean} on average, {spread}, {self.agreement}{sure}"
+
+    @property
+    def is_weak(self) -> bool:
+        """Whether all networks agree, but too few to be sure."""
+        return bool(self.sign) and not self.is_apart
 
 
 def _two_tails(t: float, free: int) -> float:
@@ -460,11 +485,9 @@ def difference(
     seeds of a network count as their mean. Raises ValueError if there is no network in common.
     """
     ours = by_network(cells, measure)
-    theirs = (
-        dict.fromkeys(ours, float(others))
-        if isinstance(others, (int, float))
-        else by_network(others, measure)
-    )
+    if isinstance(others, (int, float)):
+        return Difference({n: value - others for n, value in ours.items()}, float(others))
+    theirs = by_network(others, measure)
     common = {network: ours[network] - theirs[network] for network in ours if network in theirs}
     if not common:
         raise ValueError(

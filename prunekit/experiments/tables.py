@@ -38,7 +38,6 @@ from prunekit.experiments.records import (
     unpruned,
     within_networks,
 )
-from prunekit.judge import SLACK
 
 TEMPLATES = HERE / "report"
 MINUS = " − "  # between two arms whose difference is meant
@@ -78,10 +77,7 @@ MEASURES: dict[str, Measure] = {
 
 def _compared(found: Difference) -> str:
     """A difference in the short form that `PAIRS` explains."""
-    n, above = len(found.values), sum(value > SLACK for value in found.values.values())
-    where = {1: f"higher on all {n}", -1: f"lower on all {n}"}.get(
-        found.sign, f"higher on {above} of {n}"
-    )
+    where = found.agreement.removesuffix(" networks")
     text = f"{found.mean:+.2f} ({found.spread:.2f}; {where}; p = {found.p:.2g})"
     return text.replace("-", "−")
 
