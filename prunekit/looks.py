@@ -2,26 +2,29 @@
 
 `INK` and all `COLOURS` can be seen on JupyterLab's white page and on its dark one (#111111), so a
 picture needs no background of its own. The colours differ for colour-blind eyes too; a marker or
-another line tells those apart that share one. Nothing here draws or imports what does.
+another line tells those apart that share one. Nothing here draws or imports what does. The colours
+themselves are in looks.json, which the views' scripts read too.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import zlib
 from collections.abc import Iterable
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from prunekit._arguments import checked
 
-INK = "#757575"  # text, ticks, frames: 4.6 : 1 on white, 4.1 : 1 on #111111
-BLUE, ORANGE, VIOLET, RED = "#0173b2", "#c47a00", "#9f40ff", "#cc3333"
-TEAL, GREEN, LAVENDER = "#2d9cb2", "#4c9959", "#957fff"
-COLOURS = (BLUE, ORANGE, GREEN, RED, TEAL, VIOLET, LAVENDER)
+_TABLE: dict[str, Any] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+INK = str(_TABLE["ink"])  # text, ticks, frames: 4.6 : 1 on white, 4.1 : 1 on #111111
+HUES = ("blue", "orange", "green", "red", "teal", "violet", "lavender")
+COLOURS = BLUE, ORANGE, GREEN, RED, TEAL, VIOLET, LAVENDER = [str(_TABLE[hue]) for hue in HUES]
 MARKERS, DASHES = "osD^vPX*", ("-", "--", ":", "-.")
 
-POSITIVE, NEGATIVE = BLUE, ORANGE  # weights, everywhere
-FAINTEST = 0.15  # opacity of a weight of 0; the largest one has 1
+POSITIVE, NEGATIVE = str(_TABLE["positive"]), str(_TABLE["negative"])  # weights, everywhere
+FAINTEST = float(_TABLE["faintest"])  # opacity of a weight of 0; the largest one has 1
 
 
 class Look(NamedTuple):

@@ -643,6 +643,11 @@ GOOD = {
     "widgets.LineageView": lambda: (
         widgets.LineageView, dict(source=searched()[0].history, title="t")
     ),
+    "widgets.FilterView": lambda: (
+        widgets.FilterView,
+        dict(model=nn.Sequential(nn.Conv2d(1, 2, 3)), layer="0.weight", scores=torch.rand(2),
+             mask=Mask({"0.weight": torch.rand(2, 1, 3, 3) > 0.5}), stored=True),
+    ),
     "widgets.MaskView": lambda: (
         widgets.MaskView, dict(model=tiny_model(), mask=mask(), data=small())
     ),
