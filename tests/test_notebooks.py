@@ -138,7 +138,9 @@ def test_a_name_with_two_meanings_is_found(codes, names):
 def test_the_marks_of_tests_are_not_shown(path):
     shown = [source(cell) for cell in json.loads(path.read_text())["cells"]]
     for cell in cells(path, "code"):
-        shown += ["".join(o.get("text", o.get("data", {}).get("text/plain", ""))) for o in cell["outputs"]]
+        shown += [
+            "".join(o.get("text", o.get("data", {}).get("text/plain", ""))) for o in cell["outputs"]
+        ]
     assert not re.search("≈|, expected |: ok", "\n".join(shown))
 
 
@@ -151,7 +153,9 @@ def test_its_seventh_section_is_one_page(path):
     assert "(results/" in text
 
 
-@pytest.mark.parametrize(("path", "after"), pairwise([*NOTEBOOKS, None]), ids=lambda p: p and p.stem)
+@pytest.mark.parametrize(
+    ("path", "after"), pairwise([*NOTEBOOKS, None]), ids=lambda p: p and p.stem
+)
 def test_it_ends_with_what_one_knows_and_where_to_go(path, after):
     last = source(json.loads(path.read_text())["cells"][-1])
     known = last.split("### What you now know")[1].split("\n\n")[1]
