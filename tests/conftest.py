@@ -85,7 +85,7 @@ def unlike(stored, now):
     ):
         return f"other words\nstored: {stored}\nnow: {now}"
     pairs = zip(re.findall(NUMBER, stored), re.findall(NUMBER, now), strict=True)
-    far = [(a, b) for a, b in pairs if abs(_number(a) - _number(b)) > _leeway(_number(a))]
+    far = [(a, b) for a, b in pairs if abs(_number(a) - _number(b)) > _leeway(a)]
     return f"far from what is stored: {far}\nin: {now}" if far else ""
 
 
@@ -93,8 +93,9 @@ def _number(text):
     return float(text.replace(",", "").replace("−", "-"))
 
 
-def _leeway(value):
-    return max(0.02, 0.25 * abs(value))
+def _leeway(text):
+    value = abs(_number(text))
+    return max(0.02, 0.1 * value) if "." in text else 5 + 4 * value**0.5  # a count scatters
 
 
 @pytest.hookimpl(wrapper=True)

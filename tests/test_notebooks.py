@@ -154,7 +154,7 @@ def test_its_seventh_section_is_one_page(path):
 
 
 @pytest.mark.parametrize(
-    ("path", "after"), pairwise([*NOTEBOOKS, None]), ids=lambda p: p and p.stem
+    ("path", "after"), [*pairwise([*NOTEBOOKS, None])], ids=lambda p: p and p.stem
 )
 def test_it_ends_with_what_one_knows_and_where_to_go(path, after):
     last = source(json.loads(path.read_text())["cells"][-1])

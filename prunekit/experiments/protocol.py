@@ -76,8 +76,8 @@ class Experiment:
     """A paper's protocol.
 
     `status` says how close it is: "reproduction" of the paper's protocol, "after the paper" where
-    ours is another one, "after the abstract" where its text was not available to us. Of the arm `showcase`,
-    with the first network and seed, masks and populations are recorded too.
+    ours is another one, "after the abstract" where its text was not available to us. Of the arm
+    `showcase`, with the first network and seed, masks and populations are recorded too.
 
     The arms with `publish` train the networks that all others start from: those of ``baselines``
     LeNet-300-100 and LeNet-5, which all experiments on MNIST use; those of ``cifar-bases``
