@@ -63,6 +63,7 @@ MEASURES: dict[str, Measure] = {
     "validation": partial(error, split="validation"),
     "dense": unpruned,
     "lost": lost,
+    "gained": lambda cell: -lost(cell),
     "minutes": minutes,
     "first_cut": first_cut,
     "stops": partial(_stops, 0.0, "validation"),
