@@ -74,7 +74,7 @@ LIMIT = 10  # seconds that one call may take
 DRAINED = 3  # steps that are asked of a generator
 
 ROOMS = [
-    "data", "datasets", "judge", "score", "select", "search", "count", "mask", "knobs", "steps",
+    "looks", "data", "datasets", "judge", "score", "select", "search", "count", "mask", "knobs", "steps",
     "method", "models", "evolve", "rounds", "report", "prune", "journal", "checkpoint", "course",
     "plot", "train",
 ]  # fmt: skip
