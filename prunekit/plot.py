@@ -7,8 +7,8 @@ name looks like stands in `prunekit.looks`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar
 
 import matplotlib.pyplot as plt
@@ -72,9 +72,17 @@ WEIGHTS = LinearSegmentedColormap.from_list(
 plt.colormaps.register(WEIGHTS, force=True)
 
 
-def style() -> AbstractContextManager[None]:
+@contextmanager
+def style() -> Iterator[None]:
     """The look of all figures, for more that is drawn into one: ``with plot.style(): ...``."""
-    return plt.rc_context(STYLE)
+    # Not matplotlib's rc_context, which puts all settings back: also that a notebook shows figures
+    # at the end of a cell, which the first figure switches on.
+    before = {name: plt.rcParams[name] for name in STYLE}
+    plt.rcParams.update(STYLE)
+    try:
+        yield
+    finally:
+        plt.rcParams.update(before)
 
 
 def _styled(function: F) -> F:

@@ -382,4 +382,7 @@ def test_the_readers_own_settings_stay_and_do_not_show():
     assert axis.title.get_color() == axis.get_xticklabels()[0].get_color() == INK
     with plot.style():
         assert axis.annotate("here", (0, 0)).get_color() == INK
+        plt.ion()  # as the first figure of a notebook does; else the next ones are not shown
+    assert plt.isinteractive()
+    plt.ioff()
     assert dict(matplotlib.rcParams) == before
