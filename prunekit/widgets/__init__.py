@@ -3,6 +3,7 @@
 `views` holds what follows at once from moving a control.
 """
 
+from prunekit.widgets.filters import FilterView
 from prunekit.widgets.genemap import GeneMap
 from prunekit.widgets.guess import Guess
 from prunekit.widgets.instant import Instant
@@ -14,6 +15,6 @@ from prunekit.widgets.results import Results
 from prunekit.widgets.sketch import Sketch
 
 __all__ = [
-    "GeneMap", "Guess", "Instant", "LineageView", "MaskView", "Panel", "Replay", "Results",
-    "Sketch",
+    "FilterView", "GeneMap", "Guess", "Instant", "LineageView", "MaskView", "Panel", "Replay",
+    "Results", "Sketch",
 ]  # fmt: skip

@@ -3,11 +3,13 @@
 from pathlib import Path
 
 HERE = Path(__file__).parent / "static"
+COLOURS = Path(__file__).parents[1] / "looks.json"
 
 
 def script(*names: str) -> str:
-    """The text of one module, made of `static/<name>.js` in this order."""
-    return _joined(names, "js")
+    """One module, made of `static/<name>.js` in this order; before chart.js stand the colours."""
+    text = _joined(names, "js")
+    return f"const PALETTE = {COLOURS.read_text()};\n{text}" if "chart" in names else text
 
 
 def style(*names: str) -> str:

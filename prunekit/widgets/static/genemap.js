@@ -6,7 +6,7 @@ const GROW = 500; // milliseconds that an arrow takes
 const REST = 600; // and until the next one
 const BAR = 78; // pixels for the colour bar
 const PLAY = "Play the arrows";
-const FRESH = "#f5a623"; // what has just taken its place, orange
+const FRESH = PALETTE.orange; // what has just taken its place, orange
 const LEGEND = [
   ["○", "a candidate"], ["●", "new in this generation"], ["★", "the best"],
   ["▨", "beyond the limit"], ["┄", "one value for both"],
@@ -271,7 +271,7 @@ function drawArrow(context, [x0, y0], [x1, y1]) {
 // What has been told of a trial, of whose last arrow a part has grown.
 function drawTrial(context, at, named, told, grown) {
   for (const name of ["mutant", "trial"]) {
-    if (named.has(name)) drawDot(context, at(named.get(name)), "#56b4e9");
+    if (named.has(name)) drawDot(context, at(named.get(name)), PALETTE.teal);
   }
   told.forEach((step, k) => {
     const part = k === told.length - 1 ? grown : 1;

@@ -7,23 +7,6 @@ const BRUSHES = { look: "Look", prune: "Prune", restore: "Put back" };
 const LARGE = 4; // pixels of the canvas, from which on a weight can be met without a wide brush
 const WIDE = 5;
 
-// Orange for negative, blue for positive, the stronger the larger; alike for colour-blind eyes.
-function colour(value, limit) {
-  const strength = Math.min(1, Math.abs(value) / limit);
-  const [r, g, b] = value < 0 ? [222, 143, 5] : [1, 115, 178];
-  const mixed = (channel) => Math.round(235 + (channel - 235) * (0.15 + 0.85 * strength));
-  return [mixed(r), mixed(g), mixed(b)];
-}
-
-function legendOf() {
-  const full = (sign) => `rgb(${colour(sign, 1)})`;
-  return [
-    legendLine("positive", full(1)), legendLine("negative", full(-1)),
-    element("span", {}, "the stronger the colour, the larger |w|"),
-    legendLine("empty: removed", "currentColor", true),
-  ];
-}
-
 // The places [row, column] on the straight way between two, with the last and without the first.
 function between([r, c], [toR, toC]) {
   const many = Math.max(Math.abs(toR - r), Math.abs(toC - c));
@@ -35,7 +18,7 @@ function between([r, c], [toR, toC]) {
 const within = (corner, least) => Math.max(Math.min(least, 0), Math.min(0, corner));
 
 function render({ model, el }) {
-  const bitmap = document.createElement("canvas");
+  const picture = document.createElement("canvas");
   const canvas = element("canvas", { class: "pk-weights", role: "application", tabindex: 0 });
   const words = element("div", { class: "pk-words", role: "status" });
   const verdict = element("div", { class: "pk-words", role: "status" });
@@ -55,7 +38,7 @@ function render({ model, el }) {
     element(
       "div", { class: "pk-controls" }, "layer ", which, modes, undo, "brush ", size, far, near,
     ),
-    canvas, element("div", { class: "pk-legend" }, ...legendOf()), words, verdict,
+    canvas, element("div", { class: "pk-legend" }, ...weightLegend()), words, verdict,
   );
   keepKeys(root);
   el.append(root);
@@ -80,24 +63,15 @@ function render({ model, el }) {
   }
   for (const name of model.get("layers")) which.append(element("option", {}, name));
 
+  const shade = (i) => (mask[i] ? weightPixel(values[i], limit) : 0);
+
   function paint(indices) {
-    const context = bitmap.getContext("2d");
+    const context = picture.getContext("2d");
     const one = context.createImageData(1, 1);
     for (const i of indices) {
-      one.data.set(mask[i] ? [...colour(values[i], limit), 255] : [0, 0, 0, 0]);
+      new Uint32Array(one.data.buffer)[0] = shade(i);
       context.putImageData(one, i % columns, Math.floor(i / columns));
     }
-  }
-
-  function paintAll() {
-    bitmap.width = columns;
-    bitmap.height = rows;
-    const context = bitmap.getContext("2d");
-    const image = context.createImageData(columns, rows);
-    for (let i = 0; i < values.length; i++) {
-      if (mask[i]) image.data.set([...colour(values[i], limit), 255], 4 * i);
-    }
-    context.putImageData(image, 0, 0);
   }
 
   // Take over what was sent, once layer and mask are of one another; say whether it is another layer.
@@ -114,7 +88,7 @@ function render({ model, el }) {
     remaining = mask.reduce((sum, one) => sum + one, 0);
     limit = values.reduce((most, v) => Math.max(most, Math.abs(v)), 0) / 2 || 1;
     which.value = model.get("layer");
-    paintAll();
+    bitmap(picture, columns, rows, shade);
     return other;
   }
 
@@ -134,7 +108,7 @@ function render({ model, el }) {
     const context = canvas.getContext("2d");
     context.clearRect(0, 0, canvas.width, canvas.height);
     context.imageSmoothingEnabled = false;
-    context.drawImage(bitmap, left, top, columns * zoom, rows * zoom);
+    context.drawImage(picture, left, top, columns * zoom, rows * zoom);
     if (document.activeElement === canvas) {
       context.strokeStyle = getComputedStyle(root).color;
       context.lineWidth = 2;

@@ -25,25 +25,10 @@ function masksOf(layers, bytes, count) {
 }
 
 function drawMask(canvas, layer, frame, look) {
-  const { rows, columns } = layer;
-  if (canvas.width !== columns || canvas.height !== rows) {
-    canvas.width = columns;
-    canvas.height = rows;
-  }
-  const context = canvas.getContext("2d");
-  const image = context.createImageData(columns, rows);
-  const pixels = new Uint32Array(image.data.buffer);
-  const [red, green, blue] = look.kept;
-  const on = 0xff000000 | (blue << 16) | (green << 8) | red;
   const bits = layer.at[frame] < 0 ? null : layer.distinct[layer.at[frame]];
+  const on = pixel(look.kept);
   let n = 0;
-  for (let i = 0; i < pixels.length; i++) {
-    if (kept(bits, i)) {
-      pixels[i] = on;
-      n++;
-    }
-  }
-  context.putImageData(image, 0, 0);
+  bitmap(canvas, layer.columns, layer.rows, (i) => (kept(bits, i) ? (n++, on) : 0));
   return n;
 }
 
@@ -53,19 +38,13 @@ function drawPixels(canvas, layer, first, frame, look) {
   const none = layer !== first || !Number.isInteger(side) || side < 8;
   canvas.parentElement.hidden = none;
   if (none) return;
-  canvas.width = canvas.height = side;
-  const context = canvas.getContext("2d");
-  const image = context.createImageData(side, side);
   const bits = layer.at[frame] < 0 ? null : layer.distinct[layer.at[frame]];
   const left = new Float64Array(layer.columns);
   for (let r = 0, i = 0; r < layer.rows; r++) {
     for (let c = 0; c < layer.columns; c++, i++) if (kept(bits, i)) left[c]++;
   }
   const most = Math.max(1, ...left);
-  for (let c = 0; c < layer.columns; c++) {
-    image.data.set([...look.kept, Math.round((255 * left[c]) / most)], 4 * c);
-  }
-  context.putImageData(image, 0, 0);
+  bitmap(canvas, side, side, (c) => pixel(look.kept, left[c] / most));
 }
 
 function drawCurve(canvas, run, frame, look) {
