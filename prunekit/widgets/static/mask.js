@@ -8,9 +8,10 @@ const LARGE = 4; // pixels of the canvas, from which on a weight can be met with
 const WIDE = 5;
 
 // The places [row, column] on the straight way between two, with the last and without the first.
-function between([r, c], [toR, toC]) {
+function between(from, to) {
+  const [[r, c], [toR, toC]] = [from, to];
   const many = Math.max(Math.abs(toR - r), Math.abs(toC - c));
-  const part = (from, to, k) => Math.round(from + ((to - from) * k) / many);
+  const part = (start, end, k) => Math.round(start + ((end - start) * k) / many);
   return Array.from({ length: many }, (_, k) => [part(r, toR, k + 1), part(c, toC, k + 1)]);
 }
 
@@ -24,7 +25,11 @@ function render({ model, el }) {
   const verdict = element("div", { class: "pk-words", role: "status" });
   const modes = element("span", { role: "group", "aria-label": "what the pointer does" });
   const size = element("input", {
-    type: "range", min: 1, max: 25, value: WIDE, "aria-label": "width of the brush",
+    type: "range",
+    min: 1,
+    max: 25,
+    value: WIDE,
+    "aria-label": "width of the brush",
   });
   const undo = element("button", { type: "button" }, "Undo");
   const zooms = (name, sign) => {
@@ -34,18 +39,33 @@ function render({ model, el }) {
   const [near, far] = [zooms("nearer", "+"), zooms("farther", "−")];
   const which = element("select", { "aria-label": "layer" });
   const root = element(
-    "div", { class: "pk-view pk-maskview" },
+    "div",
+    { class: "pk-view pk-maskview" },
     element(
-      "div", { class: "pk-controls" }, "layer ", which, modes, undo, "brush ", size, far, near,
+      "div",
+      { class: "pk-controls" },
+      "layer ",
+      which,
+      modes,
+      undo,
+      "brush ",
+      size,
+      far,
+      near,
     ),
-    canvas, element("div", { class: "pk-legend" }, ...weightLegend()), words, verdict,
+    canvas,
+    element("div", { class: "pk-legend" }, ...weightLegend()),
+    words,
+    verdict,
   );
   keepKeys(root);
   el.append(root);
 
   let layer, across, rows, columns, values, mask, remaining, limit;
-  let zoom = 1, least = 1; // pixels of the canvas per weight, and those that show the whole layer
-  let left = 0, top = 0; // the corner of the layer on the canvas
+  let zoom = 1,
+    least = 1; // pixels of the canvas per weight, and those that show the whole layer
+  let left = 0,
+    top = 0; // the corner of the layer on the canvas
   let cursor = [0, 0];
   let mode = "look";
   let held = null; // where the pointer was, while it is down
@@ -83,7 +103,7 @@ function render({ model, el }) {
     ({ layer, rows, columns, across } = shown);
     if (other) values = new Float32Array(bytesOf(shown.weights).slice().buffer);
     const bits = bytesOf(model.get("kept").bits);
-    mask = Uint8Array.from(values, (_, i) => kept(bits, i));
+    mask = Uint8Array.from(values, (_, i) => (kept(bits, i) ? 1 : 0));
     for (const i of stroke) mask[i] = value(); // the kernel does not know of it yet
     remaining = mask.reduce((sum, one) => sum + one, 0);
     limit = values.reduce((most, v) => Math.max(most, Math.abs(v)), 0) / 2 || 1;
@@ -139,7 +159,8 @@ function render({ model, el }) {
 
   const value = () => (mode === "restore" ? 1 : 0); // that the brush gives a weight
 
-  function brush([r, c]) {
+  function brush(place) {
+    const [r, c] = place;
     if (model.get("layer") !== layer) return; // another one is on its way
     const radius = (Number(size.value) - 1) / 2;
     const to = value();

@@ -53,18 +53,31 @@ function drawCurve(canvas, run, frame, look) {
   const high = Math.max(...values, run.dense ?? -Infinity);
   const margin = 0.05 * (high - low || 0.1);
   const { context, x, y, box } = chart(
-    canvas, [1, run.value.length], [low - margin, high + margin], ["step", run.metric], look,
+    canvas,
+    [1, run.value.length],
+    [low - margin, high + margin],
+    ["step", run.metric],
+    look,
   );
   if (run.dense !== null) {
     context.strokeStyle = look.text;
     context.setLineDash([5, 4]);
-    stroke(context, [[box.left, y(run.dense)], [box.right, y(run.dense)]]);
+    stroke(context, [
+      [box.left, y(run.dense)],
+      [box.right, y(run.dense)],
+    ]);
     context.setLineDash([]);
   }
   context.strokeStyle = `rgb(${look.kept})`;
   context.lineWidth = 1.5;
-  const known = run.value.slice(0, frame + 1).map((v, i) => [i + 1, v]).filter(([, v]) => v !== null);
-  stroke(context, known.map(([step, v]) => [x(step), y(v)]));
+  const known = run.value
+    .slice(0, frame + 1)
+    .map((v, i) => [i + 1, v])
+    .filter(([, v]) => v !== null);
+  stroke(
+    context,
+    known.map(([step, v]) => [x(step), y(v)]),
+  );
   context.fillStyle = look.text;
   if (run.value[frame] !== null) dot(context, x(frame + 1), y(run.value[frame]), 4);
 }
@@ -127,7 +140,11 @@ function render({ model, el }) {
   const back = element("button", { type: "button", "aria-label": "one step back" }, "‹");
   const on = element("button", { type: "button", "aria-label": "one step on" }, "›");
   const slider = element("input", {
-    type: "range", min: 0, max: Math.max(count - 1, 0), step: 1, "aria-label": "step of the run",
+    type: "range",
+    min: 0,
+    max: Math.max(count - 1, 0),
+    step: 1,
+    "aria-label": "step of the run",
   });
   const speed = element("select", { "aria-label": "speed" });
   for (const rate of RATES) speed.append(element("option", { value: rate }, `${rate} steps/s`));
@@ -142,18 +159,21 @@ function render({ model, el }) {
   const legend = element("div", { class: "pk-legend" });
   const caption = (text) => element("figcaption", {}, text);
   const root = element(
-    "div", { class: "pk-view pk-replay" },
+    "div",
+    { class: "pk-view pk-replay" },
     element("strong", {}, run.title),
     element("div", { class: "pk-controls" }, play, back, on, slider, speed),
     words,
     element(
-      "div", { class: "pk-charts" },
+      "div",
+      { class: "pk-charts" },
       element("figure", {}, curve, element("div", { class: "pk-legend" }, dashed)),
       element("figure", {}, lineage, legend),
     ),
     element("label", {}, "layer ", which),
     element(
-      "div", { class: "pk-masks" },
+      "div",
+      { class: "pk-masks" },
       element("figure", {}, mask, caption("the mask of the layer: a row an output; blue is kept")),
       element("figure", {}, pixels, caption("connections left of each pixel: the bluer, the more")),
     ),
