@@ -16,6 +16,7 @@ from torch import Tensor
 from prunekit._arguments import checked
 from prunekit.experiments.records import FEWEST, Difference
 from prunekit.knobs import NonNegative, shown
+from prunekit.looks import GREEN, INK, ORANGE, RED
 from prunekit.mask import Mask
 
 
@@ -141,10 +142,10 @@ def _short(value: Any, width: int = 70) -> str:
 
 # A sign and the colour of the bar: both are seen on a light page and on a dark one.
 BOXES = {
-    "holds": ("✓", "#4c9959"),
-    "holds with": ("≈", "#c47a00"),
-    "does not hold": ("✗", "#cc3333"),
-    "not tested": ("?", "#757575"),
+    "holds": ("✓", GREEN),
+    "holds with": ("≈", ORANGE),
+    "does not hold": ("✗", RED),
+    "not tested": ("?", INK),
 }
 
 

@@ -13,7 +13,7 @@ from prunekit import experiments
 from prunekit.experiments import records
 from prunekit.experiments.cells import shipped_results
 from prunekit.widgets import Results
-from prunekit.widgets.results import told
+from prunekit.widgets.results import MARKS, told
 
 
 def at(told, measure):
@@ -53,8 +53,8 @@ def test_an_arm_is_told_with_its_spread_over_networks():
         if len(sizes) > 1:
             spread = statistics.stdev(sizes.values())
             assert arm["spreads"][place] == pytest.approx(spread, rel=1e-4, abs=1e-9)
-        looks = [(a["colour"], a["marker"]) for a in shown["arms"][:number]]
-        assert (arm["colour"], arm["marker"]) not in looks
+        looks = [[a[n] for n in ("colour", "marker", "hollow")] for a in shown["arms"][:number]]
+        assert [arm[n] for n in ("colour", "marker", "hollow")] not in looks
 
 
 def test_one_network_has_no_spread():
@@ -117,7 +117,7 @@ def test_the_still_is_a_picture_that_reads_on_any_page():
     assert "<b>&lt;b&gt;a" in page
     code = re.search(r"svg\+xml;base64,([^\"]+)", page)[1]
     tree = xml.fromstring(base64.b64decode(code))
-    marks = [e for e in tree if e.tag.endswith("text") and e.text in "●■◆▲▼✚✖★"]
+    marks = [e for e in tree if e.tag.endswith("text") and e.text in "".join(MARKS.values())]
     assert len(marks) == sum(
         cell["arm"] in ("evolution", "random search")
         for cell in experiments.recorded("de-lenet300")

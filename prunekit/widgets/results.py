@@ -29,6 +29,7 @@ from prunekit.experiments.records import (
     minutes,
     readable,
 )
+from prunekit.looks import INK, looks
 from prunekit.report import mean_and_spread
 from prunekit.widgets._static import script, style
 from prunekit.widgets.running import OfCell
@@ -90,9 +91,11 @@ def _number(value: float) -> float | None:
     return float(f"{value:.5g}") if math.isfinite(value) else None
 
 
-# Colours that can be seen on a light page and on a dark one.
-COLOURS = ("#0173b2", "#c47a00", "#4c9959", "#cc3333", "#2d9cb2", "#9f40ff", "#957fff")
-MARKERS = {"o": "●", "s": "■", "D": "◆", "^": "▲", "v": "▼", "P": "✚", "X": "✖", "*": "★"}
+# The marks of `looks` as letters, full and hollow, for the still picture.
+MARKS = {
+    "o": "●○", "s": "■□", "D": "◆◇", "^": "▲△", "v": "▼▽", "<": "◀◁", ">": "▶▷", "P": "✚┼",
+    "X": "✖×", "*": "★☆", "h": "⬢⬡", "p": "⬟⬠",
+}  # fmt: skip
 
 
 def told(name: str, title: str = "", folder: Path | None = None) -> dict[str, Any]:
@@ -111,7 +114,8 @@ def told(name: str, title: str = "", folder: Path | None = None) -> dict[str, An
         )
     found = measures(cells)
     names = [*dict.fromkeys(cell["arm"] for cell in cells)]
-    groups = [[cell for cell in cells if cell["arm"] == arm] for arm in names]
+    groups = {arm: [cell for cell in cells if cell["arm"] == arm] for arm in names}
+    drawn = _looks(groups)
     return {
         "title": title or experiment.title,
         "measures": [
@@ -120,13 +124,7 @@ def told(name: str, title: str = "", folder: Path | None = None) -> dict[str, An
         ],
         "timed": [*found].index("minutes"),
         "arms": [
-            {
-                "name": arm,
-                "colour": COLOURS[i % 7],
-                "marker": [*MARKERS][i % 8],
-                **_arm(group, found),
-            }
-            for i, (arm, group) in enumerate(zip(names, groups, strict=True))
+            {"name": arm, **drawn[arm], **_arm(group, found)} for arm, group in groups.items()
         ],
         "cells": [
             {
@@ -143,10 +141,14 @@ def told(name: str, title: str = "", folder: Path | None = None) -> dict[str, An
     }
 
 
-def _look(number: int) -> dict[str, str]:
+def _looks(groups: Mapping[str, Sequence[Recorded]]) -> dict[str, dict[str, Any]]:
+    """Colour and mark of each arm: those that its name has everywhere, whatever the network. Where
+    a line would be dashed, the mark is hollow."""
+    short = {arm: arm.removeprefix(f"{cells[0]['model']} ") for arm, cells in groups.items()}
+    found = looks(short.values())
     return {
-        "colour": COLOURS[number % len(COLOURS)],
-        "marker": [*MARKERS][number % len(MARKERS)],
+        arm: {"colour": look.colour, "marker": look.marker or "o", "hollow": look.dash != "-"}
+        for arm, look in ((arm, found[name]) for arm, name in short.items())
     }
 
 
@@ -215,7 +217,11 @@ def _among(what: str, known: Sequence[str], asked: Sequence[str]) -> None:
             raise ValueError(f"Results: {what} must be one of {[*known]}, got {name!r}")
 
 
-INK, WIDE, HIGH = "#757575", 640, 320
+WIDE, HIGH = 640, 320
+
+
+def _letter(arm: Mapping[str, Any]) -> str:
+    return MARKS[arm["marker"]][arm["hollow"]]
 
 
 def picture(shown: Mapping[str, Any]) -> str:
@@ -244,7 +250,7 @@ def picture(shown: Mapping[str, Any]) -> str:
     for arm, point in marks:
         x, y = ((v - low) / (high - low) for v, (low, high) in zip(point, ends, strict=True))
         place = f'x="{30 + x * (WIDE - 40):.1f}" y="{HIGH - 25 - y * (HIGH - 40):.1f}"'
-        lines.append(f'<text {place} fill="{arm["colour"]}">{MARKERS[arm["marker"]]}</text>')
+        lines.append(f'<text {place} fill="{arm["colour"]}">{_letter(arm)}</text>')
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDE} {HIGH}" width="{WIDE}" '
         f'height="{HIGH}" font-family="sans-serif" font-size="13" text-anchor="middle">'
@@ -253,8 +259,7 @@ def picture(shown: Mapping[str, Any]) -> str:
     )
     code = base64.b64encode(svg.encode()).decode()
     legend = ", ".join(
-        f'<span style="color: {arm["colour"]}">{MARKERS[arm["marker"]]}</span> '
-        f"{html.escape(arm['name'])}"
+        f'<span style="color: {arm["colour"]}">{_letter(arm)}</span> {html.escape(arm["name"])}'
         for arm in results["arms"]
         if arm["name"] in shown["shown"]
     )

@@ -3,23 +3,22 @@
 
 const REACH = 24; // pixels between the pointer and the mark that it means
 
-// Corners of a mark of radius 1: how many, turned by what part of a turn, how deep between them.
-const SHAPES = {
-  s: [4, 1 / 8], D: [4, 0], "^": [3, 0], v: [3, 1 / 2], "<": [3, 3 / 4], ">": [3, 1 / 4],
-  p: [5, 0], h: [6, 0], P: [4, 0, 0.45], X: [4, 1 / 8, 0.45], "*": [5, 0, 0.45],
-};
+// Of each mark its corners, and by how many eighths of a turn it is turned; stars are deep between.
+const SHAPES = { s: [4, 1], D: [4, 0], "^": [3, 0], v: [3, 4], "<": [3, 6], ">": [3, 2] };
+const STARS = { P: [4, 0], X: [4, 1], "*": [5, 0], h: [6, 0], p: [5, 4] };
 
-function drawMark(context, x, y, radius, shape, hollow = false) {
-  if (!(shape in SHAPES)) return dot(context, x, y, radius, hollow);
-  const [corners, turn, depth] = SHAPES[shape];
-  const n = depth ? 2 * corners : corners;
+function drawMark(context, x, y, { marker: shape, colour, hollow }) {
+  const [corners, turn] = SHAPES[shape] ?? STARS[shape] ?? [24, 0];
+  const n = shape in STARS ? 2 * corners : corners;
   context.beginPath();
   for (let i = 0; i < n; i++) {
-    const angle = 2 * Math.PI * (i / n + turn - 1 / 4);
-    const r = 1.25 * radius * (depth && i % 2 ? depth : 1);
+    const angle = 2 * Math.PI * (i / n + turn / 8 - 1 / 4);
+    const r = (n > 10 ? 5 : 5.5) * (shape in STARS && i % 2 ? 0.5 : 1);
     context.lineTo(x + r * Math.cos(angle), y + r * Math.sin(angle));
   }
   context.closePath();
+  context.fillStyle = context.strokeStyle = colour;
+  context.lineWidth = 1.5;
   hollow ? context.stroke() : context.fill();
 }
 
@@ -50,8 +49,11 @@ function tableOf(results, cell) {
   const lines = results.measures.map((measure, i) => {
     const least = ({ timed }) => (i === results.timed && !timed ? "≥ " : "");
     return row(
-      "td", labelOf(measure), least(cell) + figure(measure, cell.values[i]),
-      least(arm) + figure(measure, arm.means[i]), figure(measure, arm.spreads[i]),
+      "td",
+      labelOf(measure),
+      least(cell) + figure(measure, cell.values[i]),
+      least(arm) + figure(measure, arm.means[i]),
+      figure(measure, arm.spreads[i]),
     );
   });
   return element("table", {}, head, ...lines.filter((_, i) => results.measures[i].spreads));
@@ -74,9 +76,7 @@ function render({ model, el }) {
   const boxes = results.arms.map((arm) => {
     const box = element("input", { type: "checkbox" });
     const mark = element("canvas", { width: 14, height: 14, "aria-hidden": "true" });
-    const context = mark.getContext("2d");
-    context.fillStyle = arm.colour;
-    drawMark(context, 7, 7, 4.5, arm.marker);
+    drawMark(mark.getContext("2d"), 7, 7, arm);
     arms.append(element("label", {}, box, mark, arm.name));
     box.onchange = choose;
     return box;
@@ -87,12 +87,16 @@ function render({ model, el }) {
     return button;
   };
   const root = element(
-    "div", { class: "pk-view pk-results" },
+    "div",
+    { class: "pk-view pk-results" },
     element("strong", {}, results.title),
     element(
-      "div", { class: "pk-controls" },
-      element("label", {}, "across ", across), element("label", {}, "up ", up),
-      every("all arms", true), every("none", false),
+      "div",
+      { class: "pk-controls" },
+      element("label", {}, "across ", across),
+      element("label", {}, "up ", up),
+      every("all arms", true),
+      every("none", false),
     ),
     element("div", { class: "pk-beside" }, arms, element("div", {}, canvas, words, command)),
     numbers,
@@ -116,7 +120,10 @@ function render({ model, el }) {
   function choose() {
     model.set("x", across.value);
     model.set("y", up.value);
-    model.set("shown", results.arms.filter((_, i) => boxes[i].checked).map((arm) => arm.name));
+    model.set(
+      "shown",
+      results.arms.filter((_, i) => boxes[i].checked).map((arm) => arm.name),
+    );
     model.save_changes();
     draw();
   }
@@ -131,10 +138,7 @@ function render({ model, el }) {
     const labels = measures.map(labelOf);
     scales = chart(canvas, xs, ys, labels, look, measures[0].spreads ? 0 : 1);
     const { context } = scales;
-    for (const cell of shown) {
-      context.fillStyle = results.arms[cell.arm].colour;
-      drawMark(context, ...spot(cell), 4.5, results.arms[cell.arm].marker);
-    }
+    for (const cell of shown) drawMark(context, ...spot(cell), results.arms[cell.arm]);
     if (at) {
       context.strokeStyle = look.text;
       context.lineWidth = 2;
