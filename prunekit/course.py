@@ -8,14 +8,14 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from prunekit._arguments import checked
 from prunekit.experiments.records import FEWEST, Difference
-from prunekit.knobs import NonNegative, shown
+from prunekit.knobs import Choice, NonNegative, shown
 from prunekit.looks import GREEN, INK, ORANGE, RED
 from prunekit.mask import Mask
 
@@ -149,12 +149,13 @@ BOXES = {
 }
 
 
+@checked
 @dataclass(frozen=True)
 class Verdict:
     """Whether a claim holds here, in a box with one sentence: one of `BOXES`, and why."""
 
     claim: str
-    answer: str
+    answer: Annotated[str, Choice("holds", "holds with", "does not hold", "not tested")]
     condition: str
     because: str
 
