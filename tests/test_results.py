@@ -10,8 +10,9 @@ import xml.etree.ElementTree as xml
 import pytest
 
 from prunekit import experiments
+from prunekit._files import seal
 from prunekit.experiments import records
-from prunekit.experiments.cells import shipped_results
+from prunekit.experiments.cells import FORMAT, shipped_results
 from prunekit.widgets import Results
 from prunekit.widgets.results import MARKS, told
 
@@ -55,6 +56,22 @@ def test_an_arm_is_told_with_its_spread_over_networks():
             assert arm["spreads"][place] == pytest.approx(spread, rel=1e-4, abs=1e-9)
         looks = [[a[n] for n in ("colour", "marker", "hollow")] for a in shown["arms"][:number]]
         assert [arm[n] for n in ("colour", "marker", "hollow")] not in looks
+
+
+def test_the_seeds_of_a_network_have_a_spread_of_their_own(tmp_path):
+    for path in shipped_results("de-lenet300").glob("evolution-[01].json"):
+        shutil.copy(path, tmp_path)
+    (again,) = tmp_path.glob("evolution-0.json")
+    record = json.loads(again.read_text()) | {"seed": 7}
+    kept = record["kept"] = record["kept"] // 2
+    del record["hash"]
+    cell = records.complete(record, experiments.load("de-lenet300").arms["evolution"])
+    (tmp_path / "evolution-0-7.json").write_text(json.dumps(seal(cell | {"network": 0}, FORMAT)))
+    (arm,) = told("de-lenet300", folder=tmp_path)["arms"]
+    one, other = (record["parameters"] / n for n in (kept, json.loads(again.read_text())["kept"]))
+    assert arm["networks"] == 2
+    assert arm["seeds"][0] == pytest.approx(abs(one - other) / 2**0.5, rel=1e-4)
+    assert all(value is None for arm in told("mnist-bases")["arms"] for value in arm["seeds"])
 
 
 def test_one_network_has_no_spread():

@@ -28,6 +28,7 @@ from prunekit.experiments.records import (
     is_timed,
     minutes,
     readable,
+    within_networks,
 )
 from prunekit.looks import INK, looks
 from prunekit.report import mean_and_spread
@@ -101,8 +102,9 @@ MARKS = {
 def told(name: str, title: str = "", folder: Path | None = None) -> dict[str, Any]:
     """The recorded cells of an experiment as plain values: what `Results` shows.
 
-    ``measures`` says what the numbers are; of each arm there are the means over its networks and
-    the standard deviations over them, of each cell its own. ``damaged`` tells what cannot be read.
+    ``measures`` says what the numbers are; of each arm there are the means over its networks, the
+    standard deviations over them, and, where a network has several seeds, those over the seeds of
+    one; of each cell its own. ``damaged`` tells what cannot be read.
     Raises ValueError if there is no cell.
     """
     experiment = experiments.load(name)
@@ -159,6 +161,7 @@ def _arm(cells: Sequence[Recorded], found: Mapping[str, Measured]) -> dict[str, 
         "timed": all(map(is_timed, cells)),
         "means": [_number(statistics.fmean(values)) for values in of],
         "spreads": [_number(mean_and_spread(values)[1]) for values in of],
+        "seeds": [_number(within_networks(cells, m.of)) for m in found.values()],
     }
 
 

@@ -45,7 +45,12 @@ function tableOf(results, cell) {
   const cellOf = (tag) => (text, i) => element(i ? tag : "th", { scope: i ? "col" : "row" }, text);
   const row = (tag, ...texts) => element("tr", {}, ...texts.map(cellOf(tag)));
   const networks = `${arm.networks} network${arm.networks === 1 ? "" : "s"}`;
-  const head = row("th", "", "this cell", `mean of ${networks}`, "standard deviation over them");
+  const several = arm.seeds.some((value) => value !== null);
+  const deviations = [
+    "standard deviation over them",
+    ...(several ? ["over the seeds of one"] : []),
+  ];
+  const head = row("th", "", "this cell", `mean of ${networks}`, ...deviations);
   const lines = results.measures.map((measure, i) => {
     const least = ({ timed }) => (i === results.timed && !timed ? "≥ " : "");
     return row(
@@ -54,6 +59,7 @@ function tableOf(results, cell) {
       least(cell) + figure(measure, cell.values[i]),
       least(arm) + figure(measure, arm.means[i]),
       figure(measure, arm.spreads[i]),
+      ...(several ? [figure(measure, arm.seeds[i])] : []),
     );
   });
   return element("table", {}, head, ...lines.filter((_, i) => results.measures[i].spreads));
