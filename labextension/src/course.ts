@@ -1,7 +1,9 @@
 // The notebooks of the course: originals that come with the extension, copies that are worked in.
 
-import { PageConfig, URLExt } from '@jupyterlab/coreutils';
+import { URLExt } from '@jupyterlab/coreutils';
 import { Contents } from '@jupyterlab/services';
+
+import { ASSETS } from './ids';
 
 /** What the card of a notebook shows; read from the notebook's own metadata when it is packed. */
 export interface IEntry {
@@ -17,14 +19,8 @@ export interface IIndex {
   replays: string[];
 }
 
-const ASSETS = URLExt.join(
-  PageConfig.getOption('fullLabextensionsUrl'),
-  'prunekit-lab',
-  'notebooks'
-);
-
 async function fetched(file: string): Promise<any> {
-  const answer = await fetch(URLExt.join(ASSETS, encodeURIComponent(file)));
+  const answer = await fetch(URLExt.join(ASSETS, 'notebooks', encodeURIComponent(file)));
   if (!answer.ok) {
     throw new Error(`prunekit: ${file} is missing (${answer.status}); install the package again`);
   }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import gzip
 import html
 import json
@@ -19,7 +18,8 @@ from prunekit._arguments import checked
 from prunekit._files import replacing
 from prunekit.report import Report
 from prunekit.steps import Step
-from prunekit.widgets._static import script, style
+from prunekit.widgets import output
+from prunekit.widgets._static import VIEWS, alone, script, style
 from prunekit.widgets.lineage import family, finite, metric_of, opened
 from prunekit.widgets.running import OfCell
 
@@ -68,17 +68,29 @@ class Replay(OfCell, anywidget.AnyWidget):
 
     `source` is a `Report`, its steps, or the name of an experiment with a recorded run
     (`experiments.showcase`). `frame` is the step that is shown, from 0.
+
+    With `stored`, the run goes into the notebook's file, and is replayed there without a kernel: by
+    default if it is a recorded one. A run of your own differs from one processor to another.
     """
 
-    _esm = script("chart", "lineage", "replay")
-    _css = style("chart", "replay")
+    _esm, _css = script(*VIEWS["Replay"][0]), style(*VIEWS["Replay"][1])
     run = traitlets.Dict().tag(sync=True)
     masks = traitlets.Bytes().tag(sync=True)
     frame = traitlets.Int(0).tag(sync=True)
 
     @checked
-    def __init__(self, source: Report | Sequence[Step] | str, title: str = ""):
+    def __init__(
+        self,
+        source: Report | Sequence[Step] | str,
+        title: str = "",
+        *,
+        stored: bool | None = None,
+    ):
         super().__init__(**_of(source, title))
+        self.stored = isinstance(source, str) if stored is None else stored
+
+    def lasting(self) -> Mapping[str, Any] | None:
+        return {"run": self.run, "masks": self.masks, "frame": 0} if self.stored else None
 
     def __repr__(self) -> str:
         return f"Replay({len(self.run['phase'])} steps)"
@@ -100,24 +112,11 @@ body {{ margin: 2em auto; max-width: 900px; padding: 0 1em; font-family: sans-se
 {css}</style>
 <body>
 <main id="replay"></main>
-<script type="application/json" id="run">{run}</script>
-<script type="text/plain" id="masks">{masks}</script>
+<script type="application/json" id="data">{data}</script>
 <script type="module">
 {js}
-const text = (id) => document.getElementById(id).textContent;
-const values = {{
-  run: JSON.parse(text("run")),
-  masks: Uint8Array.from(atob(text("masks")), (c) => c.charCodeAt(0)),
-  frame: 0,
-}};
-const model = {{
-  get: (name) => values[name],
-  set: (name, value) => (values[name] = value),
-  save_changes: () => {{}},
-  on: () => {{}},
-  off: () => {{}},
-}};
-render({{ model, el: document.getElementById("replay") }});
+const {{ data }} = JSON.parse(document.getElementById("data").textContent);
+show(document.getElementById("replay"), data);
 </script>
 </body>
 </html>
@@ -126,13 +125,13 @@ render({{ model, el: document.getElementById("replay") }});
 
 def page(shown: Mapping[str, Any]) -> str:
     """One page that replays a run in any browser: no kernel, no network. `shown` is of `traits`."""
-    run = json.dumps(shown["run"]).replace("<", "\\u003c")  # no text ends the script
+    data = json.dumps(output.lasting("Replay", {**shown, "frame": 0}))
+    js, css = alone("Replay")
     return PAGE.format(
         title=html.escape(shown["run"]["title"]),
-        css=Replay._css,
-        run=run,
-        masks=base64.b64encode(shown["masks"]).decode(),
-        js=Replay._esm.replace("export default { render };", ""),
+        css=css,
+        data=data.replace("<", "\\u003c"),  # no text ends the script
+        js=js,
     )
 
 
