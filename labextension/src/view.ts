@@ -95,10 +95,12 @@ class View extends Panel implements IRenderMime.IRenderer {
     this.clear();
     const id = (model.data[WIDGET] as any)?.model_id;
     if (model.trusted && this.living.has(id) && (await this.widget(model))) {
+      this.node.dataset.shows = 'widget';
       return;
     }
     this.clear();
     await this.still(model);
+    this.node.dataset.shows = this.end ? 'view' : 'picture';
     if (id) {
       this.living.found.connect(this.again, this);
     }
