@@ -10,6 +10,9 @@ EXPORT = "export default { render };"
 
 # Each view that can live without a kernel: its scripts and its style sheets, in their order.
 VIEWS = {
+    "GeneMap": (("chart", "genemap"), ("chart", "genemap")),
+    "LineageView": (("chart", "lineage", "lineageview"), ("chart", "lineage")),
+    "MaskView": (("chart", "mask"), ("chart", "mask")),
     "Replay": (("chart", "lineage", "replay"), ("chart", "replay")),
 }
 

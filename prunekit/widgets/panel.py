@@ -327,12 +327,13 @@ class Panel(OfCell, ipywidgets.VBox):
         return f"Panel({self.name})"
 
     def fallback(self) -> str:
-        """The values that the controls start at, as HTML."""
+        """The values that the controls start at, the guess, and the last picture, as HTML."""
         rows = "".join(
             f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>"
             for name, value in self.start_values.items()
         )
+        asked = self.guess.fallback() if self.guess is not None else ""
         return (
-            f"<p><b>{html.escape(self.name)}</b>: controls that need a running kernel. "
-            f"They start at:</p><table>{rows}</table>"
+            f"<p><b>{html.escape(self.name)}</b>: a method with its controls. They start at:</p>"
+            f"<table>{rows}</table>{asked}{self.image.value}{self.table.value}"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import html
 import json
 import os
@@ -14,40 +13,43 @@ import anywidget
 import numpy
 import traitlets
 
+from prunekit import plot
 from prunekit._arguments import checked
 from prunekit._files import replacing
 from prunekit.report import Report
 from prunekit.steps import Step
 from prunekit.widgets import output
 from prunekit.widgets._static import VIEWS, alone, script, style
-from prunekit.widgets.lineage import family, finite, metric_of, opened
+from prunekit.widgets.lineage import Source, family, finite, metric_of, opened
 from prunekit.widgets.running import OfCell
 
 
 def traits(steps: Sequence[Step], title: str = "", dense: float | None = None) -> dict[str, Any]:
     """A run as plain values and bytes: what `Replay` needs, and nothing else.
 
-    ``run`` has a list with an entry a step for each thing shown; ``masks`` holds, gzipped, the bits
-    of each layer's mask at the steps where it changes. Raises ValueError if there is no step.
+    ``run`` has a list with an entry a step for each thing shown; ``masks`` holds for each layer the
+    histories that its weights have, and for each weight which one it is (see `_histories`). Raises
+    ValueError if there is no step.
     """
     if not steps:
         raise ValueError("replay: there is no step to show, the run was stopped before the first")
     metric = metric_of(steps)
-    layers, bits = [], []
+    layers, told = [], []
     for name, keep in steps[-1].mask.items():
-        changes, before = [], None
+        changes, masks = [], []
+        before = numpy.ones(keep.numel(), bool)
         for number, step in enumerate(steps):
             now = step.mask.get(name)
-            if now is None or now is before or (before is None and bool(now.all())):
-                continue
-            if before is None or not bool((now == before).all()):
+            if now is not None and not numpy.array_equal(flat := now.numpy().reshape(-1), before):
                 changes.append(number)
-                bits.append(numpy.packbits(now.numpy().reshape(-1)).tobytes())
-            before = now
+                masks.append(before := flat)
         rows = keep.shape[0]
+        count, width, part = _histories(masks)
+        told.append(part)
         layers.append(
-            {"name": name, "rows": rows, "columns": keep.numel() // rows, "changes": changes}
-        )
+            {"name": name, "rows": rows, "columns": keep.numel() // rows, "changes": changes,
+             "histories": count, "width": width}
+        )  # fmt: skip
     run = {
         "title": title,
         "metric": f"validation {metric}",
@@ -60,7 +62,23 @@ def traits(steps: Sequence[Step], title: str = "", dense: float | None = None) -
         "lineage": family(steps, vectors=False),
         "layers": layers,
     }
-    return {"run": run, "masks": gzip.compress(b"".join(bits), mtime=0)}
+    return {"run": run, "masks": b"".join(told)}
+
+
+def _histories(masks: Sequence[Any]) -> tuple[int, int, bytes]:
+    """How many histories the weights of a layer have, the bytes of a number, and both as bytes.
+
+    Of masks `(n,)` one after the other few weights have a history of their own: a removed one stays
+    so. First comes a row of bits a history, whether the weight is kept at each change; then for
+    each weight the number of its row, in 1, 2 or 4 bytes, the lowest first.
+    """
+    if not masks:
+        return 0, 1, b""
+    bits = numpy.packbits(numpy.stack(masks, axis=1), axis=1)  # (n, bytes)
+    rows = numpy.ascontiguousarray(bits).view(f"V{bits.shape[1]}").reshape(-1)
+    found, numbers = numpy.unique(rows, return_inverse=True)
+    width = 1 if len(found) <= 2**8 else 2 if len(found) <= 2**16 else 4
+    return len(found), width, found.tobytes() + numbers.astype(f"<u{width}").tobytes()
 
 
 class Replay(OfCell, anywidget.AnyWidget):
@@ -86,18 +104,22 @@ class Replay(OfCell, anywidget.AnyWidget):
         *,
         stored: bool | None = None,
     ):
-        super().__init__(**_of(source, title))
+        self.source = opened(source, title)
         self.stored = isinstance(source, str) if stored is None else stored
+        super().__init__(**_of(self.source))
 
     def lasting(self) -> Mapping[str, Any] | None:
         return {"run": self.run, "masks": self.masks, "frame": 0} if self.stored else None
+
+    def fallback(self) -> str:
+        steps, title, dense = self.source.steps, self.source.title, self.source.dense
+        return output.picture(plot.history(steps, title, dense), repr(self))
 
     def __repr__(self) -> str:
         return f"Replay({len(self.run['phase'])} steps)"
 
 
-def _of(source: Report | Sequence[Step] | str, title: str) -> dict[str, Any]:
-    run = opened(source, title)
+def _of(run: Source) -> dict[str, Any]:
     return traits(run.steps, run.title, run.dense)
 
 
@@ -137,7 +159,7 @@ def page(shown: Mapping[str, Any]) -> str:
 
 def write_page(name: str, path: str | os.PathLike[str]) -> Path:
     """Write the page of an experiment's recorded run. Raises ValueError if there is none."""
-    text = page(_of(name, ""))
+    text = page(_of(opened(name)))
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8")
     return Path(path)

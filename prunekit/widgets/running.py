@@ -45,6 +45,11 @@ def in_loop(loop: asyncio.AbstractEventLoop | None, act: Callable[..., Any], *gi
         loop.call_soon_threadsafe(act, *given)
 
 
+def settled() -> None:
+    """Wait until the views' thread has done what it was asked for."""
+    _viewer.submit(lambda: None).result()
+
+
 class Latest:
     """Calls `work` in a thread and `show` with its result in the loop; the newest wins.
 
