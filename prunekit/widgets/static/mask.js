@@ -231,10 +231,9 @@ function render({ model, el }) {
   }
 
   function send() {
-    if (stroke.size) {
-      model.send({ layer, keep: mode === "restore", weights: [...stroke] });
-    }
+    const weights = [...stroke];
     stroke = new Set();
+    if (weights.length) model.send({ layer, keep: mode === "restore", weights });
   }
 
   function closer(factor, x = canvas.width / 2, y = canvas.height / 2) {
