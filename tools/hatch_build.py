@@ -16,12 +16,12 @@ EXTENSION = "share/jupyter/labextensions/prunekit-lab"
 
 
 def texts(root):
-    """The views that need no kernel: file -> module or style sheet."""
+    """What shows views without a kernel: file -> module or style sheet."""
     place = root / "prunekit" / "widgets" / "_static.py"  # the package itself would import torch
     spec = importlib.util.spec_from_file_location("static", place)
     static = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(static)
-    found = {}
+    found = {"connection.css": static.style("connection")}
     for view in static.VIEWS:
         found[f"{view}.js"], found[f"{view}.css"] = static.alone(view)
     return found

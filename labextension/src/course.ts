@@ -41,12 +41,21 @@ export class Course {
     }
   }
 
-  /** Put the original in the place of the working copy; what its cells answer is not told. */
+  /**
+   * Put the original in the place of the working copy; what its cells answer is not told, but for
+   * what a cell tagged `keep` shows.
+   */
   async reset(file: string): Promise<void> {
     const original = await fetched(file);
     for (const cell of original.cells.filter((each: any) => each.cell_type === 'code')) {
+      const keep = cell.metadata.tags?.includes('keep');
       cell.execution_count = null;
-      cell.outputs = [];
+      cell.outputs = keep ? cell.outputs : [];
+      for (const output of cell.outputs) {
+        if ('execution_count' in output) {
+          output.execution_count = null;
+        }
+      }
     }
     await this.save(file, original);
   }

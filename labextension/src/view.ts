@@ -16,13 +16,13 @@ const WIDGET = 'application/vnd.jupyter.widget-view+json';
 const COMM = 'jupyter.widget';
 const RANK = -20; // before ipywidgets' own, -10
 const FORMAT = 1;
-const OTHER =
-  'This was written by another version of prunekit. Run this cell (Shift+Enter) to see it.';
-const DAMAGED =
-  'The data of this view are damaged. Run this cell (Shift+Enter) to write them again.';
+const OTHER = 'This was written by another version of prunekit.';
+const DAMAGED = 'The data of this view are damaged.';
+const HOW = ' Run this cell (Shift+Enter) to write it anew.';
 
 /** Draw the outputs of the package's widgets in a notebook. */
 export function install(panel: NotebookPanel): void {
+  void styled('connection');
   const { rendermime } = panel.content;
   const living = new Living(panel);
   rendermime.addFactory(
@@ -143,7 +143,7 @@ class View extends Panel implements IRenderMime.IRenderer {
     if (wrong) {
       const words = document.createElement('p');
       words.className = 'prunekit-wrong';
-      words.textContent = wrong;
+      words.textContent = wrong + HOW;
       this.addWidget(new Widget({ node: words }));
     }
   }
@@ -164,22 +164,28 @@ class View extends Panel implements IRenderMime.IRenderer {
   private end?: () => void;
 }
 
-const styled = new Set<string>();
+const sheets = new Map<string, Promise<unknown>>();
+
+/** Load a style sheet, once. */
+function styled(name: string): Promise<unknown> {
+  const sheet = document.createElement('link');
+  sheet.rel = 'stylesheet';
+  sheet.href = URLExt.join(ASSETS, 'views', `${name}.css`);
+  const loaded = sheets.get(name) ?? new Promise(end => (sheet.onload = sheet.onerror = end));
+  if (!sheets.has(name)) {
+    document.head.append(sheet);
+  }
+  sheets.set(name, loaded);
+  return loaded;
+}
 
 /** Load the script of a view and let it show its data in `node`; gives what ends it. */
 async function shown(view: unknown, data: unknown, node: HTMLElement): Promise<() => void> {
   if (typeof view !== 'string' || !/^\w+$/.test(view)) {
     throw new Error('there is no such view');
   }
-  const place = URLExt.join(ASSETS, 'views', view);
-  if (!styled.has(view)) {
-    styled.add(view);
-    const sheet = document.createElement('link');
-    sheet.rel = 'stylesheet';
-    sheet.href = `${place}.css`;
-    document.head.append(sheet);
-    await new Promise(loaded => (sheet.onload = sheet.onerror = loaded)); // it draws in its size
-  }
-  const { show } = await import(/* webpackIgnore: true */ `${place}.js`);
+  await styled(view); // it draws in the size that it has then
+  const place = URLExt.join(ASSETS, 'views', `${view}.js`);
+  const { show } = await import(/* webpackIgnore: true */ place);
   return show(node, data);
 }

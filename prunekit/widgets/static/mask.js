@@ -42,6 +42,8 @@ function answerAlone(model) {
 
   function open() {
     const { weights, scale, ...layer } = stored[model.get("layer")];
+    const size = layer.rows * layer.columns;
+    if (weights.length !== size) throw new Error(`${weights.length} weights, not ${size}`);
     const values = Float32Array.from(new Int8Array(weights.buffer), (q) => q * Math.abs(q) * scale);
     model.set("kept", { layer: layer.layer, bits: layer.bits });
     model.set("shown", { ...layer, weights: new Uint8Array(values.buffer) });
