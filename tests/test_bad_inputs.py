@@ -545,6 +545,10 @@ GOOD = {
              y="y", label="l", title="t", dots=[(0.0, 1.0)], names=["a"],
              arrows=[((0.0, 0.0), (1.0, 1.0), "a")]),
     ),
+    "plot.generations": lambda: (
+        plot.generations,
+        dict(groups=[(1.0, [0.5, 0.25], 0)], x="x", y="y", title="t", names=("a", "b")),
+    ),
     "plot.population": lambda: (
         plot.population, dict(steps=searched()[1].history, total=147, title="t")
     ),
