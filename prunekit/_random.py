@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import GeneratorType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -136,7 +137,7 @@ def _checkpointed() -> list[tuple[Any, bool]]:
         if code.co_filename != checkpoint.__file__:
             continue
         own = frame.f_locals
-        if code.co_name == "checkpoint" and own.get("gen") is not None:
+        if isinstance(own.get("gen"), GeneratorType):  # in a function of another name since 2.14
             found.append((own["gen"].gi_frame.f_locals["new_frame"], False))
         elif code.co_name == "unpack_hook":
             found.append((own["frame"], True))

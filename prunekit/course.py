@@ -6,14 +6,15 @@ import copy
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from prunekit._arguments import checked
 from prunekit.experiments.records import FEWEST, Difference
-from prunekit.knobs import NonNegative, shown
+from prunekit.knobs import Choice, NonNegative, shown
+from prunekit.looks import GREEN, INK, ORANGE, RED
 from prunekit.mask import Mask
 
 UNANSWERED = "not answered yet: replace the ... above and run this cell again"
@@ -127,19 +128,20 @@ def _short(value: Any, width: int = 70) -> str:
 
 # A sign and the colour of the bar: both are seen on a light page and on a dark one.
 BOXES = {
-    "holds": ("✓", "#4c9959"),
-    "holds with": ("≈", "#c47a00"),
-    "does not hold": ("✗", "#cc3333"),
-    "not tested": ("?", "#757575"),
+    "holds": ("✓", GREEN),
+    "holds with": ("≈", ORANGE),
+    "does not hold": ("✗", RED),
+    "not tested": ("?", INK),
 }
 
 
+@checked
 @dataclass(frozen=True)
 class Verdict:
     """Whether a claim holds here, in a box with one sentence: one of `BOXES`, and why."""
 
     claim: str
-    answer: str
+    answer: Annotated[str, Choice("holds", "holds with", "does not hold", "not tested")]
     condition: str
     because: str
 

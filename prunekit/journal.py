@@ -158,9 +158,12 @@ class Journal:
         seed: int,
         model: nn.Module,
         data: Any,
+        defaults: Mapping[str, Any] = {},
     ) -> None:
-        """Lock the journal and read it, or start it. Raises ValueError if it is another run's,
-        `Locked` if another run has it open."""
+        """Lock the journal and read it, or start it; a knob that there was not yet had its default.
+
+        Raises ValueError if it is another run's, `Locked` if another run has it open.
+        """
         if not hasattr(method, "__qualname__"):
             raise TypeError(f"journal: method must be a function with a name, got {shown(method)}")
         who = method.__name__
@@ -189,7 +192,8 @@ class Journal:
         except TimeoutError:  # which filelock's own is
             raise Locked(f"journal {self.path}: is in use by another run") from None
         try:
-            self._read(header, model)
+            before = {name: _told(who, name, v) for name, v in defaults.items() if name in knobs}
+            self._read(header, model, before)
             for left_over in self.path.glob(".fit-*.tmp"):  # nobody else writes these
                 left_over.unlink(missing_ok=True)
             remove_left_over(self.path)
@@ -232,7 +236,7 @@ class Journal:
             os.close(context.lock_file_fd)
             context.lock_file_fd, context.lock_counter = None, 0
 
-    def _read(self, header: Entry, model: nn.Module) -> None:
+    def _read(self, header: Entry, model: nn.Module, defaults: Entry) -> None:
         """Read what is whole. Lines that are not are dropped, with a word unless a kill tore them.
 
         Raises ValueError if it is another run's, or if that cannot be told.
@@ -255,6 +259,8 @@ class Journal:
             if version == 1:  # the first headers said less
                 was["header"]["function"] = header["function"]
                 header = header | {"model": structure(model, first=True)}
+            if isinstance(knobs := was["header"].get("knobs"), dict):
+                was["header"]["knobs"] = defaults | knobs
             self._compare(was["header"], header)
         elif entries:
             raise ValueError(

@@ -185,7 +185,7 @@ def method(
             with torch.inference_mode(False):
                 seconds = try_out(who, model, data, trains)
             _announce(who, data, seconds, (work or _in_rounds)(**settings))
-        return _drive(function, model, data, settings, _Surroundings())
+        return _drive(function, model, data, settings, defaults, _Surroundings())
 
     call.knobs, call.regrows, call.quick = declared, regrows, dict(quick or {})  # type: ignore[attr-defined]
     return call
@@ -264,6 +264,7 @@ def _drive(
     model: nn.Module,
     data: Any,
     settings: dict[str, Any],
+    defaults: Mapping[str, Any],
     surroundings: _Surroundings,
 ) -> Generator[Step, None, Any]:
     outermost = not _running()  # of nested methods only this one opens a journal
@@ -274,7 +275,7 @@ def _drive(
         if journal is not None:
             plain = {name: settings[name] for name in settings if name not in ("seed", "run")}
             with surroundings:
-                journal.open(function, plain, settings["seed"], model, data)
+                journal.open(function, plain, settings["seed"], model, data, defaults)
                 opened = journal
         while True:
             # On any exception the weights of the last step return: whoever catches it, an

@@ -7,8 +7,8 @@ name looks like stands in `prunekit.looks`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar
 
 import matplotlib.pyplot as plt
@@ -72,9 +72,17 @@ WEIGHTS = LinearSegmentedColormap.from_list(
 plt.colormaps.register(WEIGHTS, force=True)
 
 
-def style() -> AbstractContextManager[None]:
+@contextmanager
+def style() -> Iterator[None]:
     """The look of all figures, for more that is drawn into one: ``with plot.style(): ...``."""
-    return plt.rc_context(STYLE)
+    # Not matplotlib's rc_context, which puts all settings back: also that a notebook shows figures
+    # at the end of a cell, which the first figure switches on.
+    before = {name: plt.rcParams[name] for name in STYLE}
+    plt.rcParams.update(STYLE)
+    try:
+        yield
+    finally:
+        plt.rcParams.update(before)
 
 
 def _styled(function: F) -> F:
@@ -444,37 +452,23 @@ def landscape(
 
 @checked
 @_styled
-def population(steps: Sequence[Step], total: Count, title: str = "") -> Figure:
-    """Every member of every generation as a dot, by the share of the weights that it keeps."""
-    searched = [(s.index, s.tried) for s in steps if s.tried is not None and s.tried.kept]
-    groups = [([100 * kept / total for kept in t.kept], t.chosen) for _, t in searched]
-    figure, axis = axes(title, "generation", "kept weights (%)")
-    names = ("a member", "the best one that is allowed")
-    return _grown(figure, axis, [number for number, _ in searched], groups, names)
-
-
-@checked
-@_styled
-def tree(steps: Sequence[Step], examples: Count, title: str = "") -> Figure:
-    """Every child of every level as a dot, the chosen ones joined: how a branching tree grew."""
-    grown = [(s, s.tried) for s in steps if s.tried is not None and not s.tried.vectors]
-    groups = [([1 - cost / examples for cost in t.costs], t.chosen) for _, t in grown]
-    levels = [step.info.get("level", step.index) for step, _ in grown]
-    figure, axis = axes(title, "level", "validation accuracy")
-    return _grown(figure, axis, levels, groups, ("a child", "the chosen one"))
-
-
-def _grown(
-    figure: Figure,
-    axis: Axes,
-    places: Sequence[int],
-    groups: Sequence[tuple[Sequence[float], int]],
-    names: tuple[str, str],
+def generations(
+    groups: Sequence[tuple[float, Sequence[float], int]],
+    *,
+    x: str,
+    y: str,
+    title: str = "",
+    names: tuple[str, str] = ("a candidate", "the best"),
 ) -> Figure:
-    """Who was tried, a column of dots a group, and the one of each that was chosen, joined."""
-    for place, (values, _) in zip(places, groups, strict=True):
+    """Who was tried, a column of dots a group, and the one of each that was chosen, joined.
+
+    Each group is its place across, its values, and the number of the chosen one among them, counted
+    from 0; `names` are what the legend calls one that was tried and one that was chosen.
+    """
+    figure, axis = axes(title, x, y)
+    for place, values, _ in groups:
         axis.scatter([place] * len(values), values, s=12, color=INK, zorder=1)
-    chosen = [values[which] for values, which in groups]
+    places, chosen = [g[0] for g in groups], [values[which] for _, values, which in groups]
     axis.plot(places, chosen, marker="o", markersize=5, color=BLUE, zorder=2)
     axis.scatter([], [], s=12, color=INK, label=names[0])
     axis.plot([], [], marker="o", color=BLUE, label=names[1])
@@ -482,3 +476,31 @@ def _grown(
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))  # also where there is only one
     axis.legend()
     return figure
+
+
+@checked
+def population(steps: Sequence[Step], total: Count, title: str = "") -> Figure:
+    """Every member of every generation as a dot, by the share of the weights that it keeps."""
+    groups = [
+        (s.index, [100 * kept / total for kept in s.tried.kept], s.tried.chosen)
+        for s in steps
+        if s.tried is not None and s.tried.kept
+    ]
+    names = ("a member", "the best one that is allowed")
+    return generations(groups, x="generation", y="kept weights (%)", title=title, names=names)
+
+
+@checked
+def tree(steps: Sequence[Step], examples: Count, title: str = "") -> Figure:
+    """Every child of every level as a dot, the chosen ones joined: how a branching tree grew."""
+    groups = [
+        (
+            s.info.get("level", s.index),
+            [1 - cost / examples for cost in s.tried.costs],
+            s.tried.chosen,
+        )
+        for s in steps
+        if s.tried is not None and not s.tried.vectors
+    ]
+    names = ("a child", "the chosen one")
+    return generations(groups, x="level", y="validation accuracy", title=title, names=names)

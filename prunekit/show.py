@@ -301,11 +301,18 @@ def _again(
 
 
 def _not_yet_run(notebook: Path) -> str:
-    """The notebook's text without what its cells answer: that is for the reader to find out."""
+    """The notebook's text without what its cells answer: that is for the reader to find out.
+
+    What a cell tagged `keep` shows stays, as something to see before anything is run.
+    """
     content = json.loads(notebook.read_text(encoding="utf-8"))
     for cell in content["cells"]:
         if cell["cell_type"] == "code":
-            cell |= {"execution_count": None, "outputs": []}
+            keep = "keep" in cell["metadata"].get("tags", [])
+            cell |= {"execution_count": None, "outputs": cell["outputs"] if keep else []}
+            for output in cell["outputs"]:
+                if "execution_count" in output:
+                    output["execution_count"] = None
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 

@@ -176,6 +176,13 @@ def test_a_population_is_drawn_with_its_best():
     assert axis.lines[0].get_ydata().tolist() == [50, 50]
 
 
+def test_of_each_generation_the_chosen_one_is_joined():
+    (axis,) = plot.generations([(1, [3.0, 4.0], 1), (3, [2.0], 0)], x="x", y="y").axes
+    assert axis.lines[0].get_xydata().tolist() == [[1, 4], [3, 2]]
+    assert legend(axis) == ["a candidate", "the best"]
+    assert plot.generations([], x="x", y="y").axes[0].lines[0].get_xydata().tolist() == []
+
+
 def test_comparison_has_a_line_a_method_and_a_dot_a_seed():
     result = compare(
         {"by size": magnitude, "by chance": random}, tiny_model(), tiny_data(),
@@ -270,6 +277,7 @@ FIGURES = {
         x="a", y="b", label="kept", title="t", dots=[(0, 0), (1, 1)], names="x",
         arrows=[((0, 0), (1, 1), "there")],
     ),
+    "generations": lambda: plot.generations([(1, [3.0, 4.0], 0), (2, [2.0], 0)], x="x", y="y"),
     "population": lambda: plot.population(BRED, 100, "t"),
     "tree": lambda: plot.tree(TRIED, 10, "t"),
 }  # fmt: skip
@@ -382,4 +390,7 @@ def test_the_readers_own_settings_stay_and_do_not_show():
     assert axis.title.get_color() == axis.get_xticklabels()[0].get_color() == INK
     with plot.style():
         assert axis.annotate("here", (0, 0)).get_color() == INK
+        plt.ion()  # as the first figure of a notebook does; else the next ones are not shown
+    assert plt.isinteractive()
+    plt.ioff()
     assert dict(matplotlib.rcParams) == before

@@ -1,9 +1,10 @@
 """Packs the JupyterLab extension into the wheel, with the notebooks and a list of them as assets.
 
 The cards of the launcher are read from the notebooks' own metadata here, so that a notebook that is
-added later appears by itself.
+added later appears by itself. The scripts of the views that need no kernel are joined here, too.
 """
 
+import importlib.util
 import json
 import shutil
 import tempfile
@@ -12,6 +13,18 @@ from pathlib import Path
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 EXTENSION = "share/jupyter/labextensions/prunekit-lab"
+
+
+def texts(root):
+    """What shows views without a kernel: file -> module or style sheet."""
+    place = root / "prunekit" / "widgets" / "_static.py"  # the package itself would import torch
+    spec = importlib.util.spec_from_file_location("static", place)
+    static = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(static)
+    found = {"connection.css": static.style("connection")}
+    for view in static.VIEWS:
+        found[f"{view}.js"], found[f"{view}.css"] = static.alone(view)
+    return found
 
 
 def index(root):
@@ -40,6 +53,9 @@ class Hook(BuildHookInterface):
                 places[path] = path.relative_to(built).as_posix()
         for entry in about["notebooks"]:
             places[root / "notebooks" / entry["file"]] = f"notebooks/{entry['file']}"
+        for name, text in texts(root).items():
+            (self.made / name).write_text(text, encoding="utf-8")
+            places[self.made / name] = f"views/{name}"
         shared = build_data["shared_data"]
         shared.update({str(path): f"{EXTENSION}/{place}" for path, place in places.items()})
 

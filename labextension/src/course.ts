@@ -1,7 +1,9 @@
 // The notebooks of the course: originals that come with the extension, copies that are worked in.
 
-import { PageConfig, URLExt } from '@jupyterlab/coreutils';
+import { URLExt } from '@jupyterlab/coreutils';
 import { Contents } from '@jupyterlab/services';
+
+import { ASSETS } from './ids';
 
 /** What the card of a notebook shows; read from the notebook's own metadata when it is packed. */
 export interface IEntry {
@@ -17,14 +19,8 @@ export interface IIndex {
   replays: string[];
 }
 
-const ASSETS = URLExt.join(
-  PageConfig.getOption('fullLabextensionsUrl'),
-  'prunekit-lab',
-  'notebooks'
-);
-
 async function fetched(file: string): Promise<any> {
-  const answer = await fetch(URLExt.join(ASSETS, encodeURIComponent(file)));
+  const answer = await fetch(URLExt.join(ASSETS, 'notebooks', encodeURIComponent(file)));
   if (!answer.ok) {
     throw new Error(`prunekit: ${file} is missing (${answer.status}); install the package again`);
   }
@@ -45,12 +41,21 @@ export class Course {
     }
   }
 
-  /** Put the original in the place of the working copy; what its cells answer is not told. */
+  /**
+   * Put the original in the place of the working copy; what its cells answer is not told, but for
+   * what a cell tagged `keep` shows.
+   */
   async reset(file: string): Promise<void> {
     const original = await fetched(file);
     for (const cell of original.cells.filter((each: any) => each.cell_type === 'code')) {
+      const keep = cell.metadata.tags?.includes('keep');
       cell.execution_count = null;
-      cell.outputs = [];
+      cell.outputs = keep ? cell.outputs : [];
+      for (const output of cell.outputs) {
+        if ('execution_count' in output) {
+          output.execution_count = null;
+        }
+      }
     }
     await this.save(file, original);
   }

@@ -5,11 +5,13 @@ import { ILayoutRestorer, JupyterFrontEnd, JupyterFrontEndPlugin } from '@jupyte
 import { Dialog, ICommandPalette, showDialog, showErrorMessage } from '@jupyterlab/apputils';
 import { IDocumentManager } from '@jupyterlab/docmanager';
 import { ILauncher } from '@jupyterlab/launcher';
+import { INotebookTracker } from '@jupyterlab/notebook';
 import { LabIcon } from '@jupyterlab/ui-components';
 
 import { Course, IEntry } from './course';
 import { COURSE, Ids } from './ids';
 import { CoursePanel } from './panel';
+import { install } from './view';
 
 const icon = new LabIcon({
   name: 'prunekit-lab:net',
@@ -110,4 +112,15 @@ const plugin: JupyterFrontEndPlugin<void> = {
   }
 };
 
-export default plugin;
+const views: JupyterFrontEndPlugin<void> = {
+  id: 'prunekit-lab:views',
+  description: 'Shows the widgets of the course where their kernel is gone.',
+  autoStart: true,
+  requires: [INotebookTracker],
+  activate: (_: JupyterFrontEnd, notebooks: INotebookTracker) => {
+    notebooks.forEach(install);
+    notebooks.widgetAdded.connect((_, panel) => install(panel));
+  }
+};
+
+export default [plugin, views];

@@ -321,11 +321,35 @@ def error(cell: Recorded, split: Split = "test") -> float:
     return _shown(cell, figure(cell, "after", split))
 
 
+LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95)  # sparsities at which runs level by level are compared
+
+
+@checked
+def has_levels(cell: Recorded) -> bool:
+    """Whether the cell was judged on the test images near each of `LEVELS`."""
+    there = [sparsity for sparsity, _ in path(cell)]
+    return all(any(abs(sparsity - level) < 0.05 for sparsity in there) for level in LEVELS)
+
+
+@checked
+def error_name(cell: Recorded) -> str:
+    """What `error` gives of a cell, in words."""
+    metric = cell["metric"]
+    return "error" if metric == "accuracy" else metric.replace("spearman", "rank correlation")
+
+
+@checked
+def error_at(cell: Recorded, sparsity: float, split: Split = "test") -> float:
+    """The error (another metric as it is) at the recorded level that is nearest to a sparsity."""
+    return _shown(cell, at(cell, sparsity, split))
+
+
 @checked
 def unpruned(cell: Recorded, split: Split = "test") -> float:
     """The same of the trained network before anything was removed."""
-    whole = at(cell, 0.0, split) if cell["network"] is None else figure(cell, "before", split)
-    return _shown(cell, whole)
+    if cell["network"] is None:
+        return error_at(cell, 0.0, split)
+    return _shown(cell, figure(cell, "before", split))
 
 
 @checked

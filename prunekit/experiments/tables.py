@@ -19,14 +19,17 @@ from prunekit.experiments.cells import HERE
 from prunekit.experiments.grid import load, names
 from prunekit.experiments.protocol import Experiment
 from prunekit.experiments.records import (
+    LEVELS,
     Difference,
     Measure,
     Recorded,
-    at,
     by_network,
     command,
     difference,
     error,
+    error_at,
+    error_name,
+    has_levels,
     is_timed,
     lost,
     minutes,
@@ -41,7 +44,6 @@ from prunekit.experiments.records import (
 
 TEMPLATES = HERE / "report"
 MINUS = " − "  # between two arms whose difference is meant
-LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95)
 
 
 def first_cut(cell: Recorded) -> float:
@@ -54,11 +56,6 @@ def _stops(tolerance: float, split: str, cell: Recorded) -> float:
     return 100 * stopped(cell, tolerance, split)
 
 
-def _error_at(sparsity: float, cell: Recorded) -> float:
-    value = at(cell, sparsity)
-    return 100 * (1 - value) if cell["metric"] == "accuracy" else value
-
-
 # What can be asked of the cells of an arm, by the name that a text has for it.
 MEASURES: dict[str, Measure] = {
     "size": size,
@@ -66,12 +63,13 @@ MEASURES: dict[str, Measure] = {
     "validation": partial(error, split="validation"),
     "dense": unpruned,
     "lost": lost,
+    "gained": lambda cell: -lost(cell),
     "minutes": minutes,
     "first_cut": first_cut,
     "stops": partial(_stops, 0.0, "validation"),
     "stops_a_point_lower": partial(_stops, 0.01, "validation"),
     "stops_by_test": partial(_stops, 0.0, "test"),
-    **{f"error_at_{100 * level:.0f}": partial(_error_at, level) for level in LEVELS},
+    **{f"error_at_{100 * level:.0f}": partial(error_at, sparsity=level) for level in LEVELS},
 }
 
 
@@ -208,8 +206,7 @@ def _form(cells: Sequence[Recorded]) -> str:
 
 
 def _what(cells: Sequence[Recorded]) -> str:
-    metric = cells[0]["metric"]
-    return "error, %" if metric == "accuracy" else metric.replace("spearman", "rank correlation")
+    return error_name(cells[0]) + (", %" if cells[0]["metric"] == "accuracy" else "")
 
 
 def _minutes(cells: Sequence[Recorded]) -> str:
@@ -262,11 +259,7 @@ def every(cells: Sequence[Recorded]) -> str:
 
 def levels(cells: Sequence[Recorded]) -> str:
     """A row an arm that goes through levels: the test figure at each, the mean over networks."""
-    groups = {
-        arm: group
-        for arm, group in _groups(cells).items()
-        if all(len(path(cell)) > 5 for cell in group)
-    }
+    groups = {arm: group for arm, group in _groups(cells).items() if all(map(has_levels, group))}
     inside = [cell for group in groups.values() for cell in group]
     head = ["arm", "networks"]
     for level in LEVELS:
@@ -274,7 +267,7 @@ def levels(cells: Sequence[Recorded]) -> str:
         head.append(f"{100 * level:.0f} % ({100 * min(nearest):.1f} to {100 * max(nearest):.1f})")
     lines = [
         [arm, str(len(by_network(group, size)))]
-        + [_mean(group, partial(_error_at, level), _form(cells)) for level in LEVELS]
+        + [_mean(group, partial(error_at, sparsity=level), _form(cells)) for level in LEVELS]
         for arm, group in groups.items()
     ]
     return f"The test {_what(cells)}.\n\n" + _markdown(head, lines)

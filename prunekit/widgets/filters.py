@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +14,8 @@ from torch import Tensor, nn
 from prunekit._arguments import checked
 from prunekit.looks import FAINTEST, INK, NEGATIVE, POSITIVE
 from prunekit.mask import Mask
-from prunekit.widgets._static import script, style
+from prunekit.widgets import output
+from prunekit.widgets._static import VIEWS, script, style
 from prunekit.widgets.running import OfCell
 
 WHOLE = 100  # what stands for the layer's largest weight
@@ -71,7 +71,7 @@ class FilterView(OfCell, anywidget.AnyWidget):
     fit.
     """
 
-    _esm, _css = script("chart", "filters"), style("chart", "filters")
+    _esm, _css = script(*VIEWS["FilterView"][0]), style(*VIEWS["FilterView"][1])
     filters = traitlets.Dict().tag(sync=True)
 
     @checked
@@ -105,10 +105,7 @@ class FilterView(OfCell, anywidget.AnyWidget):
         """The pictures, as HTML that needs no script."""
         if not self.stored:
             return super().fallback()
-        kept = sum(share > 0 for share in self.filters["left"])
-        words = f"{len(self.filters['left'])} filters of {self.filters['layer']}, {kept} kept"
-        data = base64.b64encode(still(self.filters).encode()).decode()
-        return f'<img alt="{html.escape(words)}" src="data:image/svg+xml;base64,{data}">'
+        return output.drawn(still(self.filters))
 
     def __repr__(self) -> str:
         return f"FilterView({self.filters['layer']}, {len(self.filters['left'])} filters)"
@@ -156,8 +153,10 @@ def still(filters: Mapping[str, Any]) -> str:
     for lines, thick in ((frames, 0.1), (crosses, 0.3)):
         look = f'fill="none" stroke="{INK}" stroke-width="{thick}"'
         paths.append(f'<path {look} d="{"".join(lines)}"/>')
+    kept = sum(share > 0 for share in filters["left"])
+    says = html.escape(f"{many} filters of {filters['layer']}, {kept} kept")
     width, height = GAP + min(many, ROW) * (wide + GAP), GAP + -(-many // ROW) * (high + GAP)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        f'width="{9 * width}" height="{9 * height}">{"".join(paths)}</svg>'
+        f'<svg viewBox="0 0 {width} {height}" width="{9 * width}" height="{9 * height}" role="img" '
+        f'aria-label="{says}">{"".join(paths)}</svg>'
     )

@@ -11,7 +11,8 @@ function element(tag, attributes = {}, ...children) {
 // A line of a legend: what a mark of this colour means.
 function legendLine(text, colour, hollow = false) {
   const mark = element("span", {
-    class: "pk-mark", "aria-hidden": "true",
+    class: "pk-mark",
+    "aria-hidden": "true",
     style: `border-color: ${colour}; background: ${hollow ? "none" : colour}`,
   });
   return element("span", {}, mark, text);
@@ -37,17 +38,12 @@ function markOwn(event) {
 function keepKeys(box) {
   box.classList.add("pk-keys");
   box.addEventListener("keydown", stopOwn);
-  if (!window.prunekitMarks) addEventListener("keydown", markOwn, true); // once in a page
-  window.prunekitMarks = true;
+  if (!window["prunekitMarks"]) addEventListener("keydown", markOwn, true); // once in a page
+  window["prunekitMarks"] = true;
 }
 
 // The bytes of a trait: a DataView in a notebook, a Uint8Array in a page of its own.
 const bytesOf = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
-
-async function unpacked(view) {
-  const stream = new Blob([bytesOf(view)]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
-}
 
 // Bit i of a mask as numpy packs it; without bits everything is kept.
 const kept = (bits, i) => !bits || (bits[i >> 3] >> (7 - (i & 7))) & 1;
@@ -69,8 +65,9 @@ function colours(el) {
   };
 }
 
-// A colour and its opacity, from 0 to 1, as a pixel of `bitmap`.
-function pixel([r, g, b], opacity = 1) {
+// A colour [r, g, b] and its opacity, from 0 to 1, as a pixel of `bitmap`.
+function pixel(colour, opacity = 1) {
+  const [r, g, b] = colour;
   return ((Math.round(255 * opacity) << 24) | (b << 16) | (g << 8) | r) >>> 0;
 }
 
@@ -139,13 +136,19 @@ function axes(context, width, height, xs, ys, labels, look, least = 1) {
   context.textAlign = "right";
   context.textBaseline = "middle";
   for (const value of up) {
-    stroke(context, [[box.left, y(value)], [box.right, y(value)]]);
+    stroke(context, [
+      [box.left, y(value)],
+      [box.right, y(value)],
+    ]);
     context.fillText(written(value), box.left - 5, y(value));
   }
   context.textAlign = "center";
   context.textBaseline = "top";
   for (const value of ticks(...xs, least, Math.max(4, Math.floor(width / 80)))) {
-    stroke(context, [[x(value), box.bottom], [x(value), box.bottom + 4]]);
+    stroke(context, [
+      [x(value), box.bottom],
+      [x(value), box.bottom + 4],
+    ]);
     context.fillText(written(value), x(value), box.bottom + 5);
   }
   context.textBaseline = "bottom";

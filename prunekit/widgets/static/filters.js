@@ -2,6 +2,7 @@
 // and nothing else, so that a page without a kernel can give it a plain object instead.
 
 const SIDE = 64; // pixels of the page that a picture is wide
+const HOW = "Point at a filter, or move with the arrow keys.";
 const WHOLE = 100; // what stands for the layer's largest weight
 
 // What is known of a filter; they are counted from 0, as in the tensor.
@@ -26,10 +27,10 @@ function render({ model, el }) {
   const { layer, inputs, size, pictures, left } = filters;
   const remaining = left.filter((share) => share > 0).length;
   const summary = `${layer}: ${remaining} of ${pictures.length} filters kept`;
-  const words = element("div", { class: "pk-words", role: "status" });
+  const words = element("div", { class: "pk-words", role: "status" }, HOW);
   const grid = element("div", { class: "pk-filters", role: "listbox", "aria-label": summary });
   const crossed = element("span", {}, "crossed out: removed as a whole");
-  const mean = inputs > 1 ? `each the mean over its ${inputs} inputs; ` : "";
+  const mean = inputs > 1 ? `each filter is the mean over its ${inputs} inputs` : "";
   const root = element(
     "div",
     { class: "pk-view pk-filterview" },
@@ -37,7 +38,7 @@ function render({ model, el }) {
     grid,
     element("div", { class: "pk-legend" }, ...weightLegend(), crossed),
     words,
-    element("small", {}, `${mean}point at a filter, or move with the arrow keys`),
+    element("small", {}, mean),
   );
   const tiles = pictures.map((picture, i) => {
     const canvas = element("canvas", { "aria-hidden": true });

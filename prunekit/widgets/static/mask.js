@@ -8,23 +8,74 @@ const LARGE = 4; // pixels of the canvas, from which on a weight can be met with
 const WIDE = 5;
 
 // The places [row, column] on the straight way between two, with the last and without the first.
-function between([r, c], [toR, toC]) {
+function between(from, to) {
+  const [[r, c], [toR, toC]] = [from, to];
   const many = Math.max(Math.abs(toR - r), Math.abs(toC - c));
-  const part = (from, to, k) => Math.round(from + ((to - from) * k) / many);
+  const part = (start, end, k) => Math.round(start + ((end - start) * k) / many);
   return Array.from({ length: many }, (_, k) => [part(r, toR, k + 1), part(c, toC, k + 1)]);
 }
 
 // A corner of the picture such that it cannot be dragged out of sight.
 const within = (corner, least) => Math.max(Math.min(least, 0), Math.min(0, corner));
 
+// Without a kernel: what it does with layers and strokes, from weights that are a byte each.
+function answerAlone(model) {
+  const stored = model.get("stored");
+  const [keptElsewhere, countElsewhere] = model.get("rest");
+  const strokes = [];
+
+  function open() {
+    const { weights, scale, ...layer } = stored[model.get("layer")];
+    const size = layer.rows * layer.columns;
+    if (weights.length !== size) throw new Error(`${weights.length} weights, not ${size}`);
+    const values = Float32Array.from(new Int8Array(weights.buffer), (q) => q * Math.abs(q) * scale);
+    model.set("kept", { layer: layer.layer, bits: layer.bits });
+    model.set("shown", { ...layer, weights: new Uint8Array(values.buffer) });
+  }
+  function judge() {
+    let [left, count] = [keptElsewhere, countElsewhere];
+    for (const { rows, columns, bits } of Object.values(stored)) {
+      count += rows * columns;
+      for (let i = 0; i < rows * columns; i++) left += kept(bits, i) ? 1 : 0;
+    }
+    const words = "Run this cell (Shift+Enter) to see the accuracy that is left.";
+    model.set("verdict", `sparsity ${(1 - left / count).toFixed(3)}. ${words}`);
+  }
+  function put({ layer, keep, weights }) {
+    const { bits } = stored[layer];
+    const changed = weights.filter((i) => Boolean(kept(bits, i)) !== keep);
+    for (const i of changed) bits[i >> 3] ^= 0x80 >> (i & 7);
+    return { layer, keep: !keep, weights: changed };
+  }
+  model.send = (content) => {
+    if (content.undo) {
+      if (strokes.length) put(strokes.pop());
+    } else {
+      const stroke = put(content);
+      if (stroke.weights.length) strokes.push(stroke);
+    }
+    model.set("brushed", strokes.at(-1)?.layer ?? "");
+    open();
+    judge();
+  };
+  model.on("change:layer", open);
+  open();
+  judge();
+}
+
 function render({ model, el }) {
+  if (model.alone) answerAlone(model);
   const picture = document.createElement("canvas");
   const canvas = element("canvas", { class: "pk-weights", role: "application", tabindex: 0 });
   const words = element("div", { class: "pk-words", role: "status" });
   const verdict = element("div", { class: "pk-words", role: "status" });
   const modes = element("span", { role: "group", "aria-label": "what the pointer does" });
   const size = element("input", {
-    type: "range", min: 1, max: 25, value: WIDE, "aria-label": "width of the brush",
+    type: "range",
+    min: 1,
+    max: 25,
+    value: WIDE,
+    "aria-label": "width of the brush",
   });
   const undo = element("button", { type: "button" }, "Undo");
   const zooms = (name, sign) => {
@@ -34,18 +85,33 @@ function render({ model, el }) {
   const [near, far] = [zooms("nearer", "+"), zooms("farther", "−")];
   const which = element("select", { "aria-label": "layer" });
   const root = element(
-    "div", { class: "pk-view pk-maskview" },
+    "div",
+    { class: "pk-view pk-maskview" },
     element(
-      "div", { class: "pk-controls" }, "layer ", which, modes, undo, "brush ", size, far, near,
+      "div",
+      { class: "pk-controls" },
+      "layer ",
+      which,
+      modes,
+      undo,
+      "brush ",
+      size,
+      far,
+      near,
     ),
-    canvas, element("div", { class: "pk-legend" }, ...weightLegend()), words, verdict,
+    canvas,
+    element("div", { class: "pk-legend" }, ...weightLegend()),
+    words,
+    verdict,
   );
   keepKeys(root);
   el.append(root);
 
   let layer, across, rows, columns, values, mask, remaining, limit;
-  let zoom = 1, least = 1; // pixels of the canvas per weight, and those that show the whole layer
-  let left = 0, top = 0; // the corner of the layer on the canvas
+  let zoom = 1,
+    least = 1; // pixels of the canvas per weight, and those that show the whole layer
+  let left = 0,
+    top = 0; // the corner of the layer on the canvas
   let cursor = [0, 0];
   let mode = "look";
   let held = null; // where the pointer was, while it is down
@@ -83,7 +149,7 @@ function render({ model, el }) {
     ({ layer, rows, columns, across } = shown);
     if (other) values = new Float32Array(bytesOf(shown.weights).slice().buffer);
     const bits = bytesOf(model.get("kept").bits);
-    mask = Uint8Array.from(values, (_, i) => kept(bits, i));
+    mask = Uint8Array.from(values, (_, i) => (kept(bits, i) ? 1 : 0));
     for (const i of stroke) mask[i] = value(); // the kernel does not know of it yet
     remaining = mask.reduce((sum, one) => sum + one, 0);
     limit = values.reduce((most, v) => Math.max(most, Math.abs(v)), 0) / 2 || 1;
@@ -119,12 +185,14 @@ function render({ model, el }) {
     root.dataset.frames = Number(root.dataset.frames || 0) + 1;
   }
 
+  const number = (w) => (model.alone ? `≈${w.toPrecision(2)}` : w.toPrecision(3));
+
   function tell() {
     const [r, c] = cursor;
     const i = r * columns + c;
     const state = mask[i] ? "kept" : "removed";
     words.textContent =
-      `output ${r}, ${across} ${c}: ${values[i].toPrecision(3)}, ${state}; ` +
+      `output ${r}, ${across} ${c}: ${number(values[i])}, ${state}; ` +
       `${remaining} of ${mask.length} weights of the layer kept`;
     canvas.setAttribute("aria-label", `weights of ${layer}; ${words.textContent}`);
   }
@@ -139,7 +207,8 @@ function render({ model, el }) {
 
   const value = () => (mode === "restore" ? 1 : 0); // that the brush gives a weight
 
-  function brush([r, c]) {
+  function brush(place) {
+    const [r, c] = place;
     if (model.get("layer") !== layer) return; // another one is on its way
     const radius = (Number(size.value) - 1) / 2;
     const to = value();
@@ -159,10 +228,9 @@ function render({ model, el }) {
   }
 
   function send() {
-    if (stroke.size) {
-      model.send({ layer, keep: mode === "restore", weights: [...stroke] });
-    }
+    const weights = [...stroke];
     stroke = new Set();
+    if (weights.length) model.send({ layer, keep: mode === "restore", weights });
   }
 
   function closer(factor, x = canvas.width / 2, y = canvas.height / 2) {

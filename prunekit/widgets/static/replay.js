@@ -4,31 +4,39 @@
 const RATES = [1, 4, 10, 30, 60]; // steps a second
 const PHASES = { train: "training, epoch", "fine-tune": "fine-tuning, epoch", prune: "cut" };
 
-// For each layer the mask at every step: an index into its distinct masks, and those as bits.
+// For each layer which history each weight has, the changes up to each step, and the histories as
+// rows of bits, one a change.
 function masksOf(layers, bytes, count) {
-  const sizes = layers.map((layer) => Math.ceil((layer.rows * layer.columns) / 8));
-  const whole = layers.reduce((sum, layer, i) => sum + layer.changes.length * sizes[i], 0);
-  if (bytes.length !== whole) throw new Error(`${bytes.length} bytes of masks, not ${whole}`);
   let offset = 0;
+  const next = (length) => {
+    if (offset + length > bytes.length) throw new Error(`only ${bytes.length} bytes of masks`);
+    return bytes.slice(offset, (offset += length));
+  };
   return layers.map((layer) => {
-    const size = layer.rows * layer.columns;
-    const length = Math.ceil(size / 8);
-    const distinct = layer.changes.map(() => {
-      const bits = bytes.subarray(offset, offset + length);
-      offset += length;
-      return bits;
-    });
+    const wide = Math.ceil(layer.changes.length / 8);
+    const rows = next(layer.histories * wide);
+    const numbers = { 1: Uint8Array, 2: Uint16Array, 4: Uint32Array }[layer.width];
+    const size = layer.histories && layer.rows * layer.columns;
+    const histories = new numbers(next(size * layer.width).buffer);
     const at = new Array(count).fill(-1); // −1: everything is kept
     layer.changes.forEach((step, i) => at.fill(i, step));
-    return { ...layer, distinct, at };
+    return { ...layer, wide, bits: rows, of: histories, at };
   });
 }
 
+// Whether a weight is kept at a step, as a function of its place in the layer.
+function keptAt({ histories, wide, bits, of, at }, frame) {
+  const change = at[frame];
+  if (change < 0) return () => true;
+  const rows = Array.from({ length: histories }, (_, row) => kept(bits, 8 * wide * row + change));
+  return (i) => rows[of[i]];
+}
+
 function drawMask(canvas, layer, frame, look) {
-  const bits = layer.at[frame] < 0 ? null : layer.distinct[layer.at[frame]];
+  const isKept = keptAt(layer, frame);
   const on = pixel(look.kept);
   let n = 0;
-  bitmap(canvas, layer.columns, layer.rows, (i) => (kept(bits, i) ? (n++, on) : 0));
+  bitmap(canvas, layer.columns, layer.rows, (i) => (isKept(i) ? (n++, on) : 0));
   return n;
 }
 
@@ -38,10 +46,10 @@ function drawPixels(canvas, layer, first, frame, look) {
   const none = layer !== first || !Number.isInteger(side) || side < 8;
   canvas.parentElement.hidden = none;
   if (none) return;
-  const bits = layer.at[frame] < 0 ? null : layer.distinct[layer.at[frame]];
+  const isKept = keptAt(layer, frame);
   const left = new Float64Array(layer.columns);
   for (let r = 0, i = 0; r < layer.rows; r++) {
-    for (let c = 0; c < layer.columns; c++, i++) if (kept(bits, i)) left[c]++;
+    for (let c = 0; c < layer.columns; c++, i++) if (isKept(i)) left[c]++;
   }
   const most = Math.max(1, ...left);
   bitmap(canvas, side, side, (c) => pixel(look.kept, left[c] / most));
@@ -53,18 +61,31 @@ function drawCurve(canvas, run, frame, look) {
   const high = Math.max(...values, run.dense ?? -Infinity);
   const margin = 0.05 * (high - low || 0.1);
   const { context, x, y, box } = chart(
-    canvas, [1, run.value.length], [low - margin, high + margin], ["step", run.metric], look,
+    canvas,
+    [1, run.value.length],
+    [low - margin, high + margin],
+    ["step", run.metric],
+    look,
   );
   if (run.dense !== null) {
     context.strokeStyle = look.text;
     context.setLineDash([5, 4]);
-    stroke(context, [[box.left, y(run.dense)], [box.right, y(run.dense)]]);
+    stroke(context, [
+      [box.left, y(run.dense)],
+      [box.right, y(run.dense)],
+    ]);
     context.setLineDash([]);
   }
   context.strokeStyle = `rgb(${look.kept})`;
   context.lineWidth = 1.5;
-  const known = run.value.slice(0, frame + 1).map((v, i) => [i + 1, v]).filter(([, v]) => v !== null);
-  stroke(context, known.map(([step, v]) => [x(step), y(v)]));
+  const known = run.value
+    .slice(0, frame + 1)
+    .map((v, i) => [i + 1, v])
+    .filter(([, v]) => v !== null);
+  stroke(
+    context,
+    known.map(([step, v]) => [x(step), y(v)]),
+  );
   context.fillStyle = look.text;
   if (run.value[frame] !== null) dot(context, x(frame + 1), y(run.value[frame]), 4);
 }
@@ -127,7 +148,11 @@ function render({ model, el }) {
   const back = element("button", { type: "button", "aria-label": "one step back" }, "‹");
   const on = element("button", { type: "button", "aria-label": "one step on" }, "›");
   const slider = element("input", {
-    type: "range", min: 0, max: Math.max(count - 1, 0), step: 1, "aria-label": "step of the run",
+    type: "range",
+    min: 0,
+    max: Math.max(count - 1, 0),
+    step: 1,
+    "aria-label": "step of the run",
   });
   const speed = element("select", { "aria-label": "speed" });
   for (const rate of RATES) speed.append(element("option", { value: rate }, `${rate} steps/s`));
@@ -142,18 +167,21 @@ function render({ model, el }) {
   const legend = element("div", { class: "pk-legend" });
   const caption = (text) => element("figcaption", {}, text);
   const root = element(
-    "div", { class: "pk-view pk-replay" },
+    "div",
+    { class: "pk-view pk-replay" },
     element("strong", {}, run.title),
     element("div", { class: "pk-controls" }, play, back, on, slider, speed),
     words,
     element(
-      "div", { class: "pk-charts" },
+      "div",
+      { class: "pk-charts" },
       element("figure", {}, curve, element("div", { class: "pk-legend" }, dashed)),
       element("figure", {}, lineage, legend),
     ),
     element("label", {}, "layer ", which),
     element(
-      "div", { class: "pk-masks" },
+      "div",
+      { class: "pk-masks" },
       element("figure", {}, mask, caption("the mask of the layer: a row an output; blue is kept")),
       element("figure", {}, pixels, caption("connections left of each pixel: the bluer, the more")),
     ),
@@ -231,17 +259,13 @@ function render({ model, el }) {
   resized.observe(root);
   const end = recoloured(draw);
 
+  try {
+    layers = masksOf(run.layers, bytesOf(model.get("masks")), count);
+    for (const layer of layers) which.append(element("option", {}, layer.name));
+  } catch {
+    damaged = ". The masks of this run are damaged and cannot be shown.";
+  }
   draw();
-  unpacked(model.get("masks"))
-    .then((bytes) => {
-      layers = masksOf(run.layers, bytes, count);
-      for (const layer of layers) which.append(element("option", {}, layer.name));
-      draw();
-    })
-    .catch(() => {
-      damaged = ". The masks of this run are damaged and cannot be shown.";
-      draw();
-    });
   return () => {
     ended = true;
     end();

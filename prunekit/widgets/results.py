@@ -1,0 +1,274 @@
+"""`Results`: the recorded cells of an experiment, a mark each, by any two of their numbers."""
+
+from __future__ import annotations
+
+import base64
+import html
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import anywidget
+import traitlets
+
+from prunekit import experiments
+from prunekit._arguments import checked
+from prunekit.experiments.records import (
+    LEVELS,
+    Measure,
+    Recorded,
+    by_network,
+    command,
+    error_at,
+    error_name,
+    has_levels,
+    is_timed,
+    minutes,
+    readable,
+    within_networks,
+)
+from prunekit.looks import INK, looks
+from prunekit.report import mean_and_spread
+from prunekit.widgets._static import script, style
+from prunekit.widgets.running import OfCell
+
+MANY = 8  # arms that are shown at first
+
+
+class Measured(NamedTuple):
+    """A number that a cell has: its unit, and to how many decimals it is written."""
+
+    of: Measure
+    unit: str
+    digits: int
+    spreads: bool = True  # it is no mere name, so means and spreads say something
+
+
+def _sparsity(cell: Recorded) -> float:
+    kept = [row["kept"] for row in experiments.rows(cell) if row["phase"] != "train"]
+    return 100 * (1 - kept[-1] / cell["prunable"]) if kept else 0.0
+
+
+def _network(cell: Recorded) -> float:
+    (network,) = by_network([cell], experiments.size)
+    return network
+
+
+def _at(level: float, cell: Recorded) -> float:
+    return error_at(cell, level) if has_levels(cell) else math.nan
+
+
+def measures(cells: Sequence[Recorded]) -> dict[str, Measured]:
+    """The numbers that such cells have, by name."""
+    what, counts = error_name(cells[0]), cells[0]["metric"] == "accuracy"
+    form, lost = (("%", 2), ("points", 2)) if counts else (("", 3), ("", 3))
+    found = {
+        "size": Measured(experiments.size, "×", 1),
+        "weights removed": Measured(_sparsity, "%", 1),
+        f"validation {what}": Measured(partial(experiments.error, split="validation"), *form),
+        f"test {what}": Measured(experiments.error, *form),
+        f"test {what} when dense": Measured(experiments.unpruned, *form),
+        "lost in the test": Measured(experiments.lost, *lost),
+        "minutes": Measured(minutes, "", 1),
+        "network": Measured(_network, "", 0, spreads=False),
+        "seed": Measured(lambda cell: cell["seed"], "", 0, spreads=False),
+        **{
+            f"test {what} at {100 * level:.0f} % removed": Measured(partial(_at, level), *form)
+            for level in LEVELS
+        },
+    }
+
+    def usual(measure: Measured) -> bool:  # at least half of the cells have it
+        return 2 * sum(math.isfinite(measure.of(cell)) for cell in cells) >= len(cells)
+
+    return {name: measure for name, measure in found.items() if usual(measure)}
+
+
+def _number(value: float) -> float | None:
+    """To five digits, so that the file is the same everywhere; None for what is no number."""
+    return float(f"{value:.5g}") if math.isfinite(value) else None
+
+
+# The marks of `looks` as letters, full and hollow, for the still picture.
+MARKS = {
+    "o": "●○", "s": "■□", "D": "◆◇", "^": "▲△", "v": "▼▽", "<": "◀◁", ">": "▶▷", "P": "✚┼",
+    "X": "✖×", "*": "★☆", "h": "⬢⬡", "p": "⬟⬠",
+}  # fmt: skip
+
+
+def told(name: str, title: str = "", folder: Path | None = None) -> dict[str, Any]:
+    """The recorded cells of an experiment as plain values: what `Results` shows.
+
+    ``measures`` says what the numbers are; of each arm there are the means over its networks, the
+    standard deviations over them, and, where a network has several seeds, those over the seeds of
+    one; of each cell its own. ``damaged`` tells what cannot be read.
+    Raises ValueError if there is no cell.
+    """
+    experiment = experiments.load(name)
+    cells, damaged = readable(name, folder)
+    if not cells:
+        raise ValueError(
+            f"Results: {name} has no recorded cells that can be read. "
+            f"`python -m prunekit reproduce {name}` computes them."
+        )
+    found = measures(cells)
+    names = [*dict.fromkeys(cell["arm"] for cell in cells)]
+    groups = {arm: [cell for cell in cells if cell["arm"] == arm] for arm in names}
+    drawn = _looks(groups)
+    return {
+        "title": title or experiment.title,
+        "measures": [
+            {"name": n, "unit": m.unit, "digits": m.digits, "spreads": m.spreads}
+            for n, m in found.items()
+        ],
+        "timed": [*found].index("minutes"),
+        "arms": [
+            {"name": arm, **drawn[arm], **_arm(group, found)} for arm, group in groups.items()
+        ],
+        "cells": [
+            {
+                "arm": names.index(cell["arm"]),
+                "network": int(_network(cell)),
+                "seed": cell["seed"],
+                "values": [_number(m.of(cell)) for m in found.values()],
+                "timed": is_timed(cell),
+                "command": command(cell),
+            }
+            for cell in cells
+        ],
+        "damaged": [f"A cell is left out: {error}" for error in damaged],
+    }
+
+
+def _looks(groups: Mapping[str, Sequence[Recorded]]) -> dict[str, dict[str, Any]]:
+    """Colour and mark of each arm: those that its name has everywhere, whatever the network. Where
+    a line would be dashed, the mark is hollow."""
+    short = {arm: arm.removeprefix(f"{cells[0]['model']} ") for arm, cells in groups.items()}
+    found = looks(short.values())
+    return {
+        arm: {"colour": look.colour, "marker": look.marker or "o", "hollow": look.dash != "-"}
+        for arm, look in ((arm, found[name]) for arm, name in short.items())
+    }
+
+
+def _arm(cells: Sequence[Recorded], found: Mapping[str, Measured]) -> dict[str, Any]:
+    of = [[*by_network(cells, m.of).values()] for m in found.values()]
+    return {
+        "networks": len(of[0]),
+        "timed": all(map(is_timed, cells)),
+        "means": [_number(statistics.fmean(values)) for values in of],
+        "spreads": [_number(mean_and_spread(values)[1]) for values in of],
+        "seeds": [_number(within_networks(cells, m.of)) for m in found.values()],
+    }
+
+
+class Results(OfCell, anywidget.AnyWidget):
+    """The recorded cells of an experiment: choose arms and two measures, point at a mark.
+
+    `x` and `y` are the measures across and up: at first "size", or where all cells have the same
+    the validation error, and the test error. `shown` are the arms that are drawn, at first eight. A
+    cell that is damaged is named below, and the others are shown. Raises ValueError for a measure
+    or an arm that there is not.
+    """
+
+    _esm = script("chart", "results")
+    _css = style("chart", "results")
+    results = traitlets.Dict().tag(sync=True)
+    x = traitlets.Unicode().tag(sync=True)
+    y = traitlets.Unicode().tag(sync=True)
+    shown = traitlets.List(traitlets.Unicode()).tag(sync=True)
+
+    @checked
+    def __init__(
+        self,
+        name: str,
+        *,
+        x: str = "",
+        y: str = "",
+        shown: Sequence[str] | None = None,
+        title: str = "",
+        folder: Path | None = None,
+    ):
+        results = told(name, title, folder)
+        there = [arm["name"] for arm in results["arms"]]
+        known = [measure["name"] for measure in results["measures"]]
+        sizes = [cell["values"][0] for cell in results["cells"]]
+        validation, test = known[2:4]
+        x, y = x or ("size" if max(sizes) > 1.05 * min(sizes) else validation), y or test
+        _among("measure", known, (x, y))
+        _among("arm", there, shown or ())
+        chosen = [*(shown if shown is not None else there[:MANY])]
+        super().__init__(results=results, x=x, y=y, shown=chosen)
+
+    def lasting(self) -> dict[str, Any]:
+        """The data that a page needs to show it without a kernel."""
+        return {name: getattr(self, name) for name in ("results", "x", "y", "shown")}
+
+    def fallback(self) -> str:
+        return picture(self.lasting())
+
+    def __repr__(self) -> str:
+        return f"Results({len(self.results['cells'])} cells of {len(self.results['arms'])} arms)"
+
+
+def _among(what: str, known: Sequence[str], asked: Sequence[str]) -> None:
+    for name in asked:
+        if name not in known:
+            raise ValueError(f"Results: {what} must be one of {[*known]}, got {name!r}")
+
+
+WIDE, HIGH = 640, 320
+
+
+def _letter(arm: Mapping[str, Any]) -> str:
+    return MARKS[arm["marker"]][arm["hollow"]]
+
+
+def picture(shown: Mapping[str, Any]) -> str:
+    """A still of what `Results` shows at first, as HTML: the same text on every machine."""
+    results = shown["results"]
+    names = [measure["name"] for measure in results["measures"]]
+    at = [names.index(shown["x"]), names.index(shown["y"])]
+    marks = [
+        (results["arms"][cell["arm"]], [cell["values"][i] for i in at])
+        for cell in results["cells"]
+        if results["arms"][cell["arm"]]["name"] in shown["shown"]
+    ]
+    marks = [(arm, point) for arm, point in marks if None not in point]
+    lines, ends = [], []
+    for axis in (0, 1):
+        values = [point[axis] for _, point in marks] or [0.0, 1.0]
+        margin = 0.05 * (max(values) - min(values)) or 0.5
+        ends.append((min(values) - margin, max(values) + margin))
+        digits = results["measures"][at[axis]]["digits"]
+        ticks = [f"{v:.{digits}f}" for v in (min(values), max(values))]
+        name = html.escape(f"{names[at[axis]]} from {ticks[0]} to {ticks[1]}")
+        turn = "" if axis == 0 else f' transform="rotate(-90 14 {HIGH / 2:g})"'
+        x, y = (WIDE / 2, HIGH - 8) if axis == 0 else (14, HIGH / 2)
+        lines.append(f'<text x="{x:g}" y="{y:g}" fill="{INK}"{turn}>{name}</text>')
+    lines.append(f'<path d="M30 10V{HIGH - 30}H{WIDE - 10}" fill="none" stroke="{INK}"/>')
+    for arm, point in marks:
+        x, y = ((v - low) / (high - low) for v, (low, high) in zip(point, ends, strict=True))
+        place = f'x="{30 + x * (WIDE - 40):.1f}" y="{HIGH - 25 - y * (HIGH - 40):.1f}"'
+        lines.append(f'<text {place} fill="{arm["colour"]}">{_letter(arm)}</text>')
+    svg = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDE} {HIGH}" width="{WIDE}" '
+        f'height="{HIGH}" font-family="sans-serif" font-size="13" text-anchor="middle">'
+        + "".join(lines)
+        + "</svg>"
+    )
+    code = base64.b64encode(svg.encode()).decode()
+    legend = ", ".join(
+        f'<span style="color: {arm["colour"]}">{_letter(arm)}</span> {html.escape(arm["name"])}'
+        for arm in results["arms"]
+        if arm["name"] in shown["shown"]
+    )
+    alt = html.escape(f"{len(marks)} cells: {shown['y']} over {shown['x']}")
+    title = html.escape(results["title"])
+    return (
+        f"<p><b>{title}</b></p>"
+        f'<img alt="{alt}" src="data:image/svg+xml;base64,{code}"><p>{legend}</p>'
+    )
