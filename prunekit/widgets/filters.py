@@ -64,8 +64,10 @@ class FilterView(OfCell, anywidget.AnyWidget):
     is crossed out, and its weights stand back; of the others, removed weights are empty. Point at a
     filter, or move with the arrow keys, to read its number (counted from 0, as in the tensor), its
     score and its L1 norm. `scores` are a number a filter, or weights' scores by parameter name,
-    which are summed. Of a network that is trained in the notebook, which differs from one processor
-    to another, pass ``stored=False``: then the notebook's file gets no picture of it.
+    which are summed.
+
+    With `stored`, the pictures go into the notebook's file and live on there without a kernel: say
+    so only of what is alike on every processor, such as weights that were not trained there.
 
     Raises ValueError for a layer that is no convolution over two axes, and for scores that do not
     fit.
@@ -82,7 +84,7 @@ class FilterView(OfCell, anywidget.AnyWidget):
         scores: Mapping[str, Tensor] | Tensor | None = None,
         mask: Mask | None = None,
         *,
-        stored: bool = True,
+        stored: bool = False,
     ):
         there = [name for name, p in model.named_parameters() if p.ndim == 4 and p.numel()]
         layer = layer or (there[0] if there else "")
@@ -103,8 +105,6 @@ class FilterView(OfCell, anywidget.AnyWidget):
 
     def fallback(self) -> str:
         """The pictures, as HTML that needs no script."""
-        if not self.stored:
-            return super().fallback()
         return output.drawn(still(self.filters))
 
     def __repr__(self) -> str:

@@ -76,6 +76,7 @@ function render({ model, el }) {
     event.preventDefault();
     tiles[to]?.focus();
   };
+  return () => {}; // nothing outside of the view is watched
 }
 
 export default { render };
