@@ -180,24 +180,19 @@ def scatter(
     y: str,
     title: str = "",
     lines: Mapping[str, float] | None = None,
-    log: bool = False,
 ) -> Figure:
     """Every run a dot (x, y), its group told by colour and marker.
 
-    `lines` are vertical ones at a value of x, such as a size that a paper tells; with `log` the x
-    axis is logarithmic.
+    `lines` are vertical ones at a value of x, such as a size that a paper tells.
     """
     figure, axis = axes(title, x, y)
     look = looks([*groups, *(lines or {})])
     for label, value in (lines or {}).items():
         axis.axvline(value, color=look[label].colour, linestyle=":", linewidth=1.5, label=label)
     for label, points in groups.items():
-        across, up = zip(*points, strict=True)
+        across, up = [point[0] for point in points], [point[1] for point in points]
         marker = look[label].marker or "o"
         axis.scatter(across, up, 36, look[label].colour, marker=marker, label=label)
-    if log:
-        axis.set_xscale("log")
-        _whole_ticks(axis)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
@@ -279,17 +274,12 @@ def dots(
     axis.set_ylim(len(rows) - 0.5, -0.5)
     if log:
         axis.set_xscale("log")
-        _whole_ticks(axis)
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(ScalarFormatter())
+        axis.xaxis.set_minor_locator(NullLocator())
     if lines or any(series):
         axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
-
-
-def _whole_ticks(axis: Axes) -> None:
-    """1, 2, 5, 10, … along a logarithmic x axis, written out."""
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.xaxis.set_major_formatter(ScalarFormatter())
-    axis.xaxis.set_minor_locator(NullLocator())
 
 
 @checked
