@@ -108,7 +108,7 @@ def test_a_page_needs_nothing_else_and_no_text_gets_out_of_it():
     assert "<img" not in text
     assert "<title>&lt;b&gt;a" in text
     assert not re.search(r"https?://|import\s|src=", text)
-    found = json.loads(re.search(r'id="data">(.*?)</script>', text)[1])["data"]["run"]
+    found = json.loads(re.search(r'"replay"\), (.*)\);', text)[1])["run"]
     assert found["layers"][0]["name"] == name
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from prunekit._files import replacing
 from prunekit.report import Report
 from prunekit.steps import Step
 from prunekit.widgets import output
-from prunekit.widgets._static import VIEWS, alone, script, style
+from prunekit.widgets._static import VIEWS, script, style
 from prunekit.widgets.lineage import Source, family, finite, metric_of, opened
 from prunekit.widgets.running import OfCell
 
@@ -131,15 +130,11 @@ PAGE = """<!doctype html>
 <style>
 :root {{ color-scheme: light dark; }}
 body {{ margin: 2em auto; max-width: 900px; padding: 0 1em; font-family: sans-serif; }}
-{css}</style>
+</style>
 <body>
-<main id="replay"></main>
-<script type="application/json" id="data">{data}</script>
-<script type="module">
-{js}
-const {{ data }} = JSON.parse(document.getElementById("data").textContent);
-show(document.getElementById("replay"), data);
-</script>
+<main>
+{shown}
+</main>
 </body>
 </html>
 """
@@ -147,14 +142,8 @@ show(document.getElementById("replay"), data);
 
 def page(shown: Mapping[str, Any]) -> str:
     """One page that replays a run in any browser: no kernel, no network. `shown` is of `traits`."""
-    data = json.dumps(output.lasting("Replay", {**shown, "frame": 0}))
-    js, css = alone("Replay")
-    return PAGE.format(
-        title=html.escape(shown["run"]["title"]),
-        css=css,
-        data=data.replace("<", "\\u003c"),  # no text ends the script
-        js=js,
-    )
+    replay = output.alive(output.lasting("Replay", {**shown, "frame": 0}), "replay")
+    return PAGE.format(title=html.escape(shown["run"]["title"]), shown=replay)
 
 
 def write_page(name: str, path: str | os.PathLike[str]) -> Path:
