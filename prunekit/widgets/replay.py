@@ -65,19 +65,21 @@ def traits(steps: Sequence[Step], title: str = "", dense: float | None = None) -
 
 
 def _histories(masks: Sequence[Any]) -> tuple[int, int, bytes]:
-    """How many histories the weights of a layer have, the bytes of a number, and both as bytes.
+    """How many histories the weights of a layer have, the bits of a number, and both as bytes.
 
     Of masks `(n,)` one after the other few weights have a history of their own: a removed one stays
     so. First comes a row of bits a history, whether the weight is kept at each change; then for
-    each weight the number of its row, in 1, 2 or 4 bytes, the lowest first.
+    each weight the number of its row.
     """
     if not masks:
-        return 0, 1, b""
+        return 0, 0, b""
     bits = numpy.packbits(numpy.stack(masks, axis=1), axis=1)  # (n, bytes)
     rows = numpy.ascontiguousarray(bits).view(f"V{bits.shape[1]}").reshape(-1)
     found, numbers = numpy.unique(rows, return_inverse=True)
-    width = 1 if len(found) <= 2**8 else 2 if len(found) <= 2**16 else 4
-    return len(found), width, found.tobytes() + numbers.astype(f"<u{width}").tobytes()
+    width = (len(found) - 1).bit_length()
+    places = [(numbers >> place) & 1 for place in reversed(range(width))]
+    told = numpy.packbits(numpy.stack(places, axis=1)).tobytes() if places else b""
+    return len(found), width, found.tobytes() + told
 
 
 class Replay(OfCell, anywidget.AnyWidget):
@@ -103,12 +105,13 @@ class Replay(OfCell, anywidget.AnyWidget):
         *,
         stored: bool | None = None,
     ):
-        self.source = opened(source, title)
+        self.source, self.name = opened(source, title), source if isinstance(source, str) else ""
         self.stored = isinstance(source, str) if stored is None else stored
         super().__init__(**_of(self.source))
 
     def lasting(self) -> Mapping[str, Any] | None:
-        return {"run": self.run, "masks": self.masks, "frame": 0} if self.stored else None
+        shown = {"experiment": self.name, "run": self.run, "masks": self.masks, "frame": 0}
+        return shown if self.stored else None
 
     def fallback(self) -> str:
         steps, title, dense = self.source.steps, self.source.title, self.source.dense
