@@ -2,7 +2,13 @@
 // commands behind them. Nothing runs in the server but the serving of files.
 
 import { ILayoutRestorer, JupyterFrontEnd, JupyterFrontEndPlugin } from '@jupyterlab/application';
-import { Dialog, ICommandPalette, MainAreaWidget, showDialog, showErrorMessage } from '@jupyterlab/apputils';
+import {
+  Dialog,
+  ICommandPalette,
+  MainAreaWidget,
+  showDialog,
+  showErrorMessage
+} from '@jupyterlab/apputils';
 import { IDocumentManager } from '@jupyterlab/docmanager';
 import { ILauncher } from '@jupyterlab/launcher';
 import { INotebookTracker } from '@jupyterlab/notebook';
@@ -84,7 +90,8 @@ const plugin: JupyterFrontEndPlugin<void> = {
       label: args => `Replay the recorded run: ${args['name'] ?? ''}`,
       execute: guarded(async ({ name }) => {
         const content = new Widget();
-        content.node.style.cssText = 'overflow: auto; padding: 16px; color: var(--jp-ui-font-color1)';
+        content.node.style.cssText =
+          'overflow: auto; padding: 16px; color: var(--jp-ui-font-color1)';
         const tab = new MainAreaWidget({ content });
         tab.title.label = `Replay ${name}`;
         tab.title.icon = icon;

@@ -9,7 +9,8 @@ import { Ids } from './ids';
 function button(label: string, title: string, act: () => void): HTMLButtonElement {
   const made = document.createElement('button');
   made.className = 'jp-mod-styled jp-mod-minimal';
-  made.style.cssText = 'white-space: normal; text-align: left; height: auto; padding: 4px 8px; margin: 0 0 6px;';
+  made.style.cssText =
+    'white-space: normal; text-align: left; height: auto; padding: 4px 8px; margin: 0 0 6px;';
   made.textContent = label; // never as HTML: a name may hold anything
   made.title = title;
   made.onclick = act;
