@@ -1,9 +1,10 @@
 """Packs the JupyterLab extension into the wheel, with the notebooks and a list of them as assets.
 
 The cards of the launcher are read from the notebooks' own metadata here, so that a notebook that is
-added later appears by itself.
+added later appears by itself. The scripts of the views that need no kernel are joined here, too.
 """
 
+import importlib.util
 import json
 import shutil
 import tempfile
@@ -14,15 +15,37 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 EXTENSION = "share/jupyter/labextensions/prunekit-lab"
 
 
+def texts(root):
+    """What shows views without a kernel: file -> module or style sheet."""
+    place = root / "prunekit" / "widgets" / "_static.py"  # the package itself would import torch
+    spec = importlib.util.spec_from_file_location("static", place)
+    static = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(static)
+    found = {"connection.css": static.style("connection")}
+    for view in static.VIEWS:
+        found[f"{view}.js"], found[f"{view}.css"] = static.alone(view)
+    return found
+
+
 def index(root):
     """What the extension is told: the notebooks with their metadata, the runs to replay."""
-    notebooks = []
+    notebooks, replays = [], {}
     for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb")):
-        about = json.loads(path.read_text(encoding="utf-8"))["metadata"]["prunekit"]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        about = content["metadata"]["prunekit"]
         notebooks.append({"file": path.name} | {k: about[k] for k in ("title", "paper", "minutes")})
-    results = root / "prunekit" / "experiments" / "results"
-    replays = sorted(path.parent.name for path in results.glob("*/showcase.npz"))
+        for name in recorded(content):
+            replays.setdefault(name, path.name)
     return {"notebooks": notebooks, "replays": replays}
+
+
+def recorded(content):
+    """The experiments whose recorded run a notebook replays from data in its outputs."""
+    for cell in content.get("cells", ()):
+        for output in cell.get("outputs", ()):
+            shown = output.get("data", {}).get("application/vnd.prunekit.view+json", {})
+            if shown.get("view") == "Replay" and shown["data"]["experiment"]:
+                yield shown["data"]["experiment"]
 
 
 class Hook(BuildHookInterface):
@@ -40,6 +63,9 @@ class Hook(BuildHookInterface):
                 places[path] = path.relative_to(built).as_posix()
         for entry in about["notebooks"]:
             places[root / "notebooks" / entry["file"]] = f"notebooks/{entry['file']}"
+        for name, text in texts(root).items():
+            (self.made / name).write_text(text, encoding="utf-8")
+            places[self.made / name] = f"views/{name}"
         shared = build_data["shared_data"]
         shared.update({str(path): f"{EXTENSION}/{place}" for path, place in places.items()})
 

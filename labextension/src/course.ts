@@ -1,7 +1,9 @@
 // The notebooks of the course: originals that come with the extension, copies that are worked in.
 
-import { PageConfig, URLExt } from '@jupyterlab/coreutils';
+import { URLExt } from '@jupyterlab/coreutils';
 import { Contents } from '@jupyterlab/services';
+
+import { ASSETS, VIEW } from './ids';
 
 /** What the card of a notebook shows; read from the notebook's own metadata when it is packed. */
 export interface IEntry {
@@ -13,18 +15,12 @@ export interface IEntry {
 
 export interface IIndex {
   notebooks: IEntry[];
-  /** Names of the experiments whose recorded run can be replayed. */
-  replays: string[];
+  /** Experiments whose recorded run can be replayed, and the notebook in which its data are. */
+  replays: Record<string, string>;
 }
 
-const ASSETS = URLExt.join(
-  PageConfig.getOption('fullLabextensionsUrl'),
-  'prunekit-lab',
-  'notebooks'
-);
-
 async function fetched(file: string): Promise<any> {
-  const answer = await fetch(URLExt.join(ASSETS, encodeURIComponent(file)));
+  const answer = await fetch(URLExt.join(ASSETS, 'notebooks', encodeURIComponent(file)));
   if (!answer.ok) {
     throw new Error(`prunekit: ${file} is missing (${answer.status}); install the package again`);
   }
@@ -45,27 +41,31 @@ export class Course {
     }
   }
 
-  /** Put the original in the place of the working copy; what its cells answer is not told. */
+  /**
+   * Put the original in the place of the working copy; what its cells answer is not told, but for
+   * what a cell tagged `keep` shows.
+   */
   async reset(file: string): Promise<void> {
     const original = await fetched(file);
     for (const cell of original.cells.filter((each: any) => each.cell_type === 'code')) {
+      const keep = cell.metadata.tags?.includes('keep');
       cell.execution_count = null;
-      cell.outputs = [];
+      cell.outputs = keep ? cell.outputs : [];
+      for (const output of cell.outputs) {
+        if ('execution_count' in output) {
+          output.execution_count = null;
+        }
+      }
     }
     await this.save(file, original);
   }
 
-  /** A notebook that replays the recorded run of an experiment; gives its file. */
-  async replay(name: string): Promise<string> {
-    const file = `replay_${name}.ipynb`;
-    const source = `from prunekit.widgets import Replay\n\nReplay(${JSON.stringify(name)})`;
-    const cell = { cell_type: 'code', execution_count: null, metadata: {}, outputs: [], source };
-    const kernelspec = { name: 'python3', display_name: 'Python 3', language: 'python' };
-    const notebook = { cells: [cell], metadata: { kernelspec }, nbformat: 4, nbformat_minor: 4 };
-    if ((await this.found(file)) === null) {
-      await this.save(file, notebook);
-    }
-    return file;
+  /** The data of the recorded run of an experiment. */
+  async recorded(name: string): Promise<unknown> {
+    const original = await fetched((await this.index()).replays[name]);
+    const outputs: any[] = original.cells.flatMap((cell: any) => cell.outputs ?? []);
+    const shown = outputs.map(output => output.data?.[VIEW]?.data);
+    return shown.find(data => data?.experiment === name);
   }
 
   /** Whether every code cell of the working copy was run, without an error. */

@@ -1,8 +1,20 @@
-"""The views' scripts and style sheets, joined: what is read in a notebook cannot import a file."""
+"""The views' scripts and style sheets, joined: what is read in a notebook cannot import a file.
+
+Nothing else of the package is imported here: the wheel is built with these texts, too.
+"""
 
 from pathlib import Path
 
 HERE = Path(__file__).parent / "static"
+EXPORT = "export default { render };"
+
+# Each view that can live without a kernel: its scripts and its style sheets, in their order.
+VIEWS = {
+    "GeneMap": (("chart", "genemap"), ("chart", "genemap")),
+    "LineageView": (("chart", "lineage", "lineageview"), ("chart", "lineage")),
+    "MaskView": (("chart", "mask"), ("chart", "mask")),
+    "Replay": (("chart", "lineage", "replay"), ("chart", "replay")),
+}
 
 
 def script(*names: str) -> str:
@@ -13,6 +25,13 @@ def script(*names: str) -> str:
 def style(*names: str) -> str:
     """The text of one style sheet, made of `static/<name>.css` in this order."""
     return _joined(names, "css")
+
+
+def alone(view: str) -> tuple[str, str]:
+    """The module of a view that needs no kernel, which exports `show`, and its style sheet."""
+    scripts, styles = VIEWS[view]
+    text = script(*scripts).replace(EXPORT, script("alone"))
+    return text, style(*styles)
 
 
 def _joined(names: tuple[str, ...], ending: str) -> str:

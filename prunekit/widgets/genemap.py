@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,13 @@ import torch
 import traitlets
 from torch import Tensor
 
+from prunekit import plot
 from prunekit._arguments import as_array, checked
 from prunekit.evolve import STRATEGIES, Generation, evolve, spread
 from prunekit.knobs import knobs, shown
 from prunekit.methods.differential_evolution import FITNESS, differential_evolution
-from prunekit.widgets._static import script, style
+from prunekit.widgets import output
+from prunekit.widgets._static import VIEWS, script, style
 from prunekit.widgets.connection import answer, connected
 from prunekit.widgets.running import Latest, OfCell, in_loop, loop_of_the_kernel
 
@@ -159,10 +161,13 @@ class GeneMap(OfCell, anywidget.AnyWidget):
 
     `scale` (F), `crossover` (CR), `strategy` and `seed` may be set later, too; `generation` is the
     one that is shown, from 0. Raises ValueError for parts that do not fit together.
+
+    With `stored`, the map and the generations that it starts with go into the notebook's file and
+    live on there without a kernel: say so only of what comes out alike on every processor.
     """
 
-    _esm = connected(script("chart", "genemap"))
-    _css = style("chart", "genemap", "connection")
+    _esm = connected(script(*VIEWS["GeneMap"][0]))
+    _css = style(*VIEWS["GeneMap"][1], "connection")
     map = traitlets.Dict().tag(sync=True)
     run = traitlets.Dict().tag(sync=True)  # what was moved to where, and the generations from there
     scale = traitlets.Float(0.5).tag(sync=True)
@@ -190,7 +195,9 @@ class GeneMap(OfCell, anywidget.AnyWidget):
         scale: float = 0.5,
         crossover: float = 0.9,
         seed: int = 0,
+        stored: bool = False,
     ):
+        self.stored = stored
         self.grid = grid = _grid(xs, ys, kept, allowed, over)
         self.population = KNOBS["population"].check("GeneMap", population)
         self.generations = KNOBS["generations"].check("GeneMap", generations)
@@ -226,6 +233,19 @@ class GeneMap(OfCell, anywidget.AnyWidget):
         if isinstance(result, BaseException):
             raise result
         self.run = result
+
+    def lasting(self) -> Mapping[str, Any] | None:
+        shown = ("map", "run", *MOVED, "generation")
+        return {name: getattr(self, name) for name in shown} if self.stored else None
+
+    def fallback(self) -> str:
+        grid, dots = self.grid, self.run["generations"][0]["dots"]
+        x, y = self.map["labels"]
+        figure = plot.landscape(
+            grid.xs, grid.ys, grid.kept, grid.over == 0, x=x, y=y, label=self.map["label"],
+            title=self.map["title"], dots=[(across, up) for across, up, *_ in dots],
+        )  # fmt: skip
+        return output.picture(figure, repr(self))
 
     def __repr__(self) -> str:
         places = f"{len(self.grid.xs)} × {len(self.grid.ys)} places"

@@ -48,6 +48,9 @@ class Guess(OfCell, ipywidgets.VBox):
         row = [self.field, ipywidgets.Label(unit), self.button, self.said]
         super().__init__([ipywidgets.HTML(html.escape(question)), ipywidgets.HBox(row)])
 
+    def fallback(self) -> str:
+        return f"<p>{html.escape(self.question)}</p>"
+
     def commit(self) -> None:
         """Take what stands in the field, once."""
         try:

@@ -12,9 +12,10 @@ import traitlets
 
 from prunekit._arguments import checked
 from prunekit.knobs import shown
+from prunekit.widgets import output
 from prunekit.widgets.connection import Connection
 from prunekit.widgets.controls import named
-from prunekit.widgets.running import Latest, OfCell, in_loop, loop_of_the_kernel
+from prunekit.widgets.running import Latest, OfCell, in_loop, loop_of_the_kernel, settled
 
 Place = tuple[float, float, float] | Sequence[str]  # low, high, start of a slider; or the names
 
@@ -34,6 +35,7 @@ class Instant(OfCell, ipywidgets.VBox):
         self.work, self.title = work, title
         self.controls = {name: _control(name, place) for name, place in places.items()}
         self.shown, loop = ipywidgets.HTML(), loop_of_the_kernel()
+        self.told = ""  # what the work gave last
         self.latest = Latest(self._timed, self._show)
         for control in self.controls.values():
             control.observe(lambda _: in_loop(loop, self._ask), "value")
@@ -54,6 +56,7 @@ class Instant(OfCell, ipywidgets.VBox):
         told = self.work(**values)
         if not isinstance(told, str):
             raise TypeError(f"Instant: work must give a text, got {shown(told)}")
+        self.told = told
         return told, 1000 * (time.perf_counter() - begun)
 
     def _show(self, result: Any) -> None:
@@ -61,6 +64,15 @@ class Instant(OfCell, ipywidgets.VBox):
             self.shown.value = html.escape(f"{type(result).__name__}: {result}")
         else:
             self.shown.value, self.milliseconds = result
+
+    def fallback(self) -> str:
+        settled()
+        rows = "".join(
+            f"<li>{html.escape(name)}: {value if isinstance(value, str) else f'{value:.3g}'}</li>"
+            for name, value in self.values().items()
+        )
+        head = f"<p><b>{html.escape(self.title)}</b></p><ul>{rows}</ul>"
+        return head + output.drawn(self.told)
 
     def __repr__(self) -> str:
         return f"Instant({self.title!r})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,11 +11,12 @@ from typing import Any
 import anywidget
 import traitlets
 
-from prunekit import experiments
+from prunekit import experiments, plot
 from prunekit._arguments import checked
 from prunekit.report import Report
 from prunekit.steps import Step, Tried
-from prunekit.widgets._static import script, style
+from prunekit.widgets import output
+from prunekit.widgets._static import VIEWS, script, style
 from prunekit.widgets.running import OfCell
 
 MINUS = "minus the "  # what the name of a cost begins with that is a metric, turned around
@@ -126,16 +127,25 @@ class LineageView(OfCell, anywidget.AnyWidget):
     `source` is a `Report`, its steps, or the name of an experiment with a recorded run
     (`experiments.showcase`). Point at a dot, or move with the arrow keys: its ancestors are drawn,
     and what the steps tell of it is written below. Raises ValueError if they tell of nobody.
+
+    With `stored`, it goes into the notebook's file and lives on there without a kernel: by default
+    if it is a recorded run. A run of your own differs from one processor to another.
     """
 
-    _esm = script("chart", "lineage", "lineageview")
-    _css = style("chart", "lineage")
+    _esm, _css = script(*VIEWS["LineageView"][0]), style(*VIEWS["LineageView"][1])
     family = traitlets.Dict().tag(sync=True)
     title = traitlets.Unicode().tag(sync=True)
 
     @checked
-    def __init__(self, source: Report | Sequence[Step] | str, title: str = ""):
+    def __init__(
+        self,
+        source: Report | Sequence[Step] | str,
+        title: str = "",
+        *,
+        stored: bool | None = None,
+    ):
         run = opened(source, title)
+        self.stored = isinstance(source, str) if stored is None else stored
         shown = family(run.steps, run.seed)
         if not shown["kind"]:
             raise ValueError(
@@ -143,6 +153,19 @@ class LineageView(OfCell, anywidget.AnyWidget):
                 "Pass a run of roulette or differential_evolution."
             )
         super().__init__(family=shown, title=run.title)
+
+    def lasting(self) -> Mapping[str, Any] | None:
+        return {"family": self.family, "title": self.title} if self.stored else None
+
+    def fallback(self) -> str:
+        entries = [entry for entry in self.family["entries"] if entry is not None]
+        figure, axis = plot.axes(self.title, *self.family["labels"])
+        for place, entry in enumerate(entries, start=1):
+            values = [value for value in entry["values"] if value is not None]
+            axis.scatter([place] * len(values), values, s=10, color="0.6")
+        best = [entry["values"][entry["chosen"]] for entry in entries]
+        axis.plot(range(1, len(best) + 1), best, marker="o", markersize=4)
+        return output.picture(figure, repr(self))
 
     def __repr__(self) -> str:
         tried = [entry for entry in self.family["entries"] if entry is not None]

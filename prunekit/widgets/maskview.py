@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import anywidget
@@ -10,12 +11,14 @@ import torch
 import traitlets
 from torch import Tensor, nn
 
+from prunekit import plot
 from prunekit._arguments import checked
 from prunekit.data import wrap
 from prunekit.judge import evaluate
 from prunekit.mask import Mask
 from prunekit.report import shown_metric
-from prunekit.widgets._static import script, style
+from prunekit.widgets import output
+from prunekit.widgets._static import VIEWS, script, style
 from prunekit.widgets.connection import answer, connected
 from prunekit.widgets.running import Latest, OfCell, in_loop, loop_of_the_kernel
 
@@ -27,10 +30,13 @@ class MaskView(OfCell, anywidget.AnyWidget):
     to read it, and remove or put back weights with a brush, or take back its last stroke; `mask` is
     what is kept, and with `data` the validation figure that it leaves is shown. The model stays as
     it is.
+
+    With `stored`, the weights, each in a byte, and the mask go into the notebook's file and live on
+    there without a kernel: say so only of what is alike on every processor.
     """
 
-    _esm = connected(script("chart", "mask"))
-    _css = style("chart", "mask", "connection")
+    _esm = connected(script(*VIEWS["MaskView"][0]))
+    _css = style(*VIEWS["MaskView"][1], "connection")
     layers = traitlets.List(traitlets.Unicode()).tag(sync=True)
     layer = traitlets.Unicode().tag(sync=True)  # what is asked for
     shown = traitlets.Dict().tag(sync=True)  # layer, shape, weights
@@ -39,7 +45,15 @@ class MaskView(OfCell, anywidget.AnyWidget):
     verdict = traitlets.Unicode().tag(sync=True)
 
     @checked
-    def __init__(self, model: nn.Module, mask: Mask | None = None, data: Any = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        mask: Mask | None = None,
+        data: Any = None,
+        *,
+        stored: bool = False,
+    ):
+        self.stored = stored
         self.model, self.data = model, wrap(data) if data is not None else None
         self.mask = mask if mask is not None else Mask.ones(model)
         self.mask.check(model)
@@ -49,7 +63,7 @@ class MaskView(OfCell, anywidget.AnyWidget):
                 "MaskView: the mask covers no layer with rows and columns; one of width 0 is empty"
             )
         self.strokes: list[tuple[str, Tensor, bool]] = []  # layer, changed weights, what they were
-        self.judge, loop = Latest(self._judged, self._told), loop_of_the_kernel()
+        self.judge, loop = Latest(self._judged, self._say), loop_of_the_kernel()
         super().__init__(layers=names, layer=names[0])
         self._show()
         self.observe(lambda _: in_loop(loop, self._show), "layer")
@@ -61,15 +75,25 @@ class MaskView(OfCell, anywidget.AnyWidget):
         if self.layer not in self.layers:
             self.verdict = f"there is no layer {self.layer}"
             return
-        w = self.model.get_parameter(self.layer).detach().cpu().float()
-        flat = {"rows": w.shape[0], "columns": w.numel() // w.shape[0]}
-        across = "input" if w.ndim == 2 else "place in the kernels"
-        self.shown = {"layer": self.layer, "across": across, "weights": w.numpy().tobytes()} | flat
+        self.shown = self._told(self.layer) | {"weights": self._weights(self.layer).tobytes()}
         self._send_kept(self.layer)
 
+    def _weights(self, name: str) -> Any:
+        """The weights of a layer as numpy's float32, a row an output."""
+        w = self.model.get_parameter(name).detach().cpu().float()
+        return w.reshape(len(w), -1).numpy()
+
+    def _told(self, name: str) -> dict[str, Any]:
+        """What there is to say about a layer."""
+        rows, columns = self._weights(name).shape
+        across = "input" if self.mask[name].ndim == 2 else "place in the kernels"
+        return {"layer": name, "across": across, "rows": rows, "columns": columns}
+
+    def _bits(self, name: str) -> bytes:
+        return numpy.packbits(self.mask[name].numpy().reshape(-1)).tobytes()
+
     def _send_kept(self, name: str) -> None:
-        bits = numpy.packbits(self.mask[name].numpy().reshape(-1)).tobytes()
-        self.kept = {"layer": name, "bits": bits}
+        self.kept = {"layer": name, "bits": self._bits(name)}
 
     def _brushed(self, content: Any) -> None:
         """Remove or put back what the brush went over, or take back its last stroke."""
@@ -108,9 +132,41 @@ class MaskView(OfCell, anywidget.AnyWidget):
         figure = shown_metric(value, metric, self.data.size("validation"))
         return f"{text}, validation {metric} {figure}"
 
-    def _told(self, result: Any) -> None:
+    def _say(self, result: Any) -> None:
         failed = isinstance(result, BaseException)
         self.verdict = f"{type(result).__name__}: {result}" if failed else result
 
+    def lasting(self) -> Mapping[str, Any] | None:
+        if not self.stored:
+            return None
+        stored = {n: self._told(n) | small(self._weights(n)) | {"bits": self._bits(n)}
+                  for n in self.layers}  # fmt: skip
+        rest = [keep for name, keep in self.mask.items() if name not in stored]
+        return {
+            "layers": self.layers, "layer": self.layers[0], "stored": stored,
+            "rest": [sum(int(keep.sum()) for keep in rest), sum(keep.numel() for keep in rest)],
+        }  # fmt: skip
+
+    def fallback(self) -> str:
+        name = self.layers[0]
+        weights, keep = self._weights(name), self.mask[name].numpy()
+        across, limit = self._told(name)["across"], float(numpy.abs(weights).max()) / 2 or 1.0
+        figure, axis = plot.axes(f"{name}; empty: removed", across, "output", (7, 3.4))
+        kept = numpy.where(keep.reshape(weights.shape), weights, numpy.nan)
+        axis.grid(False)
+        image = axis.imshow(kept, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto")
+        figure.colorbar(image, label="weight")
+        return output.picture(figure, repr(self))
+
     def __repr__(self) -> str:
         return f"MaskView({type(self.model).__name__}, {len(self.layers)} layers)"
+
+
+def small(weights: Any) -> dict[str, Any]:
+    """Weights in a byte each, q of -127 to 127 for sign(q) · q² · scale: as exact near 0 as needed.
+
+    A weight is off by at most 1/127 of the root of the largest times its own root, about.
+    """
+    largest = float(numpy.abs(weights).max()) or 1.0
+    q = numpy.sign(weights) * numpy.sqrt(numpy.abs(weights) / largest) * 127
+    return {"weights": numpy.rint(q).astype("i1").tobytes(), "scale": largest / 127**2}

@@ -125,6 +125,7 @@ class Panel(OfCell, ipywidgets.VBox):
         }
         self.bar = ipywidgets.FloatProgress(max=1.0, layout=ipywidgets.Layout(width="16em"))
         self.left, self.message = ipywidgets.Label(), ipywidgets.HTML()
+        self.left.add_class("pk-left")
         self.connection = Connection()
         self.image, self.table = ipywidgets.HTML(), ipywidgets.HTML()
         self.code = ipywidgets.Textarea(
@@ -327,12 +328,10 @@ class Panel(OfCell, ipywidgets.VBox):
         return f"Panel({self.name})"
 
     def fallback(self) -> str:
-        """The values that the controls start at, as HTML."""
-        rows = "".join(
-            f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>"
-            for name, value in self.start_values.items()
-        )
+        """The values that the controls start at, the guess, and the last picture, as HTML."""
+        start = ", ".join(f"{name} = {value}" for name, value in self.start_values.items())
+        asked = self.guess.fallback() if self.guess is not None else ""
         return (
-            f"<p><b>{html.escape(self.name)}</b>: controls that need a running kernel. "
-            f"They start at:</p><table>{rows}</table>"
+            f"<p><b>{html.escape(self.name)}</b>: a method with its controls. They start at "
+            f"{html.escape(start)}.</p>{asked}{self.image.value}{self.table.value}"
         )

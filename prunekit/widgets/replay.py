@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import gzip
 import html
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,39 +12,43 @@ import anywidget
 import numpy
 import traitlets
 
+from prunekit import plot
 from prunekit._arguments import checked
 from prunekit._files import replacing
 from prunekit.report import Report
 from prunekit.steps import Step
-from prunekit.widgets._static import script, style
-from prunekit.widgets.lineage import family, finite, metric_of, opened
+from prunekit.widgets import output
+from prunekit.widgets._static import VIEWS, script, style
+from prunekit.widgets.lineage import Source, family, finite, metric_of, opened
 from prunekit.widgets.running import OfCell
 
 
 def traits(steps: Sequence[Step], title: str = "", dense: float | None = None) -> dict[str, Any]:
     """A run as plain values and bytes: what `Replay` needs, and nothing else.
 
-    ``run`` has a list with an entry a step for each thing shown; ``masks`` holds, gzipped, the bits
-    of each layer's mask at the steps where it changes. Raises ValueError if there is no step.
+    ``run`` has a list with an entry a step for each thing shown; ``masks`` holds for each layer the
+    histories that its weights have, and for each weight which one it is (see `_histories`). Raises
+    ValueError if there is no step.
     """
     if not steps:
         raise ValueError("replay: there is no step to show, the run was stopped before the first")
     metric = metric_of(steps)
-    layers, bits = [], []
+    layers, told = [], []
     for name, keep in steps[-1].mask.items():
-        changes, before = [], None
+        changes, masks = [], []
+        before = numpy.ones(keep.numel(), bool)
         for number, step in enumerate(steps):
             now = step.mask.get(name)
-            if now is None or now is before or (before is None and bool(now.all())):
-                continue
-            if before is None or not bool((now == before).all()):
+            if now is not None and not numpy.array_equal(flat := now.numpy().reshape(-1), before):
                 changes.append(number)
-                bits.append(numpy.packbits(now.numpy().reshape(-1)).tobytes())
-            before = now
+                masks.append(before := flat)
         rows = keep.shape[0]
+        count, width, part = _histories(masks)
+        told.append(part)
         layers.append(
-            {"name": name, "rows": rows, "columns": keep.numel() // rows, "changes": changes}
-        )
+            {"name": name, "rows": rows, "columns": keep.numel() // rows, "changes": changes,
+             "histories": count, "width": width}
+        )  # fmt: skip
     run = {
         "title": title,
         "metric": f"validation {metric}",
@@ -60,7 +61,25 @@ def traits(steps: Sequence[Step], title: str = "", dense: float | None = None) -
         "lineage": family(steps, vectors=False),
         "layers": layers,
     }
-    return {"run": run, "masks": gzip.compress(b"".join(bits), mtime=0)}
+    return {"run": run, "masks": b"".join(told)}
+
+
+def _histories(masks: Sequence[Any]) -> tuple[int, int, bytes]:
+    """How many histories the weights of a layer have, the bits of a number, and both as bytes.
+
+    Of masks `(n,)` one after the other few weights have a history of their own: a removed one stays
+    so. First comes a row of bits a history, whether the weight is kept at each change; then for
+    each weight the number of its row.
+    """
+    if not masks:
+        return 0, 0, b""
+    bits = numpy.packbits(numpy.stack(masks, axis=1), axis=1)  # (n, bytes)
+    rows = numpy.ascontiguousarray(bits).view(f"V{bits.shape[1]}").reshape(-1)
+    found, numbers = numpy.unique(rows, return_inverse=True)
+    width = (len(found) - 1).bit_length()
+    places = [(numbers >> place) & 1 for place in reversed(range(width))]
+    told = numpy.packbits(numpy.stack(places, axis=1)).tobytes() if places else b""
+    return len(found), width, found.tobytes() + told
 
 
 class Replay(OfCell, anywidget.AnyWidget):
@@ -68,24 +87,41 @@ class Replay(OfCell, anywidget.AnyWidget):
 
     `source` is a `Report`, its steps, or the name of an experiment with a recorded run
     (`experiments.showcase`). `frame` is the step that is shown, from 0.
+
+    With `stored`, the run goes into the notebook's file, and is replayed there without a kernel: by
+    default if it is a recorded one. A run of your own differs from one processor to another.
     """
 
-    _esm = script("chart", "lineage", "replay")
-    _css = style("chart", "replay")
+    _esm, _css = script(*VIEWS["Replay"][0]), style(*VIEWS["Replay"][1])
     run = traitlets.Dict().tag(sync=True)
     masks = traitlets.Bytes().tag(sync=True)
     frame = traitlets.Int(0).tag(sync=True)
 
     @checked
-    def __init__(self, source: Report | Sequence[Step] | str, title: str = ""):
-        super().__init__(**_of(source, title))
+    def __init__(
+        self,
+        source: Report | Sequence[Step] | str,
+        title: str = "",
+        *,
+        stored: bool | None = None,
+    ):
+        self.source, self.name = opened(source, title), source if isinstance(source, str) else ""
+        self.stored = isinstance(source, str) if stored is None else stored
+        super().__init__(**_of(self.source))
+
+    def lasting(self) -> Mapping[str, Any] | None:
+        shown = {"experiment": self.name, "run": self.run, "masks": self.masks, "frame": 0}
+        return shown if self.stored else None
+
+    def fallback(self) -> str:
+        steps, title, dense = self.source.steps, self.source.title, self.source.dense
+        return output.picture(plot.history(steps, title, dense), repr(self))
 
     def __repr__(self) -> str:
         return f"Replay({len(self.run['phase'])} steps)"
 
 
-def _of(source: Report | Sequence[Step] | str, title: str) -> dict[str, Any]:
-    run = opened(source, title)
+def _of(run: Source) -> dict[str, Any]:
     return traits(run.steps, run.title, run.dense)
 
 
@@ -97,28 +133,11 @@ PAGE = """<!doctype html>
 <style>
 :root {{ color-scheme: light dark; }}
 body {{ margin: 2em auto; max-width: 900px; padding: 0 1em; font-family: sans-serif; }}
-{css}</style>
+</style>
 <body>
-<main id="replay"></main>
-<script type="application/json" id="run">{run}</script>
-<script type="text/plain" id="masks">{masks}</script>
-<script type="module">
-{js}
-const text = (id) => document.getElementById(id).textContent;
-const values = {{
-  run: JSON.parse(text("run")),
-  masks: Uint8Array.from(atob(text("masks")), (c) => c.charCodeAt(0)),
-  frame: 0,
-}};
-const model = {{
-  get: (name) => values[name],
-  set: (name, value) => (values[name] = value),
-  save_changes: () => {{}},
-  on: () => {{}},
-  off: () => {{}},
-}};
-render({{ model, el: document.getElementById("replay") }});
-</script>
+<main>
+{shown}
+</main>
 </body>
 </html>
 """
@@ -126,19 +145,13 @@ render({{ model, el: document.getElementById("replay") }});
 
 def page(shown: Mapping[str, Any]) -> str:
     """One page that replays a run in any browser: no kernel, no network. `shown` is of `traits`."""
-    run = json.dumps(shown["run"]).replace("<", "\\u003c")  # no text ends the script
-    return PAGE.format(
-        title=html.escape(shown["run"]["title"]),
-        css=Replay._css,
-        run=run,
-        masks=base64.b64encode(shown["masks"]).decode(),
-        js=Replay._esm.replace("export default { render };", ""),
-    )
+    replay = output.alive(output.lasting("Replay", {**shown, "frame": 0}), "replay")
+    return PAGE.format(title=html.escape(shown["run"]["title"]), shown=replay)
 
 
 def write_page(name: str, path: str | os.PathLike[str]) -> Path:
     """Write the page of an experiment's recorded run. Raises ValueError if there is none."""
-    text = page(_of(name, ""))
+    text = page(_of(opened(name)))
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8")
     return Path(path)

@@ -10,7 +10,7 @@ import asyncio
 import copy
 import html
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import nn
 from prunekit.prune import Method, Pruning
 from prunekit.report import Report
 from prunekit.steps import Run, Step
+from prunekit.widgets import output
 
 _worker = ThreadPoolExecutor(1, "prunekit-panel")
 _viewer = ThreadPoolExecutor(1, "prunekit-view")  # a view does not wait for the epoch of a run
@@ -42,6 +43,11 @@ def in_loop(loop: asyncio.AbstractEventLoop | None, act: Callable[..., Any], *gi
         act(*given)
     else:
         loop.call_soon_threadsafe(act, *given)
+
+
+def settled() -> None:
+    """Wait until the views' thread has done what it was asked for."""
+    _viewer.submit(lambda: None).result()
 
 
 class Latest:
@@ -251,13 +257,19 @@ class OfCell(ipywidgets.Widget):
         _close_older(self)
 
     def fallback(self) -> str:
-        """What a page without a kernel shows instead, as HTML."""
-        name = html.escape(type(self).__name__)
-        return f"<p><b>{name}</b> needs a running kernel: run the notebook from the top.</p>"
+        """What a page without a kernel shows instead, as HTML: a picture, or words."""
+        return f"<p><b>{html.escape(type(self).__name__)}</b></p>"
+
+    def lasting(self) -> Mapping[str, Any] | None:
+        """The data with which the view lives on without a kernel; None if it cannot."""
+        return None
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         bundle = super()._repr_mimebundle_(**kwargs)
-        (bundle[0] if isinstance(bundle, tuple) else bundle)["text/html"] = self.fallback()
+        shown, data = bundle[0] if isinstance(bundle, tuple) else bundle, self.lasting()
+        shown["text/html"] = output.still(self.fallback())
+        view = type(self).__name__ if data is not None else ""
+        shown[output.MIME] = output.lasting(view, data or {})
         return bundle
 
     def close(self) -> None:

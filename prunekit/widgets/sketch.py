@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -11,8 +12,10 @@ import numpy
 import traitlets
 from matplotlib.figure import Figure
 
+from prunekit import plot
 from prunekit.knobs import shown
 from prunekit.report import Report
+from prunekit.widgets import output
 from prunekit.widgets._static import script, style
 from prunekit.widgets.running import OfCell, in_loop, loop_of_the_kernel
 
@@ -116,6 +119,13 @@ class Sketch(OfCell, anywidget.AnyWidget):
         assert self.value is not None
         xs, ys = zip(*self.value, strict=True)
         return float(numpy.interp(x, xs, ys))
+
+    def fallback(self) -> str:
+        (across, *xs), (up, *ys) = self.x, self.y
+        figure, axis = plot.axes("", across, up)
+        axis.set(xlim=xs, ylim=ys)
+        self.draw(figure)
+        return f"<p>{html.escape(self.question)}</p>{output.picture(figure, repr(self))}"
 
     def __repr__(self) -> str:
         return f"Sketch({self.question!r})"

@@ -1,6 +1,5 @@
 """The page of a recorded run, opened from a file with no kernel and no network."""
 
-import gzip
 import re
 
 import pytest
@@ -167,7 +166,7 @@ def test_every_picture_has_its_legend_or_caption(tab, tmp_path):
 
 def test_damaged_masks_are_said_and_the_rest_is_shown(tab, tmp_path):
     shown = traits(experiments.showcase("roulette"), "damaged")
-    for name, masks in (("short", shown["masks"][:100]), ("none", gzip.compress(b""))):
+    for name, masks in (("short", shown["masks"][:100]), ("none", b"")):
         path = tmp_path / f"{name}.html"
         path.write_text(page(shown | {"masks": masks}), encoding="utf-8")
         tab.goto(path.as_uri())

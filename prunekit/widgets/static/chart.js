@@ -44,11 +44,6 @@ function keepKeys(box) {
 // The bytes of a trait: a DataView in a notebook, a Uint8Array in a page of its own.
 const bytesOf = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
 
-async function unpacked(view) {
-  const stream = new Blob([bytesOf(view)]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
-}
-
 // Bit i of a mask as numpy packs it; without bits everything is kept.
 const kept = (bits, i) => !bits || (bits[i >> 3] >> (7 - (i & 7))) & 1;
 

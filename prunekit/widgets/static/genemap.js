@@ -364,6 +364,8 @@ function drawMap(canvas, look, { map, run, generation, chosen, told, grown, near
 
 // ------------------------------------------------------------------------------------------- view
 
+const RUN = "To move F and CR, or for another strategy and new dots, run this cell (Shift+Enter).";
+
 function render({ model, el }) {
   const map = model.get("map");
   const still = window.matchMedia("(prefers-reduced-motion: reduce)");
@@ -571,6 +573,10 @@ function render({ model, el }) {
     tell();
   };
   const moved = () => model.get("generation") !== generation && go(model.get("generation"));
+  if (model.alone) {
+    for (const control of [scale.input, crossover.input, strategy, again]) control.disabled = true;
+    root.append(element("div", { class: "pk-words" }, RUN));
+  }
   const listened = [
     ["change:run", renewed], ["change:generation", moved], ["change:scale", follow],
     ["change:crossover", follow], ["change:strategy", follow],

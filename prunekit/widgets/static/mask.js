@@ -34,7 +34,53 @@ function between([r, c], [toR, toC]) {
 // A corner of the picture such that it cannot be dragged out of sight.
 const within = (corner, least) => Math.max(Math.min(least, 0), Math.min(0, corner));
 
+// Without a kernel: what it does with layers and strokes, from weights that are a byte each.
+function answerAlone(model) {
+  const stored = model.get("stored");
+  const [keptElsewhere, countElsewhere] = model.get("rest");
+  const strokes = [];
+
+  function open() {
+    const { weights, scale, ...layer } = stored[model.get("layer")];
+    const size = layer.rows * layer.columns;
+    if (weights.length !== size) throw new Error(`${weights.length} weights, not ${size}`);
+    const values = Float32Array.from(new Int8Array(weights.buffer), (q) => q * Math.abs(q) * scale);
+    model.set("kept", { layer: layer.layer, bits: layer.bits });
+    model.set("shown", { ...layer, weights: new Uint8Array(values.buffer) });
+  }
+  function judge() {
+    let [left, count] = [keptElsewhere, countElsewhere];
+    for (const { rows, columns, bits } of Object.values(stored)) {
+      count += rows * columns;
+      for (let i = 0; i < rows * columns; i++) left += kept(bits, i) ? 1 : 0;
+    }
+    const words = "Run this cell (Shift+Enter) to see the accuracy that is left.";
+    model.set("verdict", `sparsity ${(1 - left / count).toFixed(3)}. ${words}`);
+  }
+  function put({ layer, keep, weights }) {
+    const { bits } = stored[layer];
+    const changed = weights.filter((i) => Boolean(kept(bits, i)) !== keep);
+    for (const i of changed) bits[i >> 3] ^= 0x80 >> (i & 7);
+    return { layer, keep: !keep, weights: changed };
+  }
+  model.send = (content) => {
+    if (content.undo) {
+      if (strokes.length) put(strokes.pop());
+    } else {
+      const stroke = put(content);
+      if (stroke.weights.length) strokes.push(stroke);
+    }
+    model.set("brushed", strokes.at(-1)?.layer ?? "");
+    open();
+    judge();
+  };
+  model.on("change:layer", open);
+  open();
+  judge();
+}
+
 function render({ model, el }) {
+  if (model.alone) answerAlone(model);
   const bitmap = document.createElement("canvas");
   const canvas = element("canvas", { class: "pk-weights", role: "application", tabindex: 0 });
   const words = element("div", { class: "pk-words", role: "status" });
@@ -145,12 +191,14 @@ function render({ model, el }) {
     root.dataset.frames = Number(root.dataset.frames || 0) + 1;
   }
 
+  const number = (w) => (model.alone ? `≈${w.toPrecision(2)}` : w.toPrecision(3));
+
   function tell() {
     const [r, c] = cursor;
     const i = r * columns + c;
     const state = mask[i] ? "kept" : "removed";
     words.textContent =
-      `output ${r}, ${across} ${c}: ${values[i].toPrecision(3)}, ${state}; ` +
+      `output ${r}, ${across} ${c}: ${number(values[i])}, ${state}; ` +
       `${remaining} of ${mask.length} weights of the layer kept`;
     canvas.setAttribute("aria-label", `weights of ${layer}; ${words.textContent}`);
   }
@@ -185,10 +233,9 @@ function render({ model, el }) {
   }
 
   function send() {
-    if (stroke.size) {
-      model.send({ layer, keep: mode === "restore", weights: [...stroke] });
-    }
+    const weights = [...stroke];
     stroke = new Set();
+    if (weights.length) model.send({ layer, keep: mode === "restore", weights });
   }
 
   function closer(factor, x = canvas.width / 2, y = canvas.height / 2) {

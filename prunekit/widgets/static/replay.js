@@ -4,24 +4,35 @@
 const RATES = [1, 4, 10, 30, 60]; // steps a second
 const PHASES = { train: "training, epoch", "fine-tune": "fine-tuning, epoch", prune: "cut" };
 
-// For each layer the mask at every step: an index into its distinct masks, and those as bits.
+// For each layer which history each weight has, the changes up to each step, and the histories as
+// rows of bits, one a change.
 function masksOf(layers, bytes, count) {
-  const sizes = layers.map((layer) => Math.ceil((layer.rows * layer.columns) / 8));
-  const whole = layers.reduce((sum, layer, i) => sum + layer.changes.length * sizes[i], 0);
-  if (bytes.length !== whole) throw new Error(`${bytes.length} bytes of masks, not ${whole}`);
   let offset = 0;
+  const next = (length) => {
+    if (offset + length > bytes.length) throw new Error(`only ${bytes.length} bytes of masks`);
+    return bytes.slice(offset, (offset += length));
+  };
   return layers.map((layer) => {
-    const size = layer.rows * layer.columns;
-    const length = Math.ceil(size / 8);
-    const distinct = layer.changes.map(() => {
-      const bits = bytes.subarray(offset, offset + length);
-      offset += length;
-      return bits;
-    });
+    const wide = Math.ceil(layer.changes.length / 8);
+    const rows = next(layer.histories * wide);
+    const size = layer.histories && layer.rows * layer.columns;
+    const numbers = next(Math.ceil((size * layer.width) / 8));
+    const histories = new Uint32Array(size);
+    for (let i = 0, bit = 0; i < size; i++) {
+      for (let n = 0; n < layer.width; n++) histories[i] = 2 * histories[i] + kept(numbers, bit++);
+    }
     const at = new Array(count).fill(-1); // −1: everything is kept
     layer.changes.forEach((step, i) => at.fill(i, step));
-    return { ...layer, distinct, at };
+    return { ...layer, wide, bits: rows, of: histories, at };
   });
+}
+
+// Whether a weight is kept at a step, as a function of its place in the layer.
+function keptAt({ histories, wide, bits, of, at }, frame) {
+  const change = at[frame];
+  if (change < 0) return () => true;
+  const rows = Array.from({ length: histories }, (_, row) => kept(bits, 8 * wide * row + change));
+  return (i) => rows[of[i]];
 }
 
 function drawMask(canvas, layer, frame, look) {
@@ -35,10 +46,10 @@ function drawMask(canvas, layer, frame, look) {
   const pixels = new Uint32Array(image.data.buffer);
   const [red, green, blue] = look.kept;
   const on = 0xff000000 | (blue << 16) | (green << 8) | red;
-  const bits = layer.at[frame] < 0 ? null : layer.distinct[layer.at[frame]];
+  const isKept = keptAt(layer, frame);
   let n = 0;
   for (let i = 0; i < pixels.length; i++) {
-    if (kept(bits, i)) {
+    if (isKept(i)) {
       pixels[i] = on;
       n++;
     }
@@ -56,10 +67,10 @@ function drawPixels(canvas, layer, first, frame, look) {
   canvas.width = canvas.height = side;
   const context = canvas.getContext("2d");
   const image = context.createImageData(side, side);
-  const bits = layer.at[frame] < 0 ? null : layer.distinct[layer.at[frame]];
+  const isKept = keptAt(layer, frame);
   const left = new Float64Array(layer.columns);
   for (let r = 0, i = 0; r < layer.rows; r++) {
-    for (let c = 0; c < layer.columns; c++, i++) if (kept(bits, i)) left[c]++;
+    for (let c = 0; c < layer.columns; c++, i++) if (isKept(i)) left[c]++;
   }
   const most = Math.max(1, ...left);
   for (let c = 0; c < layer.columns; c++) {
@@ -252,17 +263,13 @@ function render({ model, el }) {
   resized.observe(root);
   const end = recoloured(draw);
 
+  try {
+    layers = masksOf(run.layers, bytesOf(model.get("masks")), count);
+    for (const layer of layers) which.append(element("option", {}, layer.name));
+  } catch {
+    damaged = ". The masks of this run are damaged and cannot be shown.";
+  }
   draw();
-  unpacked(model.get("masks"))
-    .then((bytes) => {
-      layers = masksOf(run.layers, bytes, count);
-      for (const layer of layers) which.append(element("option", {}, layer.name));
-      draw();
-    })
-    .catch(() => {
-      damaged = ". The masks of this run are damaged and cannot be shown.";
-      draw();
-    });
   return () => {
     ended = true;
     end();

@@ -1,0 +1,187 @@
+"""A notebook that was saved and is opened again when its kernel is gone: every widget's place."""
+
+import json
+
+import pytest
+from conftest import watched
+
+from prunekit.widgets import LineageView
+from prunekit.widgets.output import MIME
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+START = """
+import torch
+from prunekit import datasets, experiments, magnitude, models
+from prunekit.widgets import GeneMap, Guess, Instant, LineageView, MaskView, Panel, Replay, Sketch, views
+net, digits, places = models.pretrained("lenet_300_100"), datasets.mnist_small(), [0.2, 0.4, 0.6]
+kept, allowed = 20 + 10 * torch.rand(3, 3), torch.rand(3, 3) > 0.3
+steps = experiments.showcase("roulette")[:5]
+def sketch():
+    return Sketch("How does it fall?", lambda report: [], ("sparsity", 0, 1), ("accuracy", 0, 1))
+"""
+# What lives on without a kernel: its place, its picture, and where a click or a key changes it.
+ALIVE = {
+    "Replay('roulette')": (".pk-replay", ".pk-mask", "button[aria-label='one step on']"),
+    "LineageView('de-lenet300')": (".pk-lineage", ".pk-tree", ".pk-tree", "ArrowLeft"),
+    "MaskView(net, data=digits, stored=True)": (".pk-maskview", ".pk-weights", ".pk-weights"),
+    "GeneMap(places, places, kept, allowed, x='one', y='two', stored=True)": (
+        ".pk-genemap", ".pk-map", ".pk-dots", "ArrowRight",
+    ),
+}  # fmt: skip
+# What leaves a picture: what is to be read in it, and whether there is an image.
+STILL = {
+    "Replay(steps)": ("", True),
+    "LineageView(steps)": ("", True),
+    "MaskView(net)": ("", True),
+    "GeneMap(places, places, kept, allowed, x='one', y='two')": ("", True),
+    "views.of(magnitude, net, digits)": ("of 266,200 weights kept", True),
+    "Panel(magnitude, net, digits, guess=sketch())": ("How does it fall?", True),
+    "sketch()": ("How does it fall?", True),
+    "Guess('How much?', lambda report: 1.0)": ("How much?", False),
+}
+LINE = "Run this cell (Shift+Enter) to make it live."
+
+
+def notebook(sources):
+    cells = [
+        {"id": f"c{i}", "cell_type": "code", "metadata": {}, "outputs": [], "source": source,
+         "execution_count": None}
+        for i, source in enumerate(sources)
+    ]  # fmt: skip
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+
+
+def opened_there(tab, address, file):
+    tab.goto(f"{address}/lab/tree/{file}?reset")
+    tab.wait_for_selector(".jp-Notebook .jp-Cell >> visible=true", timeout=60_000)
+
+
+def shut_down(tab):
+    tab.evaluate("() => jupyterapp.serviceManager.sessions.shutdownAll()")
+
+
+def run_all(tab):
+    tab.wait_for_function("() => jupyterapp.shell.currentWidget.sessionContext?.session?.kernel")
+    tab.evaluate("() => jupyterapp.commands.execute('notebook:run-all-cells')")
+
+
+def save(tab):
+    tab.evaluate("() => jupyterapp.commands.execute('docmanager:save')")
+
+
+def pixels(canvas):
+    return canvas.evaluate("canvas => canvas.toDataURL()")
+
+
+@pytest.fixture(scope="module")
+def saved(lab, browser):
+    """The address of a notebook with each widget, run and saved; its kernel is gone."""
+    address, folder = lab
+    (folder / "r.ipynb").write_text(json.dumps(notebook([START, *ALIVE, *STILL])))
+    tab = browser.new_page()  # JupyterLab itself complains when a kernel goes
+    opened_there(tab, address, "r.ipynb")
+    run_all(tab)
+    outputs = tab.locator(".prunekit-view")
+    outputs.nth(len(ALIVE) + len(STILL) - 1).wait_for(timeout=60_000)
+    tab.wait_for_timeout(1000)
+    for place in range(outputs.count()):
+        assert outputs.nth(place).get_attribute("data-shows") == "widget"
+    save(tab)
+    tab.reload()  # a page that comes back to a living kernel
+    tab.locator("[data-shows=widget]").nth(len(ALIVE) + len(STILL) - 1).wait_for()
+    shut_down(tab)
+    tab.close()
+    return f"{address}/lab/tree/r.ipynb?reset"
+
+
+@pytest.fixture(scope="module")
+def reopened(saved, browser):
+    with watched(browser, viewport={"width": 1300, "height": 1000}) as tab:
+        tab.goto(saved)
+        tab.locator(".prunekit-view[data-shows]").nth(len(ALIVE) + len(STILL) - 1).wait_for()
+        yield tab
+        assert "Error displaying widget" not in tab.locator(".jp-Notebook").inner_text()
+
+
+@pytest.mark.parametrize("source", ALIVE)
+def test_what_carries_its_data_is_alive(reopened, source):
+    place, changed, where, *keys = ALIVE[source]
+    view = reopened.locator(f".prunekit-view[data-shows=view] {place}")
+    view.scroll_into_view_if_needed()
+    canvas = view.locator(changed)
+    before = pixels(canvas), view.locator(".pk-words").first.inner_text()
+    if place == ".pk-maskview":
+        view.locator("button", has_text="Prune").click()
+    for key in keys:
+        view.locator(where).press(key)
+    if not keys:
+        view.locator(where).click()
+    assert pixels(canvas) != before[0]
+    assert view.locator(".pk-words").first.inner_text() != before[1]
+
+
+@pytest.mark.parametrize("source", STILL)
+def test_what_does_not_leaves_its_picture_and_a_line(reopened, source):
+    words, image = STILL[source]
+    place = reopened.locator(".prunekit-view").nth(len(ALIVE) + [*STILL].index(source))
+    assert place.get_attribute("data-shows") == "picture"
+    text = place.inner_text()
+    assert text.rstrip().endswith(LINE)
+    assert words in text
+    if image:
+        assert place.locator("img").first.evaluate("i => i.complete && i.naturalWidth > 100")
+
+
+def bundle(widget):
+    """What a widget leaves in a notebook, as it is written there."""
+    data, _ = widget._repr_mimebundle_()
+    return {kind: value for kind, value in data.items() if kind != WIDGET}
+
+
+def damaged(change):
+    data = json.loads(json.dumps(bundle(LineageView("roulette"))))
+    change(data[MIME])
+    return data
+
+
+# A change of what stands in the file: what is said of it.
+HURT = {
+    "other format": (lambda shown: shown.update(format=2), "another version of prunekit"),
+    "other view": (lambda shown: shown.update(view="../x"), "are damaged"),
+    "no data": (lambda shown: shown.update(data={}), "are damaged"),
+    "cut data": (lambda shown: shown["data"]["family"].pop("entries"), "are damaged"),
+}
+
+
+@pytest.fixture(scope="module")
+def written(lab, browser):
+    """A page with outputs that nobody here has run: whole, and damaged."""
+    address, folder = lab
+    outputs = [bundle(LineageView("roulette")), *(damaged(change) for change, _ in HURT.values())]
+    made = notebook([""] * len(outputs))
+    for cell, data in zip(made["cells"], outputs, strict=True):
+        cell["outputs"] = [{"output_type": "display_data", "metadata": {}, "data": data}]
+    (folder / "w.ipynb").write_text(json.dumps(made))
+    with watched(browser) as tab:
+        opened_there(tab, address, "w.ipynb")
+        tab.locator(".prunekit-view[data-shows]").nth(len(HURT)).wait_for()
+        yield tab
+
+
+def test_an_output_that_is_not_trusted_is_alive_with_its_data(written):
+    place = written.locator(".prunekit-view").first
+    assert place.get_attribute("data-shows") == "view"
+    before = pixels(place.locator(".pk-tree"))
+    place.locator(".pk-tree").press("ArrowLeft")
+    assert pixels(place.locator(".pk-tree")) != before
+
+
+@pytest.mark.parametrize("name", HURT)
+def test_a_damaged_output_says_so_and_shows_its_picture(written, name):
+    place = written.locator(".prunekit-view").nth(1 + [*HURT].index(name))
+    assert place.get_attribute("data-shows") == "picture"
+    assert HURT[name][1] in place.inner_text()
+    assert place.locator("img").evaluate("i => i.complete && i.naturalWidth > 100")
+    assert place.locator(".pk-view").count() == 0
