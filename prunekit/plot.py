@@ -7,6 +7,7 @@ name looks like stands in `prunekit.looks`.
 from __future__ import annotations
 
 import functools
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar
@@ -35,6 +36,7 @@ Table = Annotated[Any, numbers("rows", "columns")]
 Matrix = Annotated[Tensor, shaped("rows", "columns")]
 Point = tuple[float, float]
 F = TypeVar("F", bound=Callable[..., Any])
+LETTERS = 9  # of a title to an inch
 FEW, COLUMN = 4, 12  # lines of a legend that have room among the curves, and beside them
 STYLE: Any = {
     "figure.dpi": 100,
@@ -108,7 +110,7 @@ def _figure(size: tuple[float, float], columns: int = 1) -> tuple[Figure, Any]:
 def axes(title: str, x: str, y: str, size: tuple[float, float] = (7, 4)) -> tuple[Figure, Axes]:
     """An empty figure with its labels; see `style` for drawing into it."""
     figure, ((axis,),) = _figure(size)
-    axis.set(title=title, xlabel=x, ylabel=y)
+    axis.set(title=textwrap.fill(title, int(LETTERS * size[0])), xlabel=x, ylabel=y)
     return figure, axis
 
 
