@@ -17,6 +17,7 @@ lint: .venv/complete-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python tools/lint_js.py
 
 benchmarks: .venv/complete-test  ## speed beside a peer's, as ratios
 	$(BIN)/python benchmarks/ratios.py

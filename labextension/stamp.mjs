@@ -3,7 +3,13 @@
 import { createHash } from "node:crypto";
 import { readFileSync, readdirSync, writeFileSync } from "node:fs";
 
-const files = ["package.json", "tsconfig.json", ...readdirSync("src").sort().map((f) => `src/${f}`)];
+const files = [
+  "package.json",
+  "tsconfig.json",
+  ...readdirSync("src")
+    .sort()
+    .map((f) => `src/${f}`),
+];
 const hash = createHash("sha256");
 for (const file of files) hash.update(`${file}\n`).update(readFileSync(file));
 writeFileSync("../prunekit/labextension/sources.sha256", `${hash.digest("hex")}\n`);

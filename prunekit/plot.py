@@ -1,21 +1,24 @@
 """Figures from reports, steps and recorded cells; no computation beyond means and spreads.
 
-Colours are seaborn's colour-blind palette on white, so that a figure reads the same in light and
-dark themes.
+They have no background: one ink and colours that can be read on a light and on a dark page. What a
+name looks like stands in `prunekit.looks`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+import functools
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, TypeVar
 
 import matplotlib.pyplot as plt
 import numpy as np
-import seaborn as sns
 import torch
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
@@ -24,70 +27,143 @@ from torch import Tensor
 
 from prunekit._arguments import as_array, checked, numbers, shaped
 from prunekit.knobs import Count
+from prunekit.looks import BLUE, COLOURS, FAINTEST, INK, NEGATIVE, POSITIVE, looks
 from prunekit.report import Comparison, Report
 from prunekit.steps import Step
 
-KEPT, REMOVED = sns.color_palette("colorblind")[0], "0.85"
 Numbers = Annotated[Any, numbers("n")]
 Table = Annotated[Any, numbers("rows", "columns")]
 Matrix = Annotated[Tensor, shaped("rows", "columns")]
 Point = tuple[float, float]
-MARKERS = "osD^vPX*"
+F = TypeVar("F", bound=Callable[..., Any])
+LETTERS = 9  # of a title to an inch
+FEW, COLUMN = 4, 12  # lines of a legend that have room among the curves, and beside them
+STYLE: Any = {
+    "figure.dpi": 100,
+    "axes.facecolor": "none",
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 12,
+    "axes.labelsize": 12,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.prop_cycle": cycler(color=COLOURS),
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.bottom": False,
+    "ytick.left": False,
+    "xtick.labelsize": 11,
+    "ytick.labelsize": 11,
+    "grid.color": INK,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "legend.fontsize": 11,
+    "font.size": 12,
+}
+# Weights, as `MaskView` shows them: the smaller, the more of the page is seen through.
+WEIGHTS = LinearSegmentedColormap.from_list(
+    "weights",
+    [
+        (0.0, to_rgba(NEGATIVE)),
+        (0.5, to_rgba(NEGATIVE, FAINTEST)),
+        (0.5, to_rgba(POSITIVE, FAINTEST)),
+        (1.0, to_rgba(POSITIVE)),
+    ],
+)
+plt.colormaps.register(WEIGHTS, force=True)
 
 
-def style() -> None:
-    """The look of all figures; called by every function here."""
-    sns.set_theme(
-        style="whitegrid",
-        palette="colorblind",
-        rc={
-            "figure.facecolor": "white",
-            "figure.dpi": 100,
-            "savefig.dpi": 120,
-            "axes.titlesize": 12,
-        },
+@contextmanager
+def style() -> Iterator[None]:
+    """The look of all figures, for more that is drawn into one: ``with plot.style(): ...``."""
+    # Not matplotlib's rc_context, which puts all settings back: also that a notebook shows figures
+    # at the end of a cell, which the first figure switches on.
+    before = {name: plt.rcParams[name] for name in STYLE}
+    plt.rcParams.update(STYLE)
+    try:
+        yield
+    finally:
+        plt.rcParams.update(before)
+
+
+def _styled(function: F) -> F:
+    @functools.wraps(function)
+    def drawn(*args: Any, **kwargs: Any) -> Any:
+        with style():
+            return function(*args, **kwargs)
+
+    return drawn  # type: ignore[return-value]
+
+
+def _figure(size: tuple[float, float], columns: int = 1) -> tuple[Figure, Any]:
+    """A figure without a background, with its axes in a row, (1, columns)."""
+    # JupyterLab puts a white page behind a figure whose colour is transparent and its ink dark, not
+    # behind one that has no background at all.
+    return plt.subplots(
+        1, columns, figsize=size, layout="constrained", squeeze=False, frameon=False
     )
 
 
 @checked
+@_styled
 def axes(title: str, x: str, y: str, size: tuple[float, float] = (7, 4)) -> tuple[Figure, Axes]:
-    """An empty figure with its labels."""
-    style()
-    figure, axis = plt.subplots(figsize=size, layout="constrained")
-    axis.set(title=title, xlabel=x, ylabel=y)
+    """An empty figure with its labels; see `style` for drawing into it."""
+    figure, ((axis,),) = _figure(size)
+    axis.set(title=textwrap.fill(title, int(LETTERS * size[0])), xlabel=x, ylabel=y)
     return figure, axis
 
 
 @checked
+@_styled
 def curves(
-    lines: Mapping[str, Sequence[Sequence[tuple[float, float]]]],
+    lines: Mapping[str, Sequence[Sequence[Point]]],
     *,
     title: str = "",
     x: str = "sparsity",
     y: str = "validation accuracy",
     dense: float | None = None,
+    points: Mapping[str, Point] | None = None,
+    xlim: Point | None = None,
+    ylim: Point | None = None,
 ) -> Figure:
     """One line a label: the mean over its runs, with a band of one standard deviation.
 
     `lines` maps a label to runs, each a list of points (x, y); the runs of a label share their x.
+    `dense` is a line across, `points` are single ones, such as a paper's; `xlim` and `ylim` say
+    what part is shown.
     """
     figure, axis = axes(title, x, y)
-    for (label, runs), marker in zip(lines.items(), MARKERS * 4, strict=False):
+    look = looks([*lines, *(points or {})])
+    for label, runs in lines.items():
         xs = np.array([point[0] for point in runs[0]])
         ys = np.array([[point[1] for point in run] for run in runs])  # (runs, points)
-        (line,) = axis.plot(xs, ys.mean(0), marker=marker, markersize=5, label=label)
+        colour, marker, dash = look[label]
+        axis.plot(xs, ys.mean(0), dash, color=colour, marker=marker, markersize=5, label=label)
         if len(runs) > 1:
             spread = ys.std(0, ddof=1)
             axis.fill_between(
-                xs, ys.mean(0) - spread, ys.mean(0) + spread, color=line.get_color(), alpha=0.2
+                xs, ys.mean(0) - spread, ys.mean(0) + spread, color=colour, alpha=0.2, linewidth=0
             )
-    if dense is not None:
-        axis.axhline(dense, color="0.3", linestyle="--", linewidth=1, label="not pruned")
-    axis.legend()
+    for label, point in (points or {}).items():
+        marker = look[label].marker or "o"
+        axis.plot(*point, marker, color=look[label].colour, markersize=11, label=label)
+    _not_pruned(axis, dense)
+    axis.set(**{k: ends for k, ends in (("xlim", xlim), ("ylim", ylim)) if ends is not None})
+    many = len(axis.get_legend_handles_labels()[1])
+    beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "ncols": -(-many // COLUMN)}
+    axis.legend(**(beside if many > FEW else {}))
     return figure
 
 
+def _not_pruned(axis: Axes, dense: float | None) -> None:
+    """A dashed line across, at the figure of the network that was not pruned."""
+    if dense is not None:
+        axis.axhline(dense, color=INK, linestyle="--", linewidth=1, label="not pruned")
+
+
 @checked
+@_styled
 def history(source: Report | Sequence[Step], title: str = "", dense: float | None = None) -> Figure:
     """Accuracy and sparsity after every step of one run; `dense` is the accuracy before it."""
     steps = list(source) if isinstance(source, Sequence) else source.history
@@ -97,27 +173,23 @@ def history(source: Report | Sequence[Step], title: str = "", dense: float | Non
     figure, axis = axes(title, "step", f"validation {metric}")
     numbers = np.arange(1, len(steps) + 1)
     values = [step.metrics.get(metric, np.nan) for step in steps]
-    axis.plot(numbers, values, color="0.6", linewidth=1, zorder=1)
-    for phase, marker in zip(dict.fromkeys(s.phase for s in steps), MARKERS, strict=False):
-        here = [i for i, step in enumerate(steps) if step.phase == phase]
+    axis.plot(numbers, values, color=INK, linewidth=1, zorder=1)
+    phases = [step.phase.replace("finetune", "fine-tune") for step in steps]
+    for phase, look in looks(phases).items():
+        here = [i for i, other in enumerate(phases) if other == phase]
+        there = [values[i] for i in here]
         axis.scatter(
-            numbers[here],
-            [values[i] for i in here],
-            marker=marker,
-            zorder=2,
-            label=phase.replace("finetune", "fine-tune"),
+            numbers[here], there, color=look.colour, marker=look.marker, zorder=2, label=phase
         )
     if not isinstance(source, Sequence):
         dense = source.before[metric]
-    if dense is not None:
-        axis.axhline(dense, color="0.3", linestyle="--", linewidth=1, label="not pruned")
+    _not_pruned(axis, dense)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     right = axis.twinx()
-    color = sns.color_palette("colorblind")[3]
     sparsities = [s.sparsity for s in steps]
     dot = "." if len(steps) == 1 else None  # a line of one point cannot be seen
-    right.step(numbers, sparsities, where="post", color=color, linestyle=":", marker=dot)
-    right.set_ylabel("sparsity (dotted)", color=color)
+    right.step(numbers, sparsities, where="post", color=INK, linestyle=":", marker=dot)
+    right.set_ylabel("sparsity (dotted)")
     right.set_ylim(0, 1)
     right.grid(False)
     axis.legend(loc="lower left")
@@ -130,6 +202,7 @@ def _mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
 
 
 @checked
+@_styled
 def dots(
     rows: Mapping[str, Mapping[str, Sequence[float]]],
     *,
@@ -140,26 +213,28 @@ def dots(
 ) -> Figure:
     """Every value a dot, in rows and in colours; mean and standard deviation a line.
 
-    `rows` maps the label of a row to series, each a label and its values. `lines` are values that
+    `rows` maps the label of a row to series, each a label, which may be empty, and its values.
+    `lines` are values that
     the rows are compared with: a vertical line at the mean, a band of one standard deviation.
     """
     figure, axis = axes(title, x, "", (7, 1.2 + 0.36 * len(rows)))
     series = list(dict.fromkeys(label for row in rows.values() for label in row))
-    colors = dict(zip(series, sns.color_palette("colorblind"), strict=False))
-    for label, dash in zip(lines or {}, ("--", ":", "-.", "-"), strict=False):
+    look = looks([*(label for label in series if label), *rows, *(lines or {})])
+    for label, dash in zip(sorted(lines or {}), ("--", ":", "-.", "-") * len(rows), strict=False):
         mean, spread = _mean_and_spread((lines or {})[label])
-        axis.axvspan(mean - spread, mean + spread, color="0.3", alpha=0.12, linewidth=0)
-        axis.axvline(mean, color="0.3", linestyle=dash, linewidth=1.2, label=label)
-    for number, row in enumerate(rows.values()):
+        line: dict[str, Any] = {"color": look[label].colour, "linewidth": 1.2, "label": label}
+        axis.axvspan(mean - spread, mean + spread, color=line["color"], alpha=0.15, linewidth=0)
+        axis.axvline(mean, linestyle=dash, **line)
+    for number, (name, row) in enumerate(rows.items()):
         for label, values in row.items():
             place = number + 0.5 * ((series.index(label) + 0.5) / len(series) - 0.5)
             mean, spread = _mean_and_spread(values)
-            style = {"color": colors[label], "marker": MARKERS[series.index(label)]}
-            axis.errorbar(mean, place, xerr=spread, fmt="|", color=colors[label], capsize=3)
-            axis.scatter(values, [place] * len(values), s=18, zorder=2, **style)
+            colour, marker, _ = look[label or name]
+            axis.errorbar(mean, place, xerr=spread, fmt="|", color=colour, capsize=3)
+            axis.scatter(values, [place] * len(values), 18, colour, marker=marker or "o", zorder=2)
     for label in series if any(series) else ():
-        style = {"color": colors[label], "marker": MARKERS[series.index(label)]}
-        axis.scatter([], [], s=18, label=label, **style)
+        colour, marker, _ = look[label]
+        axis.scatter([], [], 18, colour, marker=marker or "o", label=label)
     axis.set_yticks(range(len(rows)), list(rows))
     axis.set_ylim(len(rows) - 0.5, -0.5)
     if log:
@@ -184,9 +259,9 @@ def comparison(result: Comparison, title: str = "") -> Figure:
 
 
 @checked
+@_styled
 def matrix(values: Matrix, keep: Tensor | None = None, title: str = "") -> Figure:
-    """A small matrix with every number written out; removed ones are 0 on grey."""
-    style()
+    """A small matrix, each number below its colour; removed ones are 0 and hatched."""
     if keep is not None and (keep.dtype is not torch.bool or keep.shape != values.shape):
         raise ValueError(
             f"plot.matrix: keep must be True or False for each of {tuple(values.shape)}, got "
@@ -194,35 +269,24 @@ def matrix(values: Matrix, keep: Tensor | None = None, title: str = "") -> Figur
         )
     grid = values.detach().cpu().numpy()
     rows, columns = grid.shape
-    figure, axis = plt.subplots(
-        figsize=(1.1 * columns + 1.2, 0.8 * rows + 0.8), layout="constrained"
-    )
+    figure, ((axis,),) = _figure((1.1 * columns + 1.2, 0.8 * rows + 0.8))
     limit = float(np.abs(grid).max()) or 1.0
-    shown = np.ma.masked_where(~keep.numpy(), grid) if keep is not None else grid
-    axis.set_facecolor(REMOVED)
-    image = axis.imshow(shown, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto")
-    for r in range(rows):
-        for c in range(columns):
-            kept = keep is None or bool(keep[r, c])
-            strong = kept and abs(grid[r, c]) > 0.6 * limit
-            axis.text(
-                c,
-                r,
-                f"{grid[r, c]:.2f}" if kept else "0",
-                ha="center",
-                va="center",
-                color="white" if strong else "black",
-                fontsize=12,
-            )
-    axis.set(
-        title=title, xlabel="input", ylabel="output", xticks=range(columns), yticks=range(rows)
-    )
+    scale = ScalarMappable(Normalize(-limit, limit), WEIGHTS)
+    for (r, c), value in np.ndenumerate(grid):
+        kept = keep is None or bool(keep[r, c])
+        paint = {"facecolor": scale.to_rgba(value)} if kept else {"fill": False, "hatch": "////"}
+        axis.add_patch(Rectangle((c - 0.45, r - 0.45), 0.9, 0.5, edgecolor=INK, lw=0.6, **paint))
+        axis.text(c, r + 0.27, f"{value:.2f}" if kept else "0", ha="center", va="center")
+    axis.set(title=title, xlabel="input", ylabel="output")
+    axis.set(xticks=range(columns), yticks=range(rows))
+    axis.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
     axis.grid(False)
-    figure.colorbar(image, label="weight")
+    figure.colorbar(scale, ax=axis, label="weight")
     return figure
 
 
 @checked
+@_styled
 def images(
     pictures: Sequence[tuple[str, Table]],
     *,
@@ -231,20 +295,16 @@ def images(
     cmap: str = "viridis",
     limits: tuple[float, float] | None = None,
 ) -> Figure:
-    """Pictures side by side on one colour scale; each `(caption, (h, w) values)`."""
+    """Pictures side by side on one colour scale; each `(caption, (h, w) values)`.
+
+    For weights there is the map "weights", with `limits` alike on both sides of 0.
+    """
     if cmap not in plt.colormaps() or not len(pictures):
         raise ValueError(
             "plot.images: there must be a picture and a colour map of matplotlib, got "
             f"{len(pictures)} and {cmap!r}"
         )
-    style()
-    figure, panels = plt.subplots(
-        1,
-        len(pictures),
-        figsize=(2.4 * len(pictures) + 0.8, 2.9),
-        layout="constrained",
-        squeeze=False,
-    )
+    figure, panels = _figure((2.4 * len(pictures) + 0.8, 2.9), len(pictures))
     arrays = [as_array(values) for _, values in pictures]
     low, high = limits or (min(a.min() for a in arrays), max(a.max() for a in arrays))
     for axis, (caption, _), values in zip(panels[0], pictures, arrays, strict=True):
@@ -258,6 +318,7 @@ def images(
 
 
 @checked
+@_styled
 def wheel(
     probabilities: Numbers, sizes: Numbers, title: str = "", picked: Sequence[int] = ()
 ) -> Figure:
@@ -265,8 +326,7 @@ def wheel(
 
     The slices of `picked` stand out and are numbered.
     """
-    style()
-    figure, axis = plt.subplots(figsize=(5.4, 4.4), layout="constrained")
+    figure, ((axis,),) = _figure((5.4, 4.4))
     probabilities, sizes = as_array(probabilities), as_array(sizes)
     if probabilities.shape != sizes.shape or min(probabilities) < 0 or not sum(probabilities):
         raise ValueError(
@@ -276,7 +336,7 @@ def wheel(
     shades = plt.get_cmap("viridis")(sizes / (sizes.max() or 1))
     labels = [str(i) if not len(picked) or i in picked else "" for i in range(len(sizes))]
     explode = [0.15 if i in picked else 0 for i in range(len(sizes))]
-    edges = {"edgecolor": "white", "linewidth": 1}
+    edges = {"edgecolor": INK, "linewidth": 1}
     axis.pie(
         probabilities, colors=shades, labels=labels, explode=explode, wedgeprops=edges,
         startangle=90, counterclock=False,
@@ -295,6 +355,7 @@ def _caption(axis: Axes, text: str, point: Any) -> None:
 
 
 @checked
+@_styled
 def landscape(
     xs: Numbers,
     ys: Numbers,
@@ -345,46 +406,56 @@ def landscape(
 
 
 @checked
-def population(steps: Sequence[Step], total: Count, title: str = "") -> Figure:
-    """Every member of every generation as a dot, by the share of the weights that it keeps."""
-    searched = [(s.index, s.tried) for s in steps if s.tried is not None and s.tried.kept]
-    figure, axis = axes(title, "generation", "kept weights (%)")
-    for number, tried in searched:
-        shares = [100 * kept / total for kept in tried.kept]
-        axis.scatter([number] * len(shares), shares, s=12, color="0.6", zorder=1)
-    numbers = [number for number, _ in searched]
-    best = [100 * tried.kept[tried.chosen] / total for _, tried in searched]
-    axis.plot(numbers, best, marker="o", markersize=5, color=KEPT, zorder=2)
-    axis.scatter([], [], s=12, color="0.6", label="a member")
-    axis.plot([], [], marker="o", color=KEPT, label="the best one that is allowed")
-    _whole_steps(axis, numbers)
+@_styled
+def generations(
+    groups: Sequence[tuple[float, Sequence[float], int]],
+    *,
+    x: str,
+    y: str,
+    title: str = "",
+    names: tuple[str, str] = ("a candidate", "the best"),
+) -> Figure:
+    """Who was tried, a column of dots a group, and the one of each that was chosen, joined.
+
+    Each group is its place across, its values, and the number of the chosen one among them, counted
+    from 0; `names` are what the legend calls one that was tried and one that was chosen.
+    """
+    figure, axis = axes(title, x, y)
+    for place, values, _ in groups:
+        axis.scatter([place] * len(values), values, s=12, color=INK, zorder=1)
+    places, chosen = [g[0] for g in groups], [values[which] for _, values, which in groups]
+    axis.plot(places, chosen, marker="o", markersize=5, color=BLUE, zorder=2)
+    axis.scatter([], [], s=12, color=INK, label=names[0])
+    axis.plot([], [], marker="o", color=BLUE, label=names[1])
+    axis.set_xlim(0.5, max([*places, 1]) + 0.5)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))  # also where there is only one
     axis.legend()
     return figure
 
 
 @checked
+def population(steps: Sequence[Step], total: Count, title: str = "") -> Figure:
+    """Every member of every generation as a dot, by the share of the weights that it keeps."""
+    groups = [
+        (s.index, [100 * kept / total for kept in s.tried.kept], s.tried.chosen)
+        for s in steps
+        if s.tried is not None and s.tried.kept
+    ]
+    names = ("a member", "the best one that is allowed")
+    return generations(groups, x="generation", y="kept weights (%)", title=title, names=names)
+
+
+@checked
 def tree(steps: Sequence[Step], examples: Count, title: str = "") -> Figure:
     """Every child of every level as a dot, the chosen ones joined: how a branching tree grew."""
-    grown = [s for s in steps if s.tried is not None and not s.tried.vectors]
-    levels = [step.info.get("level", step.index) for step in grown]
-    children = [_accuracies(step, examples) for step in grown]
-    figure, axis = axes(title, "level", "validation accuracy")
-    for level, values in zip(levels, children, strict=True):
-        axis.scatter([level] * len(values), values, s=12, color="0.6", zorder=1)
-    best = [v[s.tried.chosen] for s, v in zip(grown, children, strict=True) if s.tried is not None]
-    axis.plot(levels, best, marker="o", markersize=5, color=KEPT, zorder=2)
-    axis.scatter([], [], s=12, color="0.6", label="a child")
-    axis.plot([], [], marker="o", color=KEPT, label="the chosen one")
-    _whole_steps(axis, levels)
-    axis.legend()
-    return figure
-
-
-def _accuracies(step: Step, examples: int) -> list[float]:
-    return [1 - errors / examples for errors in step.tried.costs] if step.tried else []
-
-
-def _whole_steps(axis: Axes, places: Sequence[int]) -> None:
-    """Whole numbers along the axis, also where there is only one."""
-    axis.set_xlim(0.5, max([*places, 1]) + 0.5)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    groups = [
+        (
+            s.info.get("level", s.index),
+            [1 - cost / examples for cost in s.tried.costs],
+            s.tried.chosen,
+        )
+        for s in steps
+        if s.tried is not None and not s.tried.vectors
+    ]
+    names = ("a child", "the chosen one")
+    return generations(groups, x="level", y="validation accuracy", title=title, names=names)

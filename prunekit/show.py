@@ -65,7 +65,7 @@ def run(out: Path) -> None:
     print(f"\n{report}\n")
     figure = plot.history(report, "LeNet-300-100 on 5,000 digits: 10 rounds of magnitude pruning")
     with replacing(figure_at) as path:
-        figure.savefig(path, format="png")
+        figure.savefig(path, format="png", dpi=120)
     print(f"the figure:   {figure_at}")
     clients: list[Any] = []  # of the notebooks that are being executed, each in its own kernel
     with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:

@@ -47,6 +47,7 @@ from prunekit import (
     experiments,
     judge,
     knobs,
+    looks,
     magnitude,
     models,
     plot,
@@ -73,7 +74,7 @@ LIMIT = 10  # seconds that one call may take
 DRAINED = 3  # steps that are asked of a generator
 
 ROOMS = [
-    "data", "datasets", "judge", "score", "select", "search", "count", "mask", "knobs", "steps",
+    "looks", "data", "datasets", "judge", "score", "select", "search", "count", "mask", "knobs", "steps",
     "method", "models", "evolve", "rounds", "report", "prune", "journal", "checkpoint", "course",
     "plot", "train",
 ]  # fmt: skip
@@ -502,11 +503,14 @@ GOOD = {
     "course.verdict": lambda: (
         course.verdict, dict(attempt=abs, like=abs, on=[(1,)], hints={"a": abs}, within=0.1)
     ),
+    "looks.Look": lambda: (looks.Look, dict(colour="#757575", marker="o", dash="-")),
+    "looks.looks": lambda: (looks.looks, dict(names=["a", "b"])),
     "plot.style": lambda: (plot.style, {}),
     "plot.axes": lambda: (plot.axes, dict(title="t", x="x", y="y", size=(3, 2))),
     "plot.curves": lambda: (
         plot.curves,
-        dict(lines={"a": [[(0.1, 0.9), (0.2, 0.8)]]}, title="t", x="x", y="y", dense=0.9),
+        dict(lines={"a": [[(0.1, 0.9), (0.2, 0.8)]]}, title="t", x="x", y="y", dense=0.9,
+             points={"b": (0.1, 0.5)}, xlim=(0.0, 1.0), ylim=(0.0, 1.0)),
     ),
     "plot.history": lambda: (plot.history, dict(source=pruned().history, title="t", dense=0.9)),
     "plot.dots": lambda: (
@@ -531,6 +535,10 @@ GOOD = {
         dict(xs=[0.0, 1.0, 2.0], ys=[0.0, 1.0], values=picture(), allowed=picture() > 2, x="x",
              y="y", label="l", title="t", dots=[(0.0, 1.0)], names=["a"],
              arrows=[((0.0, 0.0), (1.0, 1.0), "a")]),
+    ),
+    "plot.generations": lambda: (
+        plot.generations,
+        dict(groups=[(1.0, [0.5, 0.25], 0)], x="x", y="y", title="t", names=("a", "b")),
     ),
     "plot.population": lambda: (
         plot.population, dict(steps=searched()[1].history, total=147, title="t")
@@ -641,6 +649,11 @@ GOOD = {
     ),
     "widgets.LineageView": lambda: (
         widgets.LineageView, dict(source=searched()[0].history, title="t")
+    ),
+    "widgets.FilterView": lambda: (
+        widgets.FilterView,
+        dict(model=nn.Sequential(nn.Conv2d(1, 2, 3)), layer="0.weight", scores=torch.rand(2),
+             mask=Mask({"0.weight": torch.rand(2, 1, 3, 3) > 0.5}), stored=True),
     ),
     "widgets.MaskView": lambda: (
         widgets.MaskView, dict(model=tiny_model(), mask=mask(), data=small())

@@ -1,6 +1,8 @@
 """Panels without a browser: what stands in the controls, and that clicks do what they say."""
 
 import asyncio
+import base64
+import io
 import threading
 import time
 from functools import partial
@@ -9,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from ipywidgets import HTML
+from matplotlib.pyplot import imread
 from tiny import tiny_data, tiny_model
 
 from prunekit import Data, Mask, Step, fit, gradual, magnitude, prune, show
@@ -382,6 +385,13 @@ def test_a_figure_that_fails_is_said_and_the_run_goes_on():
     click(made, "Run")
     assert "the figure cannot be drawn: KeyError" in made.message.value
     assert len(made.report.history) == 9
+
+
+def test_the_picture_has_no_background():
+    made = panel(**SMALL)
+    click(made, "Run")
+    png = base64.b64decode(made.image.value.split("base64,")[1].split('"')[0])
+    assert imread(io.BytesIO(png))[0, 0, 3] == 0
 
 
 def test_the_readers_own_figures_stay_open():

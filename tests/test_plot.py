@@ -1,5 +1,8 @@
 """Figures: what they show is what they were given."""
 
+import inspect
+import io
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -9,12 +12,15 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.collections import PathCollection, QuadMesh
+from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 from tiny import tiny_data, tiny_model
 
 from prunekit import plot
 from prunekit.baselines.magnitude import magnitude
 from prunekit.baselines.random import random
+from prunekit.looks import COLOURS, FAINTEST, INK, NEGATIVE, POSITIVE
 from prunekit.mask import Mask
 from prunekit.prune import compare, prune
 from prunekit.steps import Step, Tried
@@ -51,6 +57,16 @@ def test_axes_are_labelled():
     assert figure.get_size_inches().tolist() == [5, 3]
 
 
+def test_a_long_title_goes_on_in_another_line():
+    words = "every weight that is there " * 6
+    figure, axis = plot.axes(words, "x", "y")
+    assert axis.get_title().split() == words.split()
+    figure.canvas.draw()
+    title = axis.title.get_window_extent()
+    assert 0 <= title.x0 < title.x1 <= figure.bbox.x1
+    assert title.y1 <= figure.bbox.y1
+
+
 RUNS = {
     "magnitude": [[(0.0, 0.9), (0.5, 0.8)], [(0.0, 0.9), (0.5, 0.6)]],
     "random": [[(0.0, 0.9), (0.5, 0.3)]],
@@ -72,11 +88,21 @@ def test_curves_draw_the_mean_of_each_label_and_a_band_where_there_are_several_r
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("sparsity", "validation accuracy")
 
 
-def test_curves_have_different_colours_and_markers():
-    lines = {str(i): [[(0, i), (1, i)]] for i in range(8)}
+def test_curves_of_any_number_can_be_told_apart():
+    lines = {str(i): [[(0, i), (1, i)]] for i in range(40)}
     axis = plot.curves(lines).axes[0]
-    assert len({line.get_marker() for line in axis.lines}) == 8
-    assert len({line.get_color() for line in axis.lines}) == 8
+    assert legend(axis) == [*lines]
+    looks = [(line.get_color(), line.get_marker(), line.get_linestyle()) for line in axis.lines]
+    assert len(set(looks)) == 40
+    assert len({colour for colour, *_ in looks}) == len(COLOURS)
+
+
+def test_a_point_of_a_paper_and_the_part_that_is_shown():
+    figure = plot.curves(RUNS, points={"the paper": (0.4, 0.95)}, xlim=(0, 0.5), ylim=(0.5, 1))
+    (axis,) = figure.axes
+    assert legend(axis) == ["magnitude", "random", "the paper"]
+    assert axis.lines[-1].get_xydata().tolist() == [[0.4, 0.95]]
+    assert (axis.get_xlim(), axis.get_ylim()) == ((0, 0.5), (0.5, 1))
 
 
 def test_the_dense_model_is_a_dashed_line_across():
@@ -160,6 +186,13 @@ def test_a_population_is_drawn_with_its_best():
     assert axis.lines[0].get_ydata().tolist() == [50, 50]
 
 
+def test_of_each_generation_the_chosen_one_is_joined():
+    (axis,) = plot.generations([(1, [3.0, 4.0], 1), (3, [2.0], 0)], x="x", y="y").axes
+    assert axis.lines[0].get_xydata().tolist() == [[1, 4], [3, 2]]
+    assert legend(axis) == ["a candidate", "the best"]
+    assert plot.generations([], x="x", y="y").axes[0].lines[0].get_xydata().tolist() == []
+
+
 def test_comparison_has_a_line_a_method_and_a_dot_a_seed():
     result = compare(
         {"by size": magnitude, "by chance": random}, tiny_model(), tiny_data(),
@@ -185,24 +218,26 @@ def written(axis):
     return [text.get_text() for text in axis.texts]
 
 
-def test_matrix_writes_out_every_number():
+def test_matrix_writes_out_every_number_below_its_colour():
     axis = plot.matrix(WEIGHTS, title="t").axes[0]
     assert written(axis) == ["0.50", "-1.25", "0.10", "0.00", "2.00", "-0.33"]
-    assert axis.images[0].get_clim() == (-2, 2)
+    for patch, w in zip(axis.patches, WEIGHTS.flatten().tolist(), strict=True):
+        *colour, opacity = patch.get_facecolor()
+        assert colour == pytest.approx(to_rgb(POSITIVE if w >= 0 else NEGATIVE), abs=0.01)
+        assert opacity == pytest.approx(FAINTEST + (1 - FAINTEST) * abs(w) / 2, abs=0.01)
     assert (axis.get_title(), axis.get_xlabel(), axis.get_ylabel()) == ("t", "input", "output")
 
 
-def test_matrix_leaves_removed_weights_grey_with_a_zero():
+def test_matrix_hatches_removed_weights_and_writes_a_zero():
     keep = WEIGHTS.abs() > 0.4
-    axis = plot.matrix(WEIGHTS.requires_grad_(), keep).axes[0]
+    axis = plot.matrix(WEIGHTS.clone().requires_grad_(), keep).axes[0]
     assert written(axis) == ["0.50", "-1.25", "0", "0", "2.00", "0"]
-    assert np.array_equal(np.ma.getmaskarray(axis.images[0].get_array()), ~keep.numpy())
+    assert [bool(patch.get_hatch()) for patch in axis.patches] == (~keep).flatten().tolist()
 
 
 def test_a_matrix_of_zeros_is_drawn():
     axis = plot.matrix(torch.zeros(2, 2), torch.zeros(2, 2, dtype=torch.bool)).axes[0]
     assert written(axis) == ["0"] * 4
-    assert axis.images[0].get_clim() == (-1, 1)
 
 
 def test_images_share_one_colour_scale_and_have_their_captions():
@@ -221,8 +256,151 @@ def test_images_keep_to_given_limits():
     assert figure.axes[0].images[0].get_clim() == (-3, 3)
 
 
-def test_figures_are_white_also_where_the_theme_is_dark():
+# ------------------------------------------------------------------- names, and light and dark pages
+
+NAMES = ["magnitude", "random", "inv-4, B = 1", "inv-4, B = 40", "mine", "yours", "theirs"]
+TRIED = [Step("prune", 1, 1, Mask({}), {}, {"level": n}, Tried((3, 1), 1)) for n in (1, 2)]
+BRED = [
+    Step("search", n, 1, Mask({}), {}, tried=Tried((1, 2), 0, (50, 20), ((0.0,),) * 2))
+    for n in (1, 2)
+]
+FIGURES = {
+    "axes": lambda: plot.axes("t", "x", "y")[0],
+    "curves": lambda: plot.curves(
+        {name: [[(0, i), (1, i + 1)], [(0, i), (1, i + 2)]] for i, name in enumerate(NAMES)},
+        dense=1, points={"the paper": (0.5, 2)}, title="t",
+    ),
+    "history": lambda: plot.history(STEPS, "t", dense=0.95),
+    "dots": lambda: plot.dots(
+        {row: {name: [1.0, 2.0 + i] for i, name in enumerate(NAMES)} for row in "abcdef"}, x="x",
+        lines={"|gradient|": [3.0, 4.0], "the paper": [2.0]}, title="t",
+    ),
+    "comparison": lambda: plot.comparison(
+        compare({"magnitude": magnitude, "random": random}, tiny_model(), tiny_data(),
+                seeds=(0, 1), sparsity=0.6, bar=False), "t",
+    ),
+    "matrix": lambda: plot.matrix(WEIGHTS, WEIGHTS.abs() > 0.4, "t"),
+    "images": lambda: plot.images([("a", WEIGHTS)], label="weight", cmap="weights", title="t"),
+    "wheel": lambda: plot.wheel([0.5, 0.3, 0.2], [3.0, 2.0, 1.0], "t", [1]),
+    "landscape": lambda: plot.landscape(
+        [0, 1, 2], [0, 1], np.arange(6.0).reshape(2, 3), np.arange(6).reshape(2, 3) < 4,
+        x="a", y="b", label="kept", title="t", dots=[(0, 0), (1, 1)], names="x",
+        arrows=[((0, 0), (1, 1), "there")],
+    ),
+    "generations": lambda: plot.generations([(1, [3.0, 4.0], 0), (2, [2.0], 0)], x="x", y="y"),
+    "population": lambda: plot.population(BRED, 100, "t"),
+    "tree": lambda: plot.tree(TRIED, 10, "t"),
+}  # fmt: skip
+PAGES = {"white": 4.5, "#111111": 3.5}  # the contrast that ink has at least; data colours have 3
+
+
+def test_no_figure_is_forgotten():
+    made = {
+        n for n, f in vars(plot).items() if inspect.isfunction(f) and f.__module__ == plot.__name__
+    }
+    assert {name for name in made if name[0] != "_"} == {*FIGURES, "style"}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_what_is_written_and_drawn_can_be_read_on_every_page(name):
+    figure = FIGURES[name]()
+    figure.set_dpi(200)
+    figure.canvas.draw()
+    rgba = np.asarray(figure.canvas.buffer_rgba()) / 255
+    texts = shown_texts(figure)
+    assert texts
+    for page, least in PAGES.items():
+        seen = luminance(
+            rgba[..., :3] * rgba[..., 3:] + np.array(to_rgb(page)) * (1 - rgba[..., 3:])
+        )
+        assert np.allclose(seen[0, 0], luminance(to_rgb(page)))  # nothing is behind the figure
+        for text in texts:
+            box = text.get_window_extent()
+            rows = slice(int(len(seen) - box.y1), int(len(seen) - box.y0) + 1)
+            part = seen[rows, int(box.x0) : int(box.x1) + 1]
+            assert contrast(part.max(), part.min()) >= least - 0.02, (text.get_text(), page)
+        for colour in data_colours(figure):
+            assert contrast(luminance(colour), luminance(to_rgb(page))) >= 3, (colour, page)
+
+
+def shown_texts(figure):
+    """All texts, but the ticks beyond the ends of their axes."""
+    ticks = [
+        tick for a in figure.axes for axis in (a.xaxis, a.yaxis) for tick in axis.get_major_ticks()
+    ]
+    beyond = {
+        label for tick in ticks for label in (tick.label1, tick.label2)
+        if not np.isclose(np.clip(tick.get_loc(), *sorted(tick.get_view_interval())), tick.get_loc())
+    }  # fmt: skip
+    texts = figure.findobj(lambda artist: isinstance(artist, Text) and artist.get_visible())
+    return [text for text in texts if text.get_text().strip() and text not in beyond]
+
+
+def data_colours(figure):
+    """Those of lines and dots; what lies on a map of colours is outlined instead."""
+    plain = [
+        axis for axis in figure.axes if not any(isinstance(c, QuadMesh) for c in axis.collections)
+    ]
+    for axis in plain:
+        yield from (to_rgb(line.get_color()) for line in axis.lines)
+        dots = [c for c in axis.collections if isinstance(c, PathCollection)]
+        yield from (tuple(colour[:3]) for c in dots for colour in c.get_facecolor())
+
+
+def luminance(colour):
+    """WCAG's relative luminance."""
+    colour = np.asarray(colour, float)
+    linear = np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722]
+
+
+def contrast(one, other):
+    light, dark = max(one, other), min(one, other)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_a_name_has_the_same_colour_whatever_stands_before_it():
+    def colours(names):
+        lines = plot.curves({name: [[(0, 0), (1, 1)]] for name in names}).axes[0].lines
+        dots = plot.dots({n: {n: [1.0]} for n in names}, x="x", lines={n: [1.0] for n in names})
+        scattered = [c for c in dots.axes[0].collections if isinstance(c, PathCollection)]
+        rows = plot.dots({n: {"": [1.0]} for n in names}, x="x").axes[0].collections
+        rows = [c for c in rows if isinstance(c, PathCollection)]
+        vertical = [line for line in dots.axes[0].lines if line.get_label() in names]
+        return {
+            name: {
+                to_rgb(curve.get_color()), to_rgb(next(v for v in vertical if v.get_label() == name).get_color()),
+                tuple(dot.get_facecolor()[0][:3]), tuple(row.get_facecolor()[0][:3]),
+            }
+            for name, curve, dot, row in zip(names, lines, scattered, rows, strict=False)
+        }  # fmt: skip
+
+    first = colours(NAMES)
+    assert all(len(each) == 1 for each in first.values())
+    assert colours(NAMES[::-1]) == first
+
+
+def test_the_notebook_gets_a_picture_without_a_background_and_asks_for_none():
+    from IPython.core.pylabtools import print_figure
+    from matplotlib_inline.backend_inline import _fetch_figure_metadata
+
+    figure = FIGURES["curves"]()
+    picture = plt.imread(io.BytesIO(print_figure(figure, base64=False)))
+    assert picture[0, 0, 3] == 0
+    assert np.median(picture[..., 3]) == 0
+    assert _fetch_figure_metadata(figure) is None  # else JupyterLab puts a white box behind it
+
+
+def test_the_readers_own_settings_stay_and_do_not_show():
     plt.style.use("dark_background")
+    before = dict(matplotlib.rcParams)
     figure, axis = plot.axes("t", "x", "y")
-    assert figure.get_facecolor() == axis.get_facecolor() == (1, 1, 1, 1)
-    assert axis.title.get_color() in ("black", ".15")
+    figure.canvas.draw()
+    assert dict(matplotlib.rcParams) == before
+    assert axis.title.get_color() == axis.get_xticklabels()[0].get_color() == INK
+    with plot.style():
+        assert axis.annotate("here", (0, 0)).get_color() == INK
+        plt.ion()  # as the first figure of a notebook does; else the next ones are not shown
+    assert plt.isinteractive()
+    plt.ioff()
+    assert dict(matplotlib.rcParams) == before

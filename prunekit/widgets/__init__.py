@@ -3,6 +3,7 @@
 `views` holds what follows at once from moving a control.
 """
 
+from prunekit.widgets.filters import FilterView
 from prunekit.widgets.genemap import GeneMap
 from prunekit.widgets.guess import Guess
 from prunekit.widgets.instant import Instant
@@ -12,4 +13,14 @@ from prunekit.widgets.panel import Panel
 from prunekit.widgets.replay import Replay
 from prunekit.widgets.sketch import Sketch
 
-__all__ = ["GeneMap", "Guess", "Instant", "LineageView", "MaskView", "Panel", "Replay", "Sketch"]
+__all__ = [
+    "FilterView",
+    "GeneMap",
+    "Guess",
+    "Instant",
+    "LineageView",
+    "MaskView",
+    "Panel",
+    "Replay",
+    "Sketch",
+]

@@ -6,10 +6,12 @@ Nothing else of the package is imported here: the wheel is built with these text
 from pathlib import Path
 
 HERE = Path(__file__).parent / "static"
+COLOURS = Path(__file__).parents[1] / "looks.json"
 EXPORT = "export default { render };"
 
 # Each view that can live without a kernel: its scripts and its style sheets, in their order.
 VIEWS = {
+    "FilterView": (("chart", "filters"), ("chart", "filters")),
     "GeneMap": (("chart", "genemap"), ("chart", "genemap")),
     "LineageView": (("chart", "lineage", "lineageview"), ("chart", "lineage")),
     "MaskView": (("chart", "mask"), ("chart", "mask")),
@@ -18,8 +20,9 @@ VIEWS = {
 
 
 def script(*names: str) -> str:
-    """The text of one module, made of `static/<name>.js` in this order."""
-    return _joined(names, "js")
+    """One module, made of `static/<name>.js` in this order; before chart.js stand the colours."""
+    text = _joined(names, "js")
+    return f"const PALETTE = {COLOURS.read_text()};\n{text}" if "chart" in names else text
 
 
 def style(*names: str) -> str:

@@ -10,6 +10,7 @@ import ipywidgets
 from matplotlib.figure import Figure
 
 from prunekit._arguments import checked
+from prunekit.looks import INK
 from prunekit.report import Report
 from prunekit.widgets.controls import named
 from prunekit.widgets.running import OfCell, in_loop, loop_of_the_kernel
@@ -71,10 +72,11 @@ class Guess(OfCell, ipywidgets.VBox):
         """Lay the guess over a figure, dashed."""
         if self.value is not None and self.across is not None:
             axis = figure.axes[0]
-            axis.axhline(self.across(self.value), color="0.2", linestyle=(0, (6, 4)), linewidth=1.5)
+            axis.axhline(self.across(self.value), color=INK, linestyle=(0, (6, 4)), linewidth=1.5)
             axis.annotate(
                 "your guess", (0.98, self.across(self.value)), xycoords=("axes fraction", "data"),
                 textcoords="offset points", xytext=(0, 4), fontsize=10, ha="right",
+                color=INK,
             )  # fmt: skip
 
     def reveal(self, report: Report) -> str:

@@ -12,6 +12,7 @@ import traitlets
 
 from prunekit._arguments import checked
 from prunekit.knobs import shown
+from prunekit.looks import BLUE
 from prunekit.widgets import output
 from prunekit.widgets.connection import Connection
 from prunekit.widgets.controls import named
@@ -111,7 +112,7 @@ def bars(
     parts = []
     for i, (height, full) in enumerate(zip(heights, marked, strict=True)):
         tall = high * height / tallest
-        paint = 'fill="#0173b2"' if full else 'fill="currentColor" fill-opacity="0.25"'
+        paint = f'fill="{BLUE}"' if full else 'fill="currentColor" fill-opacity="0.25"'
         parts.append(
             f'<rect x="{left + i * step:.1f}" y="{bottom - tall:.1f}" width="{0.86 * step:.1f}" '
             f'height="{tall:.1f}" {paint}/>'

@@ -159,12 +159,12 @@ class LineageView(OfCell, anywidget.AnyWidget):
 
     def fallback(self) -> str:
         entries = [entry for entry in self.family["entries"] if entry is not None]
-        figure, axis = plot.axes(self.title, *self.family["labels"])
+        groups = []
         for place, entry in enumerate(entries, start=1):
-            values = [value for value in entry["values"] if value is not None]
-            axis.scatter([place] * len(values), values, s=10, color="0.6")
-        best = [entry["values"][entry["chosen"]] for entry in entries]
-        axis.plot(range(1, len(best) + 1), best, marker="o", markersize=4)
+            known = [-math.inf if value is None else value for value in entry["values"]]
+            groups.append((place, known, entry["chosen"]))
+        x, y = self.family["labels"]
+        figure = plot.generations(groups, x=x, y=y, title=self.title)
         return output.picture(figure, repr(self))
 
     def __repr__(self) -> str:

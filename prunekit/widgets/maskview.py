@@ -151,11 +151,12 @@ class MaskView(OfCell, anywidget.AnyWidget):
         name = self.layers[0]
         weights, keep = self._weights(name), self.mask[name].numpy()
         across, limit = self._told(name)["across"], float(numpy.abs(weights).max()) / 2 or 1.0
-        figure, axis = plot.axes(f"{name}; empty: removed", across, "output", (7, 3.4))
         kept = numpy.where(keep.reshape(weights.shape), weights, numpy.nan)
-        axis.grid(False)
-        image = axis.imshow(kept, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto")
-        figure.colorbar(image, label="weight")
+        with plot.style():
+            figure, axis = plot.axes(f"{name}; empty: removed", across, "output", (7, 3.4))
+            image = axis.imshow(kept, cmap="weights", vmin=-limit, vmax=limit, aspect="auto")
+            axis.grid(False)
+            figure.colorbar(image, label="weight")
         return output.picture(figure, repr(self))
 
     def __repr__(self) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
+from prunekit.looks import INK
 from prunekit.widgets._static import alone
 
 MIME = "application/vnd.prunekit.view+json"
@@ -65,7 +66,7 @@ def drawn(shown: str) -> str:
     def image(found: re.Match[str]) -> str:
         says = re.search('aria-label="([^"]*)"', found[0])
         named = found[0].replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
-        svg = named.replace("currentColor", "#767676")
+        svg = named.replace("currentColor", INK)
         return _image("svg+xml", svg.encode(), html.unescape(says[1]) if says else "")
 
     return re.sub("<svg.*?</svg>", image, shown, flags=re.DOTALL)

@@ -273,10 +273,11 @@ class Panel(OfCell, ipywidgets.VBox):
         assert pruning is not None
         png, figure = io.BytesIO(), None
         try:
-            figure = self.draw(steps, pruning.before)
+            with plot.style():  # also for what the reader draws
+                figure = self.draw(steps, pruning.before)
             if self.guess is not None and self.predicted:
                 self.guess.draw(figure)
-            figure.savefig(png, format="png")
+            figure.savefig(png, format="png", dpi=120)
         except Exception as error:  # the run goes on without its figure
             self._say(f"the figure cannot be drawn: {type(error).__name__}: {error}")
             return

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from prunekit import plot
 from prunekit.knobs import shown
+from prunekit.looks import INK
 from prunekit.report import Report
 from prunekit.widgets import output
 from prunekit.widgets._static import script, style
@@ -86,11 +87,10 @@ class Sketch(OfCell, anywidget.AnyWidget):
         if self.value is not None:
             axis = figure.axes[0]
             xs, ys = zip(*self.value, strict=True)
-            axis.plot(xs, ys, color="0.2", linestyle=(0, (6, 4)), linewidth=1.5)
+            axis.plot(xs, ys, color=INK, linestyle=(0, (6, 4)), linewidth=1.5)
             axis.annotate(
                 "your guess", self.value[len(self.value) // 2], textcoords="offset points",
-                xytext=(0, 6), fontsize=10, ha="center",
-                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+                xytext=(0, 6), fontsize=10, ha="center", color=INK,
             )  # fmt: skip
 
     def reveal(self, report: Report) -> str:

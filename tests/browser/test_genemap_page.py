@@ -45,7 +45,7 @@ FIND = """(colour) => {
     }
     return found;
 }"""
-WHITE, ORANGE = [255, 255, 255], [245, 166, 35]
+WHITE, ORANGE = [255, 255, 255], [196, 122, 0]
 
 
 def gene_map(measured=True, **settings):

@@ -11,7 +11,8 @@ function element(tag, attributes = {}, ...children) {
 // A line of a legend: what a mark of this colour means.
 function legendLine(text, colour, hollow = false) {
   const mark = element("span", {
-    class: "pk-mark", "aria-hidden": "true",
+    class: "pk-mark",
+    "aria-hidden": "true",
     style: `border-color: ${colour}; background: ${hollow ? "none" : colour}`,
   });
   return element("span", {}, mark, text);
@@ -37,30 +38,65 @@ function markOwn(event) {
 function keepKeys(box) {
   box.classList.add("pk-keys");
   box.addEventListener("keydown", stopOwn);
-  if (!window.prunekitMarks) addEventListener("keydown", markOwn, true); // once in a page
-  window.prunekitMarks = true;
+  if (!window["prunekitMarks"]) addEventListener("keydown", markOwn, true); // once in a page
+  window["prunekitMarks"] = true;
 }
 
 // The bytes of a trait: a DataView in a notebook, a Uint8Array in a page of its own.
 const bytesOf = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
 
 // Bit i of a mask as numpy packs it; without bits everything is kept.
-const kept = (bits, i) => !bits || (bits[i >> 3] >> (7 - (i & 7))) & 1;
+const kept = (bits, i) => (bits ? (bits[i >> 3] >> (7 - (i & 7))) & 1 : 1);
+
+// What the table of looks (`PALETTE`, which stands above) has as "#0173b2", as [r, g, b].
+const rgb = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 
 // Colours that can be read on the page's background, light or dark: `text`, `soft` and `faint` as
 // CSS writes them; `kept` (blue) and `chosen` (orange) as [r, g, b], for `rgb(${look.kept})` or pixels.
 function colours(el) {
   const text = getComputedStyle(el).color || "rgb(0, 0, 0)"; // before it is part of the page
   const [r, g, b] = text.match(/[\d.]+/g).map(Number);
-  const dark = 0.3 * r + 0.6 * g + 0.1 * b > 128;
   return {
     text,
     soft: `rgba(${r}, ${g}, ${b}, 0.5)`,
     faint: `rgba(${r}, ${g}, ${b}, 0.25)`,
-    kept: dark ? [86, 180, 233] : [1, 115, 178],
-    chosen: dark ? [245, 170, 60] : [200, 90, 0],
-    dark,
+    kept: rgb(PALETTE.blue),
+    chosen: rgb(PALETTE.orange),
   };
+}
+
+// A colour [r, g, b] and its opacity, from 0 to 1, as a pixel of `bitmap`.
+function pixel(colour, opacity = 1) {
+  const [r, g, b] = colour;
+  return ((Math.round(255 * opacity) << 24) | (b << 16) | (g << 8) | r) >>> 0;
+}
+
+// A canvas of a pixel a place, row by row: `paint(i)` is a `pixel`, or 0 where the page is seen.
+function bitmap(canvas, columns, rows, paint) {
+  if (canvas.width !== columns) canvas.width = columns;
+  if (canvas.height !== rows) canvas.height = rows;
+  const context = canvas.getContext("2d");
+  const image = context.createImageData(columns, rows);
+  const pixels = new Uint32Array(image.data.buffer);
+  for (let i = 0; i < pixels.length; i++) pixels[i] = paint(i);
+  context.putImageData(image, 0, 0);
+}
+
+// A weight: its sign as a colour, its size as opacity, so that the page is seen through small ones.
+const SIGNS = { positive: rgb(PALETTE.positive), negative: rgb(PALETTE.negative) };
+function weightPixel(value, limit) {
+  const share = Math.min(1, Math.abs(value) / limit);
+  const sign = value < 0 ? SIGNS.negative : SIGNS.positive;
+  return pixel(sign, PALETTE.faintest + (1 - PALETTE.faintest) * share);
+}
+
+function weightLegend() {
+  return [
+    legendLine("positive", PALETTE.positive),
+    legendLine("negative", PALETTE.negative),
+    element("span", {}, "the stronger the colour, the larger |w|"),
+    legendLine("empty: removed", "currentColor", true),
+  ];
 }
 
 // Round numbers between two ends, so many parts or fewer, none closer than `least`.
@@ -100,13 +136,19 @@ function axes(context, width, height, xs, ys, labels, look, least = 1) {
   context.textAlign = "right";
   context.textBaseline = "middle";
   for (const value of up) {
-    stroke(context, [[box.left, y(value)], [box.right, y(value)]]);
+    stroke(context, [
+      [box.left, y(value)],
+      [box.right, y(value)],
+    ]);
     context.fillText(written(value), box.left - 5, y(value));
   }
   context.textAlign = "center";
   context.textBaseline = "top";
   for (const value of ticks(...xs, least, Math.max(4, Math.floor(width / 80)))) {
-    stroke(context, [[x(value), box.bottom], [x(value), box.bottom + 4]]);
+    stroke(context, [
+      [x(value), box.bottom],
+      [x(value), box.bottom + 4],
+    ]);
     context.fillText(written(value), x(value), box.bottom + 5);
   }
   context.textBaseline = "bottom";

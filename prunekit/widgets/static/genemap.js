@@ -6,41 +6,60 @@ const GROW = 500; // milliseconds that an arrow takes
 const REST = 600; // and until the next one
 const BAR = 78; // pixels for the colour bar
 const PLAY = "Play the arrows";
-const FRESH = "#f5a623"; // what has just taken its place, orange
+const FRESH = PALETTE.orange; // what has just taken its place, orange
 const LEGEND = [
-  ["○", "a candidate"], ["●", "new in this generation"], ["★", "the best"],
-  ["▨", "beyond the limit"], ["┄", "one value for both"],
+  ["○", "a candidate"],
+  ["●", "new in this generation"],
+  ["★", "the best"],
+  ["▨", "beyond the limit"],
+  ["┄", "one value for both"],
 ];
 // Of each strategy what it does, where the way to the mutant starts, and what is multiplied with F.
 const WAYS = {
   rand1bin: {
-    about: "A mutant starts at another dot, drawn at random, and goes F times the way between " +
+    about:
+      "A mutant starts at another dot, drawn at random, and goes F times the way between " +
       "two more.",
-    base: "a", difference: "b − c",
+    base: "a",
+    difference: "b − c",
   },
   best1bin: {
     about: "A mutant starts at the best dot and goes F times the way between two others.",
-    base: "best", difference: "b − c",
+    base: "best",
+    difference: "b − c",
   },
   "current-to-best1bin": {
-    about: "A mutant starts at the dot itself and adds F times the way to the best dot and F times " +
+    about:
+      "A mutant starts at the dot itself and adds F times the way to the best dot and F times " +
       "the way between two others.",
-    base: "x", difference: "best − x + b − c",
+    base: "x",
+    difference: "best − x + b − c",
   },
   random: {
-    about: "A mutant is drawn anywhere on the map: F and the other dots do not matter. With CR " +
+    about:
+      "A mutant is drawn anywhere on the map: F and the other dots do not matter. With CR " +
       "at 1 this is random search.",
   },
 };
 const VIRIDIS = [
-  [68, 1, 84], [72, 40, 120], [62, 74, 137], [49, 104, 142], [38, 130, 142],
-  [31, 158, 137], [53, 183, 121], [110, 206, 88], [181, 222, 43], [253, 231, 37],
+  [68, 1, 84],
+  [72, 40, 120],
+  [62, 74, 137],
+  [49, 104, 142],
+  [38, 130, 142],
+  [31, 158, 137],
+  [53, 183, 121],
+  [110, 206, 88],
+  [181, 222, 43],
+  [253, 231, 37],
 ];
 
 function shade(share) {
   const place = Math.max(0, Math.min(1, share)) * (VIRIDIS.length - 1);
   const i = Math.min(Math.floor(place), VIRIDIS.length - 2);
-  const mixed = VIRIDIS[i].map((low, k) => Math.round(low + (place - i) * (VIRIDIS[i + 1][k] - low)));
+  const mixed = VIRIDIS[i].map((low, k) =>
+    Math.round(low + (place - i) * (VIRIDIS[i + 1][k] - low)),
+  );
   return `rgb(${mixed})`;
 }
 
@@ -67,22 +86,29 @@ function verdict(x, trial, won, measured) {
   const by = (over) => (measured ? ` by ${over.toFixed(over < 0.1 ? 2 : 1)} points` : "");
   let limit = "both within the limit";
   if (x[3] && trial[3]) {
-    limit = measured ? `the trial breaks the limit${by(trial[3])}, x${by(x[3])}` : "both break the limit";
+    limit = measured
+      ? `the trial breaks the limit${by(trial[3])}, x${by(x[3])}`
+      : "both break the limit";
   } else if (x[3]) limit = `x breaks the limit${by(x[3])}`;
   else if (trial[3]) limit = `the trial breaks the limit${by(trial[3])}`;
   const equal = x[2] === trial[2] && x[3] === trial[3] ? "equally good, " : "";
   return `${keeps}, ${limit}: ${equal}${won ? "the trial takes its place" : "x stays"}.`;
 }
 
-const which = (flags) => (flags[0] && flags[1] ? "both numbers" : flags[0] ? "the first number" : "the second number");
+const which = (flags) =>
+  flags[0] && flags[1] ? "both numbers" : flags[0] ? "the first number" : "the second number";
 
 // How the trial of dot i is made, step by step: words, arrows [from, to, caption], named points.
 function story({ run, generation, i, measured }) {
   const now = run.generations[generation];
-  const x = now.dots[i], trial = now.trials[i], mutant = now.mutants[i], mended = now.mended[i];
+  const x = now.dots[i],
+    trial = now.trials[i],
+    mutant = now.mutants[i],
+    mended = now.mended[i];
   const named = { x, best: now.dots[now.best] };
   "abc".split("").forEach((name, k) => (named[name] = now.dots[now.others[i][k]]));
-  const out = now.outside[i], crossed = now.crossed[i];
+  const out = now.outside[i],
+    crossed = now.crossed[i];
   const steps = [];
   const { base, difference } = WAYS[run.strategy];
   if (!base) {
@@ -108,7 +134,8 @@ function story({ run, generation, i, measured }) {
     const ways = base === "x" ? "both ways together" : "that way";
     const start = base === "best" ? `the best${itself ? ", which is x," : ""}` : base;
     steps.push({
-      words: `F times ${ways}: ${run.scale.toFixed(2)} × (${difference}), from ${start} on. ` +
+      words:
+        `F times ${ways}: ${run.scale.toFixed(2)} × (${difference}), from ${start} on. ` +
         "There is the mutant.",
       points: base === "best" ? { best: named.best, mutant } : { mutant },
       arrows: [[named[base], mutant, `F (${difference})`]],
@@ -157,7 +184,10 @@ function summary(run, generation) {
 
 // White on black, to be seen on every colour of the map.
 function outlined(context, width, act) {
-  for (const [paint, wide] of [["black", width + 2.4], ["white", width]]) {
+  for (const [paint, wide] of [
+    ["black", width + 2.4],
+    ["white", width],
+  ]) {
     context.strokeStyle = context.fillStyle = paint;
     context.lineWidth = wide;
     act();
@@ -167,6 +197,7 @@ function outlined(context, width, act) {
 function drawSquares(context, { x, y, box }, map, [low, high]) {
   const [across, up] = [edges(map.xs).map(x).map(Math.round), edges(map.ys).map(y).map(Math.round)];
   const each = (act) => map.kept.forEach((row, r) => row.forEach((share, c) => act(r, c, share)));
+  /** @type {(r: number, c: number) => [number, number, number, number]} */
   const square = (r, c) => [across[c], up[r + 1], across[c + 1] - across[c], up[r] - up[r + 1]];
   const broken = (r, c) => map.over[r][c] > 0;
   const forbidden = new Path2D();
@@ -182,11 +213,17 @@ function drawSquares(context, { x, y, box }, map, [low, high]) {
   context.save();
   context.clip(forbidden);
   const tall = box.bottom - box.top;
-  for (const [paint, wide] of [["rgba(0, 0, 0, 0.4)", 2.6], ["rgba(255, 255, 255, 0.85)", 1.1]]) {
+  for (const [paint, wide] of [
+    ["rgba(0, 0, 0, 0.4)", 2.6],
+    ["rgba(255, 255, 255, 0.85)", 1.1],
+  ]) {
     context.strokeStyle = paint;
     context.lineWidth = wide;
     for (let at = box.left - tall; at < box.right; at += 9) {
-      stroke(context, [[at, box.bottom], [at + tall, box.top]]);
+      stroke(context, [
+        [at, box.bottom],
+        [at + tall, box.top],
+      ]);
     }
   }
   context.restore();
@@ -195,11 +232,17 @@ function drawSquares(context, { x, y, box }, map, [low, high]) {
   context.stroke(border);
 }
 
-function drawDiagonal(context, { x, y }, [across, up]) {
+function drawDiagonal(context, { x, y }, both) {
+  const [across, up] = both;
   const ends = [Math.max(across[0], up[0]), Math.min(across[1], up[1])];
   if (ends[0] >= ends[1]) return;
   context.setLineDash([2, 4]);
-  outlined(context, 1.2, () => stroke(context, ends.map((value) => [x(value), y(value)])));
+  outlined(context, 1.2, () =>
+    stroke(
+      context,
+      ends.map((value) => [x(value), y(value)]),
+    ),
+  );
   context.setLineDash([]);
 }
 
@@ -213,7 +256,11 @@ function drawBar(context, { right, top, bottom }, [low, high], label, look) {
   context.textAlign = "left";
   context.textBaseline = "middle";
   for (const value of ticks(low, high)) {
-    context.fillText(written(value), left + 18, bottom - (tall * (value - low)) / (high - low || 1));
+    context.fillText(
+      written(value),
+      left + 18,
+      bottom - (tall * (value - low)) / (high - low || 1),
+    );
   }
   context.save();
   context.translate(left + BAR - 16, (top + bottom) / 2);
@@ -242,7 +289,7 @@ function drawDot(context, [x, y], fill, star = false) {
 
 // The dots of a generation; those without a name stand back while others have one.
 function drawDots(context, places, { dots, best, new: fresh }, named) {
-  const order = dots.map((_, i) => i).sort((i, j) => (i === best) - (j === best));
+  const order = dots.map((_, i) => i).sort((i, j) => Number(i === best) - Number(j === best));
   for (const i of order) {
     context.globalAlpha = named.size > 1 && ![...named.values()].includes(dots[i]) ? 0.5 : 1;
     drawDot(context, places[i], fresh.includes(i) ? FRESH : "white", i === best);
@@ -257,7 +304,10 @@ function drawArrow(context, [x0, y0], [x1, y1]) {
   const head = Math.min(11, long);
   const [bx, by] = [x1 - head * ux, y1 - head * uy];
   outlined(context, 2, () => {
-    stroke(context, [[x0, y0], [bx, by]]);
+    stroke(context, [
+      [x0, y0],
+      [bx, by],
+    ]);
     context.beginPath();
     context.moveTo(x1, y1);
     context.lineTo(bx - 0.45 * head * uy, by + 0.45 * head * ux);
@@ -271,18 +321,26 @@ function drawArrow(context, [x0, y0], [x1, y1]) {
 // What has been told of a trial, of whose last arrow a part has grown.
 function drawTrial(context, at, named, told, grown) {
   for (const name of ["mutant", "trial"]) {
-    if (named.has(name)) drawDot(context, at(named.get(name)), "#56b4e9");
+    if (named.has(name)) drawDot(context, at(named.get(name)), PALETTE.teal);
   }
   told.forEach((step, k) => {
     const part = k === told.length - 1 ? grown : 1;
     for (const [from, to] of step.arrows) {
       const [start, end] = [at(from), at(to)];
-      drawArrow(context, start, start.map((place, axis) => place + part * (end[axis] - place)));
+      drawArrow(
+        context,
+        start,
+        start.map((place, axis) => place + part * (end[axis] - place)),
+      );
     }
     if (!step.lost) return;
     const [x, y] = at(step.lost);
     outlined(context, 2.4, () => {
-      for (const side of [8, -8]) stroke(context, [[x - 8, y - side], [x + 8, y + side]]);
+      for (const side of [8, -8])
+        stroke(context, [
+          [x - 8, y - side],
+          [x + 8, y + side],
+        ]);
     });
   });
 }
@@ -291,17 +349,35 @@ function drawTrial(context, at, named, told, grown) {
 function drawCaption(context, text, [x, y], taken, box) {
   const [wide, tall] = [context.measureText(text).width + 8, 17];
   const free = ([left, top]) =>
-    left >= box.left && top >= box.top && left + wide <= box.right && top + tall <= box.bottom &&
+    left >= box.left &&
+    top >= box.top &&
+    left + wide <= box.right &&
+    top + tall <= box.bottom &&
     !taken.some(([l, t, w, h]) => left < l + w && l < left + wide && top < t + h && t < top + tall);
   const tried = [];
   for (const far of [8, 18, 30, 44, 60, 80, 105, 135]) {
-    for (const [across, up] of [[1, -1], [-1, -1], [1, 1], [-1, 1], [0, -1], [0, 1], [1, 0], [-1, 0]]) {
-      tried.push([x + across * far - ((1 - across) * wide) / 2, y + up * far - ((1 - up) * tall) / 2]);
+    for (const [across, up] of [
+      [1, -1],
+      [-1, -1],
+      [1, 1],
+      [-1, 1],
+      [0, -1],
+      [0, 1],
+      [1, 0],
+      [-1, 0],
+    ]) {
+      tried.push([
+        x + across * far - ((1 - across) * wide) / 2,
+        y + up * far - ((1 - up) * tall) / 2,
+      ]);
     }
   }
   const [left, top] = tried.find(free) || tried[0];
   taken.push([left, top, wide, tall]);
-  const nearest = [Math.max(left, Math.min(left + wide, x)), Math.max(top, Math.min(top + tall, y))];
+  const nearest = [
+    Math.max(left, Math.min(left + wide, x)),
+    Math.max(top, Math.min(top + tall, y)),
+  ];
   if (Math.hypot(nearest[0] - x, nearest[1] - y) > 16) {
     outlined(context, 1, () => stroke(context, [[x, y], nearest]));
   }
@@ -318,8 +394,11 @@ function drawCaptions(context, at, named, told, box) {
   const points = [...named].map(([name, point]) => [name, at(point)]);
   const taken = points.map(([, [x, y]]) => [x - 6, y - 6, 12, 12]);
   const middle = (from, to) => from.map((place, axis) => (place + to[axis]) / 2);
-  const halfway = told.flatMap((step) => step.arrows).map(([from, to, text]) => [text, middle(at(from), at(to))]);
-  for (const [text, place] of [...points, ...halfway]) drawCaption(context, text, place, taken, box);
+  const halfway = told
+    .flatMap((step) => step.arrows)
+    .map(([from, to, text]) => [text, middle(at(from), at(to))]);
+  for (const [text, place] of [...points, ...halfway])
+    drawCaption(context, text, place, taken, box);
 }
 
 // All of it; gives the places of the dots on the canvas.
@@ -328,17 +407,27 @@ function drawMap(canvas, look, { map, run, generation, chosen, told, grown, near
   const context = sharp(canvas, width, height);
   const now = run.generations[generation];
   const named = new Map(chosen === null ? [] : [["x", now.dots[chosen]]]);
-  for (const step of told) for (const [name, point] of Object.entries(step.points)) named.set(name, point);
+  for (const step of told)
+    for (const [name, point] of Object.entries(step.points)) named.set(name, point);
   const ends = [edges(map.xs), edges(map.ys)].map((all) => [all[0], all[all.length - 1]]);
   const near = chosen === null ? now.dots : [...now.dots, now.mended[chosen], now.trials[chosen]];
-  const seen = nearer ? ends.map((pair, k) => around(near.map((point) => point[k]), pair)) : ends;
+  const seen = nearer
+    ? ends.map((pair, k) =>
+        around(
+          near.map((point) => point[k]),
+          pair,
+        ),
+      )
+    : ends;
   const scales = axes(context, width - BAR, height, ...seen, map.labels, look, 0);
   const { x, y, box } = scales;
   const at = (point) => [x(point[0]), y(point[1])];
   const inside = (point) => [
-    Math.max(box.left, Math.min(box.right, x(point[0]))), Math.max(box.top, Math.min(box.bottom, y(point[1]))),
+    Math.max(box.left, Math.min(box.right, x(point[0]))),
+    Math.max(box.top, Math.min(box.bottom, y(point[1]))),
   ];
   const shares = map.kept.flat();
+  /** @type {[number, number]} */
   const range = [Math.min(...shares), Math.max(...shares)];
   const places = now.dots.map(at);
   drawBar(context, box, range, map.label, look);
@@ -388,7 +477,11 @@ function render({ model, el }) {
   };
   const scale = range("F", { min: 0.01, max: 2, step: 0.01 });
   const crossover = range("CR", { min: 0, max: 1, step: 0.01 });
-  const slider = range("generation", { min: 1, max: run.generations.length, class: "pk-generation" });
+  const slider = range("generation", {
+    min: 1,
+    max: run.generations.length,
+    class: "pk-generation",
+  });
   const strategy = element("select", { "aria-label": "strategy" });
   for (const name of map.strategies) strategy.append(element("option", {}, name));
   const strategyAbout = element("div");
@@ -397,15 +490,24 @@ function render({ model, el }) {
   const play = element("button", { type: "button", class: "pk-play" }, PLAY);
   const closer = element("button", { type: "button", "aria-pressed": false }, "Closer");
   const canvas = element("canvas", { class: "pk-map", role: "img" });
-  const dots = element("div", {
-    class: "pk-dots", tabindex: 0, role: "application",
-    "aria-label": "the dots: arrow keys choose one, Enter draws the next arrow of its trial",
-  }, canvas);
+  const dots = element(
+    "div",
+    {
+      class: "pk-dots",
+      tabindex: 0,
+      role: "application",
+      "aria-label": "the dots: arrow keys choose one, Enter draws the next arrow of its trial",
+    },
+    canvas,
+  );
   const [about, said] = [element("div"), element("div")];
   const words = element("div", { class: "pk-words", role: "status" }, about, said);
-  const legend = LEGEND.map(([sign, text]) => element("span", {}, element("b", {}, sign), ` ${text}`));
+  const legend = LEGEND.map(([sign, text]) =>
+    element("span", {}, element("b", {}, sign), ` ${text}`),
+  );
   const root = element(
-    "div", { class: "pk-view pk-genemap" },
+    "div",
+    { class: "pk-view pk-genemap" },
     element("strong", {}, map.title),
     element("div", { class: "pk-controls" }, scale.row, crossover.row, strategy, again),
     strategyAbout,
@@ -430,7 +532,10 @@ function render({ model, el }) {
     }
     say(about, `${summary(run, generation)}.`);
     say(said, text);
-    canvas.setAttribute("aria-label", `map of ${map.label}; across: ${map.labels[0]}, up: ${map.labels[1]}; ${about.textContent} ${text}`);
+    canvas.setAttribute(
+      "aria-label",
+      `map of ${map.label}; across: ${map.labels[0]}, up: ${map.labels[1]}; ${about.textContent} ${text}`,
+    );
     strategyAbout.textContent = strategy.title = WAYS[strategy.value].about;
     scale.shown.value = Number(scale.input.value).toFixed(2);
     crossover.shown.value = Number(crossover.input.value).toFixed(2);
@@ -549,8 +654,11 @@ function render({ model, el }) {
   };
   canvas.onclick = (event) => {
     const bounds = canvas.getBoundingClientRect();
-    const away = ([x, y]) => Math.hypot(x - event.clientX + bounds.left, y - event.clientY + bounds.top);
-    const hit = places.map((place, i) => i).filter((i) => away(places[i]) < NEAR)
+    const away = ([x, y]) =>
+      Math.hypot(x - event.clientX + bounds.left, y - event.clientY + bounds.top);
+    const hit = places
+      .map((place, i) => i)
+      .filter((i) => away(places[i]) < NEAR)
       .sort((i, j) => away(places[i]) - away(places[j]));
     if (!hit.length) return choose(null);
     choose(hit[(hit.indexOf(chosen) + 1) % hit.length]); // of several on one spot, one after another
@@ -578,8 +686,11 @@ function render({ model, el }) {
     root.append(element("div", { class: "pk-words" }, RUN));
   }
   const listened = [
-    ["change:run", renewed], ["change:generation", moved], ["change:scale", follow],
-    ["change:crossover", follow], ["change:strategy", follow],
+    ["change:run", renewed],
+    ["change:generation", moved],
+    ["change:scale", follow],
+    ["change:crossover", follow],
+    ["change:strategy", follow],
   ];
   for (const [name, act] of listened) model.on(name, act);
   const resized = new ResizeObserver(() => begun === null && draw());

@@ -12,8 +12,13 @@ function render({ model, el }) {
   const which = element("select", { "aria-label": "round" });
   const menu = element("label", { class: "pk-controls" }, "round ", which);
   const root = element(
-    "div", { class: "pk-view pk-lineage" },
-    element("strong", {}, model.get("title")), menu, canvas, legend, words,
+    "div",
+    { class: "pk-view pk-lineage" },
+    element("strong", {}, model.get("title")),
+    menu,
+    canvas,
+    legend,
+    words,
   );
   for (const round of rounds(family)) {
     const undone = family.undone.includes(round) ? " (taken back)" : "";
@@ -87,12 +92,14 @@ function render({ model, el }) {
 // The dot that a place of the canvas means, if there is one near it.
 function nearest({ spot }, group, left, top) {
   let [found, least] = [null, NEAR ** 2];
-  group.forEach((entry, place) => entry.values.forEach((value, who) => {
-    if (value === null) return;
-    const [x, y] = spot(place, who);
-    const far = (x - left) ** 2 + (y - top) ** 2;
-    if (far < least) [found, least] = [[place, who], far];
-  }));
+  group.forEach((entry, place) =>
+    entry.values.forEach((value, who) => {
+      if (value === null) return;
+      const [x, y] = spot(place, who);
+      const far = (x - left) ** 2 + (y - top) ** 2;
+      if (far < least) [found, least] = [[place, who], far];
+    }),
+  );
   return found;
 }
 

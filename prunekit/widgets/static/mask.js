@@ -7,27 +7,11 @@ const BRUSHES = { look: "Look", prune: "Prune", restore: "Put back" };
 const LARGE = 4; // pixels of the canvas, from which on a weight can be met without a wide brush
 const WIDE = 5;
 
-// Orange for negative, blue for positive, the stronger the larger; alike for colour-blind eyes.
-function colour(value, limit) {
-  const strength = Math.min(1, Math.abs(value) / limit);
-  const [r, g, b] = value < 0 ? [222, 143, 5] : [1, 115, 178];
-  const mixed = (channel) => Math.round(235 + (channel - 235) * (0.15 + 0.85 * strength));
-  return [mixed(r), mixed(g), mixed(b)];
-}
-
-function legendOf() {
-  const full = (sign) => `rgb(${colour(sign, 1)})`;
-  return [
-    legendLine("positive", full(1)), legendLine("negative", full(-1)),
-    element("span", {}, "the stronger the colour, the larger |w|"),
-    legendLine("empty: removed", "currentColor", true),
-  ];
-}
-
 // The places [row, column] on the straight way between two, with the last and without the first.
-function between([r, c], [toR, toC]) {
+function between(from, to) {
+  const [[r, c], [toR, toC]] = [from, to];
   const many = Math.max(Math.abs(toR - r), Math.abs(toC - c));
-  const part = (from, to, k) => Math.round(from + ((to - from) * k) / many);
+  const part = (start, end, k) => Math.round(start + ((end - start) * k) / many);
   return Array.from({ length: many }, (_, k) => [part(r, toR, k + 1), part(c, toC, k + 1)]);
 }
 
@@ -52,7 +36,7 @@ function answerAlone(model) {
     let [left, count] = [keptElsewhere, countElsewhere];
     for (const { rows, columns, bits } of Object.values(stored)) {
       count += rows * columns;
-      for (let i = 0; i < rows * columns; i++) left += kept(bits, i) ? 1 : 0;
+      for (let i = 0; i < rows * columns; i++) left += kept(bits, i);
     }
     const words = "Run this cell (Shift+Enter) to see the accuracy that is left.";
     model.set("verdict", `sparsity ${(1 - left / count).toFixed(3)}. ${words}`);
@@ -81,13 +65,17 @@ function answerAlone(model) {
 
 function render({ model, el }) {
   if (model.alone) answerAlone(model);
-  const bitmap = document.createElement("canvas");
+  const picture = document.createElement("canvas");
   const canvas = element("canvas", { class: "pk-weights", role: "application", tabindex: 0 });
   const words = element("div", { class: "pk-words", role: "status" });
   const verdict = element("div", { class: "pk-words", role: "status" });
   const modes = element("span", { role: "group", "aria-label": "what the pointer does" });
   const size = element("input", {
-    type: "range", min: 1, max: 25, value: WIDE, "aria-label": "width of the brush",
+    type: "range",
+    min: 1,
+    max: 25,
+    value: WIDE,
+    "aria-label": "width of the brush",
   });
   const undo = element("button", { type: "button" }, "Undo");
   const zooms = (name, sign) => {
@@ -97,18 +85,33 @@ function render({ model, el }) {
   const [near, far] = [zooms("nearer", "+"), zooms("farther", "−")];
   const which = element("select", { "aria-label": "layer" });
   const root = element(
-    "div", { class: "pk-view pk-maskview" },
+    "div",
+    { class: "pk-view pk-maskview" },
     element(
-      "div", { class: "pk-controls" }, "layer ", which, modes, undo, "brush ", size, far, near,
+      "div",
+      { class: "pk-controls" },
+      "layer ",
+      which,
+      modes,
+      undo,
+      "brush ",
+      size,
+      far,
+      near,
     ),
-    canvas, element("div", { class: "pk-legend" }, ...legendOf()), words, verdict,
+    canvas,
+    element("div", { class: "pk-legend" }, ...weightLegend()),
+    words,
+    verdict,
   );
   keepKeys(root);
   el.append(root);
 
   let layer, across, rows, columns, values, mask, remaining, limit;
-  let zoom = 1, least = 1; // pixels of the canvas per weight, and those that show the whole layer
-  let left = 0, top = 0; // the corner of the layer on the canvas
+  let zoom = 1,
+    least = 1; // pixels of the canvas per weight, and those that show the whole layer
+  let left = 0,
+    top = 0; // the corner of the layer on the canvas
   let cursor = [0, 0];
   let mode = "look";
   let held = null; // where the pointer was, while it is down
@@ -126,24 +129,15 @@ function render({ model, el }) {
   }
   for (const name of model.get("layers")) which.append(element("option", {}, name));
 
+  const shade = (i) => (mask[i] ? weightPixel(values[i], limit) : 0);
+
   function paint(indices) {
-    const context = bitmap.getContext("2d");
+    const context = picture.getContext("2d");
     const one = context.createImageData(1, 1);
     for (const i of indices) {
-      one.data.set(mask[i] ? [...colour(values[i], limit), 255] : [0, 0, 0, 0]);
+      new Uint32Array(one.data.buffer)[0] = shade(i);
       context.putImageData(one, i % columns, Math.floor(i / columns));
     }
-  }
-
-  function paintAll() {
-    bitmap.width = columns;
-    bitmap.height = rows;
-    const context = bitmap.getContext("2d");
-    const image = context.createImageData(columns, rows);
-    for (let i = 0; i < values.length; i++) {
-      if (mask[i]) image.data.set([...colour(values[i], limit), 255], 4 * i);
-    }
-    context.putImageData(image, 0, 0);
   }
 
   // Take over what was sent, once layer and mask are of one another; say whether it is another layer.
@@ -160,7 +154,7 @@ function render({ model, el }) {
     remaining = mask.reduce((sum, one) => sum + one, 0);
     limit = values.reduce((most, v) => Math.max(most, Math.abs(v)), 0) / 2 || 1;
     which.value = model.get("layer");
-    paintAll();
+    bitmap(picture, columns, rows, shade);
     return other;
   }
 
@@ -180,7 +174,7 @@ function render({ model, el }) {
     const context = canvas.getContext("2d");
     context.clearRect(0, 0, canvas.width, canvas.height);
     context.imageSmoothingEnabled = false;
-    context.drawImage(bitmap, left, top, columns * zoom, rows * zoom);
+    context.drawImage(picture, left, top, columns * zoom, rows * zoom);
     if (document.activeElement === canvas) {
       context.strokeStyle = getComputedStyle(root).color;
       context.lineWidth = 2;
@@ -213,7 +207,8 @@ function render({ model, el }) {
 
   const value = () => (mode === "restore" ? 1 : 0); // that the brush gives a weight
 
-  function brush([r, c]) {
+  function brush(place) {
+    const [r, c] = place;
     if (model.get("layer") !== layer) return; // another one is on its way
     const radius = (Number(size.value) - 1) / 2;
     const to = value();

@@ -36,25 +36,10 @@ function keptAt({ histories, wide, bits, of, at }, frame) {
 }
 
 function drawMask(canvas, layer, frame, look) {
-  const { rows, columns } = layer;
-  if (canvas.width !== columns || canvas.height !== rows) {
-    canvas.width = columns;
-    canvas.height = rows;
-  }
-  const context = canvas.getContext("2d");
-  const image = context.createImageData(columns, rows);
-  const pixels = new Uint32Array(image.data.buffer);
-  const [red, green, blue] = look.kept;
-  const on = 0xff000000 | (blue << 16) | (green << 8) | red;
   const isKept = keptAt(layer, frame);
+  const on = pixel(look.kept);
   let n = 0;
-  for (let i = 0; i < pixels.length; i++) {
-    if (isKept(i)) {
-      pixels[i] = on;
-      n++;
-    }
-  }
-  context.putImageData(image, 0, 0);
+  bitmap(canvas, layer.columns, layer.rows, (i) => (isKept(i) ? (n++, on) : 0));
   return n;
 }
 
@@ -64,19 +49,13 @@ function drawPixels(canvas, layer, first, frame, look) {
   const none = layer !== first || !Number.isInteger(side) || side < 8;
   canvas.parentElement.hidden = none;
   if (none) return;
-  canvas.width = canvas.height = side;
-  const context = canvas.getContext("2d");
-  const image = context.createImageData(side, side);
   const isKept = keptAt(layer, frame);
   const left = new Float64Array(layer.columns);
   for (let r = 0, i = 0; r < layer.rows; r++) {
     for (let c = 0; c < layer.columns; c++, i++) if (isKept(i)) left[c]++;
   }
   const most = Math.max(1, ...left);
-  for (let c = 0; c < layer.columns; c++) {
-    image.data.set([...look.kept, Math.round((255 * left[c]) / most)], 4 * c);
-  }
-  context.putImageData(image, 0, 0);
+  bitmap(canvas, side, side, (c) => pixel(look.kept, left[c] / most));
 }
 
 function drawCurve(canvas, run, frame, look) {
@@ -85,18 +64,31 @@ function drawCurve(canvas, run, frame, look) {
   const high = Math.max(...values, run.dense ?? -Infinity);
   const margin = 0.05 * (high - low || 0.1);
   const { context, x, y, box } = chart(
-    canvas, [1, run.value.length], [low - margin, high + margin], ["step", run.metric], look,
+    canvas,
+    [1, run.value.length],
+    [low - margin, high + margin],
+    ["step", run.metric],
+    look,
   );
   if (run.dense !== null) {
     context.strokeStyle = look.text;
     context.setLineDash([5, 4]);
-    stroke(context, [[box.left, y(run.dense)], [box.right, y(run.dense)]]);
+    stroke(context, [
+      [box.left, y(run.dense)],
+      [box.right, y(run.dense)],
+    ]);
     context.setLineDash([]);
   }
   context.strokeStyle = `rgb(${look.kept})`;
   context.lineWidth = 1.5;
-  const known = run.value.slice(0, frame + 1).map((v, i) => [i + 1, v]).filter(([, v]) => v !== null);
-  stroke(context, known.map(([step, v]) => [x(step), y(v)]));
+  const known = run.value
+    .slice(0, frame + 1)
+    .map((v, i) => [i + 1, v])
+    .filter(([, v]) => v !== null);
+  stroke(
+    context,
+    known.map(([step, v]) => [x(step), y(v)]),
+  );
   context.fillStyle = look.text;
   if (run.value[frame] !== null) dot(context, x(frame + 1), y(run.value[frame]), 4);
 }
@@ -159,7 +151,11 @@ function render({ model, el }) {
   const back = element("button", { type: "button", "aria-label": "one step back" }, "‹");
   const on = element("button", { type: "button", "aria-label": "one step on" }, "›");
   const slider = element("input", {
-    type: "range", min: 0, max: Math.max(count - 1, 0), step: 1, "aria-label": "step of the run",
+    type: "range",
+    min: 0,
+    max: Math.max(count - 1, 0),
+    step: 1,
+    "aria-label": "step of the run",
   });
   const speed = element("select", { "aria-label": "speed" });
   for (const rate of RATES) speed.append(element("option", { value: rate }, `${rate} steps/s`));
@@ -174,18 +170,21 @@ function render({ model, el }) {
   const legend = element("div", { class: "pk-legend" });
   const caption = (text) => element("figcaption", {}, text);
   const root = element(
-    "div", { class: "pk-view pk-replay" },
+    "div",
+    { class: "pk-view pk-replay" },
     element("strong", {}, run.title),
     element("div", { class: "pk-controls" }, play, back, on, slider, speed),
     words,
     element(
-      "div", { class: "pk-charts" },
+      "div",
+      { class: "pk-charts" },
       element("figure", {}, curve, element("div", { class: "pk-legend" }, dashed)),
       element("figure", {}, lineage, legend),
     ),
     element("label", {}, "layer ", which),
     element(
-      "div", { class: "pk-masks" },
+      "div",
+      { class: "pk-masks" },
       element("figure", {}, mask, caption("the mask of the layer: a row an output; blue is kept")),
       element("figure", {}, pixels, caption("connections left of each pixel: the bluer, the more")),
     ),

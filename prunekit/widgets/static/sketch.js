@@ -14,9 +14,13 @@ function render({ model, el }) {
   const again = element("button", { type: "button" }, "Start again");
   const said = element("span", { role: "status" });
   const root = element(
-    "div", { class: "pk-view pk-sketch" },
-    element("div", {}, model.get("question")), element("small", {}, HOW),
-    canvas, words, element("div", { class: "pk-controls" }, commit, again, said),
+    "div",
+    { class: "pk-view pk-sketch" },
+    element("div", {}, model.get("question")),
+    element("small", {}, HOW),
+    canvas,
+    words,
+    element("div", { class: "pk-controls" }, commit, again, said),
   );
   keepKeys(root);
   el.append(root);
@@ -36,10 +40,15 @@ function render({ model, el }) {
     scales = chart(canvas, [lowest, highest], [least, most], [across, upward], look, 0);
     const { context, x, y, box } = scales;
     const shown = locked() ? model.get("committed") : heights;
-    const points = [...shown.keys()].filter((i) => shown[i] !== null).map((i) => [x(where(i)), y(shown[i])]);
+    const points = [...shown.keys()]
+      .filter((i) => shown[i] !== null)
+      .map((i) => [x(where(i)), y(shown[i])]);
     if (document.activeElement === canvas && !locked()) {
       context.strokeStyle = look.text;
-      stroke(context, [[x(where(place)), box.top], [x(where(place)), box.bottom]]);
+      stroke(context, [
+        [x(where(place)), box.top],
+        [x(where(place)), box.bottom],
+      ]);
     }
     if (points.length) {
       const level = [[box.left, points[0][1]], ...points, [box.right, points.at(-1)[1]]];
@@ -56,9 +65,11 @@ function render({ model, el }) {
   function tell(shown) {
     const count = shown.filter((height) => height !== null).length;
     const here = shown[place] === null ? "nothing drawn" : `${upward} ${number(shown[place])}`;
-    words.textContent =
-      `at ${across} ${number(where(place))}: ${here}; ${count} of ${last + 1} places drawn`;
-    canvas.setAttribute("aria-label", `${model.get("question")} ${upward} over ${across}. ${words.textContent}. ${HOW}`);
+    words.textContent = `at ${across} ${number(where(place))}: ${here}; ${count} of ${last + 1} places drawn`;
+    canvas.setAttribute(
+      "aria-label",
+      `${model.get("question")} ${upward} over ${across}. ${words.textContent}. ${HOW}`,
+    );
     canvas.setAttribute("aria-disabled", locked());
     commit.disabled = again.disabled = locked();
     said.textContent = model.get("said");
@@ -79,7 +90,8 @@ function render({ model, el }) {
   }
 
   // A fast pointer leaves places out: draw a straight line from the one before.
-  function go([i, height]) {
+  function go(drawn) {
+    const [i, height] = drawn;
     const [from, start] = [place, recent];
     const way = Math.sign(i - from);
     for (let n = from + way; way && n !== i; n += way) {
