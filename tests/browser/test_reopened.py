@@ -8,7 +8,7 @@ from conftest import watched
 START = """
 import torch
 from prunekit import datasets, experiments, magnitude, models
-from prunekit.widgets import GeneMap, Guess, Instant, LineageView, MaskView, Panel, Replay, Sketch, views
+from prunekit.widgets import GeneMap, Guess, Instant, LineageView, MaskView, Panel, Replay, Results, Sketch, views
 net, digits, places = models.pretrained("lenet_300_100"), datasets.mnist_small(), [0.2, 0.4, 0.6]
 kept, allowed = 20 + 10 * torch.rand(3, 3), torch.rand(3, 3) > 0.3
 steps = experiments.showcase("roulette")[:5]
@@ -18,6 +18,7 @@ def sketch():
 # What lives on without a kernel: its place, its picture, and where a click or a key changes it.
 ALIVE = {
     "Replay('roulette')": (".pk-replay", ".pk-mask", "button[aria-label='one step on']"),
+    "Results('de-lenet300')": (".pk-results", ".pk-scatter", ".pk-scatter", "ArrowRight"),
     "LineageView('de-lenet300')": (".pk-lineage", ".pk-tree", ".pk-tree", "ArrowLeft"),
     "MaskView(net, data=digits, stored=True)": (".pk-maskview", ".pk-weights", ".pk-weights"),
     "GeneMap(places, places, kept, allowed, x='one', y='two', stored=True)": (
