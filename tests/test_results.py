@@ -73,6 +73,13 @@ def test_the_seeds_of_a_network_have_a_spread_of_their_own(tmp_path):
     assert all(value is None for arm in told("mnist-bases")["arms"] for value in arm["seeds"])
 
 
+def test_arms_of_two_networks_with_one_name_have_one_colour_and_are_told_apart():
+    arms = {arm["name"]: arm for arm in told("roulette")["arms"]}
+    one, other = arms["lenet_300_100 magnitude"], arms["lenet_5 magnitude"]
+    assert (one["colour"], one["marker"]) == (other["colour"], other["marker"])
+    assert one["hollow"] != other["hollow"]
+
+
 def test_one_network_has_no_spread():
     shown = told("cifar-bases")
     assert all(arm["spreads"][0] is None for arm in shown["arms"] if arm["networks"] == 1)

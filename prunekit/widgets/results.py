@@ -136,14 +136,16 @@ def told(name: str, title: str = "", folder: Path | None = None) -> dict[str, An
 
 
 def _looks(groups: Mapping[str, Sequence[Recorded]]) -> dict[str, dict[str, Any]]:
-    """Colour and mark of each arm: those that its name has everywhere, whatever the network. Where
-    a line would be dashed, the mark is hollow."""
+    """Colour and mark of each arm: those that its name has everywhere. The mark is hollow where a
+    line would be dashed, and the other way round where another network has the same."""
     short = {arm: arm.removeprefix(f"{cells[0]['model']} ") for arm, cells in groups.items()}
-    found = looks(short.values())
-    return {
-        arm: {"colour": look.colour, "marker": look.marker or "o", "hollow": look.dash != "-"}
-        for arm, look in ((arm, found[name]) for arm, name in short.items())
-    }
+    found, drawn, taken = looks(short.values()), {}, set()
+    for arm, name in short.items():
+        colour, marker, dash = found[name]
+        look = (colour, marker or "o", (dash != "-") ^ ((colour, marker, dash) in taken))
+        taken.add(found[name])
+        drawn[arm] = dict(zip(("colour", "marker", "hollow"), look, strict=True))
+    return drawn
 
 
 def _arm(cells: Sequence[Recorded], found: Mapping[str, Measured]) -> dict[str, Any]:
@@ -198,10 +200,12 @@ class Results(OfCell, anywidget.AnyWidget):
         return {name: getattr(self, name) for name in ("results", "x", "y", "shown")}
 
     def fallback(self) -> str:
-        measures = [m["name"] for m in self.results["measures"]]
-        at = [measures.index(name) for name in (self.x, self.y)]
-        figure, axis = plot.axes(self.results["title"], self.x, self.y)
+        measures = self.results["measures"]
+        at = [[m["name"] for m in measures].index(name) for name in (self.x, self.y)]
+        labels = [", ".join(filter(None, (measures[i]["name"], measures[i]["unit"]))) for i in at]
+        figure, axis = plot.axes("", labels[0], labels[1], (8, 4))
         with plot.style():
+            figure.suptitle(self.results["title"])
             for number, arm in enumerate(self.results["arms"]):
                 cells = [cell for cell in self.results["cells"] if cell["arm"] == number]
                 if arm["name"] in self.shown:
