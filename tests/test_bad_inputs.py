@@ -280,6 +280,9 @@ GOOD = {
     ),
     "score.magnitude": lambda: (score.magnitude, dict(model=tiny_model(), names=["0.weight"])),
     "score.relative": lambda: (score.relative, dict(model=tiny_model(), mask=mask())),
+    "score.sizes": lambda: (
+        score.sizes, dict(model=tiny_model(), mask=mask(), measure="absolute", dense=0.1)
+    ),
     "score.deviation": lambda: (score.deviation, dict(model=tiny_model(), mask=mask())),
     "score.gradient": lambda: (
         score.gradient,
