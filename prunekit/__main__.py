@@ -19,6 +19,8 @@ RUN = "Prune a trained LeNet step by step and execute the notebooks."
 LAB = "Copy the notebooks into a folder and open JupyterLab there. Copies are never written over."
 LIST = "List methods, baselines, models, data sets, experiments and notebooks."
 PAGE = "Write one page that replays an experiment's recorded run in any browser."
+REPORT = """\
+Write the long tables of experiments, every arm and every recorded cell, as text in Markdown."""
 DOCTOR = "Look at what is installed here and how it fits together: a line each, ok or what to do."
 REPRODUCE = """\
 Run the cells of experiments that are not yet recorded. Each has a process with one thread. One that
@@ -90,6 +92,16 @@ def _page(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _report(arguments: argparse.Namespace) -> int:
+    from prunekit.experiments import tables
+
+    if bool(arguments.experiment) == arguments.all:
+        raise ValueError("report: name experiments, or pass --all for all that have recorded cells")
+    for name in arguments.experiment or tables.with_cells():
+        print(tables.write(name, Path(arguments.out)))
+    return 0
+
+
 def _doctor(arguments: argparse.Namespace) -> int:
     from prunekit import doctor
 
@@ -138,6 +150,14 @@ def _parser() -> argparse.ArgumentParser:
     page = command("page", _page, PAGE)
     page.add_argument("experiment", help="one with a recorded run, such as roulette")
     page.add_argument("out", help="the page, such as roulette.html")
+    report = command("report", _report, REPORT)
+    report.add_argument("experiment", nargs="*", metavar="NAME", help="experiments with cells")
+    report.add_argument(
+        "--all", action="store_true", help="all that have recorded cells (default: those named)"
+    )
+    report.add_argument(
+        "--out", default="notebooks/results", help="folder (default: notebooks/results)"
+    )
     doctor = command("doctor", _doctor, DOCTOR)
     doctor.add_argument(
         "--json", action="store_true", help="the same as a list of objects (default: lines)"

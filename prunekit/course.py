@@ -1,17 +1,22 @@
-"""How the notebooks check themselves: `close` for measured numbers, `check` for exercises."""
+"""How the notebooks check themselves: `close` for measured numbers, `check` for exercises, `holds`
+for claims."""
 
 from __future__ import annotations
 
 import copy
+import html
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from prunekit._arguments import checked
-from prunekit.knobs import NonNegative, shown
+from prunekit.experiments.records import FEWEST, Difference
+from prunekit.knobs import Choice, NonNegative, shown
+from prunekit.looks import GREEN, INK, ORANGE, RED
 from prunekit.mask import Mask
 
 
@@ -133,3 +138,85 @@ def _short(value: Any, width: int = 70) -> str:
     except Exception:  # whatever an answer's own do
         text = shown(value)
     return text if len(text) <= width else text[: width - 1] + "…"
+
+
+# A sign and the colour of the bar: both are seen on a light page and on a dark one.
+BOXES = {
+    "holds": ("✓", GREEN),
+    "holds with": ("≈", ORANGE),
+    "does not hold": ("✗", RED),
+    "not tested": ("?", INK),
+}
+
+
+@checked
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a claim holds here, in a box with one sentence: one of `BOXES`, and why."""
+
+    claim: str
+    answer: Annotated[str, Choice("holds", "holds with", "does not hold", "not tested")]
+    condition: str
+    because: str
+
+    def __str__(self) -> str:
+        return f"{self.claim}: {self.answer}{self._with}. {self.because}"
+
+    __repr__ = __str__
+
+    @property
+    def _with(self) -> str:
+        return f" {self.condition}" if self.condition else ""
+
+    def _repr_html_(self) -> str:
+        sign, colour = BOXES[self.answer]
+        claim, condition, why = map(html.escape, (self.claim, self._with, self.because))
+        return (
+            f'<div role="note" style="border-left: 6px solid {colour}; padding: 6px 12px; '
+            f'margin: 8px 0; max-width: 80ch"><div>{claim}</div>'
+            f"<div><b>{sign} {self.answer}{condition}</b></div><div>{why}</div></div>"
+        )
+
+
+@checked
+def holds(
+    claim: str,
+    *,
+    less: Mapping[str, Difference] | None = None,
+    more: Mapping[str, Difference] | None = None,
+    condition: str = "",
+) -> Verdict:
+    """The verdict on a claim, from differences over networks (`experiments.difference`).
+
+    The claim is that what is in `less` is below 0, and what is in `more` above it; their names say
+    what was measured. It holds if that is so on every network, under a `condition` if it was tested
+    under one. It holds with doubt if so few networks could agree by chance. A distance from a
+    number, such as a size that a paper tells, holds with exceptions where most networks and their
+    mean are beyond it. Fewer than three networks are no test.
+    """
+    found = {**{n: (d, -1) for n, d in (less or {}).items()},
+             **{n: (d, 1) for n, d in (more or {}).items()}}  # fmt: skip
+    if not found:
+        return Verdict(claim, "not tested", "", "There is no run of it.")
+    because = "; ".join(f"{name}: {difference}" for name, (difference, _) in found.items()) + "."
+    because = because[0].upper() + because[1:]
+    if (fewest := min(len(difference.values) for difference, _ in found.values())) < FEWEST:
+        networks = "one network" if fewest == 1 else f"{fewest} networks"
+        why = f"{networks[0].upper()}{networks[1:]} cannot tell it from luck. {because}"
+        return Verdict(claim, "not tested", "", why)
+    if not all(_holds(difference, side) for difference, side in found.values()):
+        return Verdict(claim, "does not hold", "", because)
+    but = [condition] if condition else []
+    if any(difference.sign != side for difference, side in found.values()):
+        but.append("exceptions")
+    if any(difference.fixed is None and difference.is_weak for difference, _ in found.values()):
+        but.append("doubt")
+    return Verdict(claim, "holds with" if but else "holds", ", ".join(but), because)
+
+
+def _holds(difference: Difference, side: int) -> bool:
+    """Whether it is on this side of 0 on all networks; if it is from a number, then on most."""
+    if difference.fixed is None:
+        return difference.sign == side
+    there = difference.above if side > 0 else len(difference.values) - difference.above
+    return 2 * there > len(difference.values) and side * difference.mean > 0

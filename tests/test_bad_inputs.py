@@ -61,6 +61,7 @@ from prunekit import (
     widgets,
 )
 from prunekit import mask as mask_room
+from prunekit.experiments import records
 from prunekit.journal import Fit, Journal, environment
 from prunekit.methods.differential_evolution import differential_evolution
 from prunekit.methods.roulette import roulette
@@ -199,6 +200,10 @@ def cell():
 @functools.cache
 def record():
     return json.dumps(experiments.recorded("roulette")[0])
+
+
+def over_networks():
+    return records.Difference({0: 1.0, 1: 1.5, 2: 2.0})
 
 
 def recorded_cells():
@@ -500,6 +505,13 @@ GOOD = {
     "course.check": lambda: (
         course.check, dict(attempt=abs, like=abs, on=[(1,)], hints={"a": abs}, within=0.1)
     ),
+    "course.Verdict": lambda: (
+        course.Verdict, dict(claim="c", answer="holds", condition="", because="b.")
+    ),
+    "course.holds": lambda: (
+        course.holds,
+        dict(claim="c", less={"error": over_networks()}, more={"size": over_networks()}, condition="d"),
+    ),
     "course.verdict": lambda: (
         course.verdict, dict(attempt=abs, like=abs, on=[(1,)], hints={"a": abs}, within=0.1)
     ),
@@ -585,6 +597,20 @@ GOOD = {
     "experiments.at": lambda: (
         experiments.at, dict(cell=recorded_cells()[0], sparsity=0.5, split="test")
     ),
+    "experiments.by_network": lambda: (
+        experiments.by_network, dict(cells=recorded_cells(), measure=experiments.size)
+    ),
+    "experiments.difference": lambda: (
+        experiments.difference,
+        dict(cells=recorded_cells(), others=recorded_cells(), measure=experiments.size),
+    ),
+    **{
+        f"experiments.{name}": lambda name=name: (
+            getattr(experiments, name), dict(cell=recorded_cells()[0], split="test")
+        )
+        for name in ("error", "lost", "unpruned")
+    },
+    "experiments.size": lambda: (experiments.size, dict(cell=recorded_cells()[0])),
     "experiments.cells_of": lambda: (
         experiments.cells_of, dict(experiment=toy(), short=False, folder=Path("f"))
     ),
@@ -646,6 +672,10 @@ GOOD = {
     ),
     "widgets.Instant": lambda: (
         widgets.Instant, dict(work=lambda a: "", title="t", a=(0.0, 1.0, 0.5))
+    ),
+    "widgets.Results": lambda: (
+        widgets.Results,
+        dict(name="mnist-bases", x="size", y="minutes", shown=["vgg_small"], title="t"),
     ),
     "widgets.LineageView": lambda: (
         widgets.LineageView, dict(source=searched()[0].history, title="t")
@@ -796,6 +826,7 @@ BAD = {
 # Functions that are called with what else is given: their own errors are for their makers.
 CALLED = {
     "course.check": {"like"}, "course.verdict": {"like"}, "evolve.evolve": {"judge"},
+    "experiments.by_network": {"measure"}, "experiments.difference": {"measure"},
     "prune.compare": {"model"}, "prune.prune": {"watch"}, "rounds.in_rounds": {"choose"},
     "search.costs": {"decode"}, "steps.serial": {"function", "items"},
     "train.fit": {"remask", "penalty"},

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from prunekit import course
-from prunekit.course import close
+from prunekit.course import Verdict, close, holds
+from prunekit.experiments.records import Difference
 from prunekit.mask import Mask
 
 
@@ -237,3 +238,60 @@ def test_a_reference_and_hints_may_be_lists_of_results_that_give_nothing_away(sa
     assert said().startswith("not quite: you squared")
     assert not check(lambda x: x, [2, 6], on)
     assert said().startswith("not quite for 1: got 1, expected 2")
+
+
+# ------------------------------------------------------------------------------------- claims
+
+
+def over(*values, fixed=None):
+    return Difference(dict(enumerate(values)), fixed)
+
+
+SURELY, WEAKLY, MIXED = over(1.0, 1.1, 1.2), over(0.1, 0.5, 2.0), over(1.0, -0.5, 1.0)
+
+
+@pytest.mark.parametrize(("asked", "answer", "condition"), [
+    (dict(more=SURELY), "holds", ""),
+    (dict(less=SURELY), "does not hold", ""),
+    (dict(more=MIXED), "does not hold", ""),
+    (dict(less=MIXED), "does not hold", ""),
+    (dict(more=WEAKLY), "holds with", "doubt"),
+    (dict(more=over(1.0, -0.5, 1.0, fixed=24)), "holds with", "exceptions"),
+    (dict(more=over(0.1, -0.5, 0.1, fixed=24)), "does not hold", ""),  # the mean is below
+    (dict(more=over(0.1, 0.5, 2.0, fixed=24)), "holds", ""),
+    (dict(less=over(-1.0, 0.5, -1.0, fixed=24)), "holds with", "exceptions"),
+    (dict(less=over(-1.0, 0.5, 0.1, fixed=24)), "does not hold", ""),
+    (dict(more=over(3.0)), "not tested", ""),
+    (dict(more=over(3.0, 3.1)), "not tested", ""),
+    ({}, "not tested", ""),
+])  # fmt: skip
+def test_a_verdict_follows_from_the_networks(asked, answer, condition):
+    found = holds("it works", **{side: {"size": found} for side, found in asked.items()})
+    assert (found.answer, found.condition) == (answer, condition)
+
+
+def test_a_verdict_needs_all_of_a_claim_and_tells_its_condition():
+    both = holds("it works", more={"size": SURELY}, less={"error": over(-1.0, -1.1, -1.2)})
+    assert both.answer == "holds"
+    assert "error: 1.10 lower on average" in str(both).lower()
+    assert "size: 1.10 higher on average" in str(both).lower()
+    assert (
+        holds("it works", more={"size": SURELY}, less={"error": SURELY}).answer == "does not hold"
+    )
+    assert holds("it works", more={"size": SURELY}, less={"error": over(-1)}).answer == "not tested"
+    under = holds("it works", more={"size": SURELY}, condition="a steep wheel")
+    assert str(under).startswith("it works: holds with a steep wheel. Size: ")
+    assert repr(under) == str(under)
+    weak = holds("it works", more={"size": WEAKLY}, condition="a steep wheel")
+    assert weak.condition == "a steep wheel, doubt"
+
+
+def test_a_verdict_says_the_same_in_a_box_and_no_text_gets_out_of_it():
+    box = holds("<i>it</i> works", more={"size": SURELY})._repr_html_()
+    assert "&lt;i&gt;it" in box
+    assert "✓ holds" in box
+    assert "on all 3 networks" in box
+    assert "background" not in box  # the page's own colours, light or dark
+    for answer, (sign, colour) in course.BOXES.items():
+        assert f"{sign} {answer}" in Verdict("c", answer, "", "b.")._repr_html_()
+        assert colour in Verdict("c", answer, "", "b.")._repr_html_()

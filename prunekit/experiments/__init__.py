@@ -8,20 +8,27 @@ from prunekit.experiments.grid import cells_of, chosen, load, names, outcomes, r
 from prunekit.experiments.protocol import Arm, Claim, Experiment
 from prunekit.experiments.records import (
     at,
+    by_network,
+    difference,
+    error,
     figure,
+    lost,
     mean_spread,
     path,
     recorded,
     rows,
     showcase,
+    size,
     stopped,
     table,
     tradeoff,
+    unpruned,
     where,
 )
 
 __all__ = [
-    "Arm", "Cell", "Claim", "Experiment", "at", "cells_of", "chosen", "figure", "is_done", "load",
-    "mean_spread", "names", "outcomes", "path", "recorded", "reproduce", "results_folder", "rows",
-    "run_cell", "showcase", "stopped", "table", "tradeoff", "where",
+    "Arm", "Cell", "Claim", "Experiment", "at", "by_network", "cells_of", "chosen", "difference",
+    "error", "figure", "is_done", "load", "lost", "mean_spread", "names", "outcomes", "path",
+    "recorded", "reproduce", "results_folder", "rows", "run_cell", "showcase", "size", "stopped",
+    "table", "tradeoff", "unpruned", "where",
 ]  # fmt: skip

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -53,17 +54,30 @@ def recorded(name: str, folder: Path | None = None) -> list[dict[str, Any]]:
 
     Raises ValueError that names a file that is damaged.
     """
+    cells, damaged = readable(name, folder)
+    if damaged:
+        raise damaged[0]
+    return cells
+
+
+@checked
+def readable(
+    name: str, folder: Path | None = None
+) -> tuple[list[dict[str, Any]], list[ValueError]]:
+    """The recorded cells of an experiment that can be read, and what is wrong with the others."""
     folder = folder if folder is not None else shipped_results(name)
     arms = load(name).arms
-    files = {path: read_json(path, FORMAT, "cell") for path in sorted(folder.glob("*.json"))}
-    known = [
-        check_record(cell, path)
-        for path, cell in files.items()
-        if cell.get("experiment") == name and cell.get("arm") in arms
-    ]
-    cells = [complete(cell, arms[cell["arm"]]) for cell in known]
+    cells, damaged = [], []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            cell = read_json(path, FORMAT, "cell")
+            if cell.get("experiment") == name and cell.get("arm") in arms:
+                cells.append(complete(check_record(cell, path), arms[cell["arm"]]))
+        except ValueError as error:
+            damaged.append(error)
     order = [*arms]
-    return sorted(cells, key=lambda c: (order.index(c["arm"]), c["network"] or 0, c["seed"]))
+    cells.sort(key=lambda c: (order.index(c["arm"]), c["network"] or 0, c["seed"]))
+    return cells, damaged
 
 
 def complete(cell: dict[str, Any], arm: Arm) -> dict[str, Any]:
@@ -240,7 +254,8 @@ def table(cells: Sequence[Recorded]) -> pandas.DataFrame:
         for split in ("validation", "test"):
             for when in ("before", "after"):
                 row[f"{split} {when}"] = mean_spread([figure(cell, when, split) for cell in group])
-        row["seconds"] = str(round(sum(cell["seconds"] for cell in group) / len(group)))
+        seconds = round(statistics.fmean(cell["seconds"] for cell in group))
+        row["seconds"] = f"{seconds:,}" if all(map(is_timed, group)) else f"≥ {seconds:,}"
         rows[arm] = row
     return pandas.DataFrame.from_dict(rows, orient="index")
 
@@ -291,6 +306,222 @@ def _metric(cell: Mapping[str, Any], value: float | None, split: str) -> float:
         return math.nan
     n = cell["examples"][split]
     return (n - value) / n if cell["metric"] == "accuracy" else value
+
+
+# ---------------------------------------------------------- one number of a cell, and of many cells
+
+Measure = Callable[[Recorded], float]
+
+
+@checked
+def size(cell: Recorded) -> float:
+    """How many times smaller the network is: all parameters / those kept, biases too."""
+    return cell["parameters"] / cell["kept"]
+
+
+@checked
+def error(cell: Recorded, split: Split = "test") -> float:
+    """The share of wrong answers after pruning, in per cent; another metric as it is."""
+    return _shown(cell, figure(cell, "after", split))
+
+
+LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95)  # sparsities at which runs level by level are compared
+
+
+@checked
+def has_levels(cell: Recorded) -> bool:
+    """Whether the cell was judged on the test images near each of `LEVELS`."""
+    there = [sparsity for sparsity, _ in path(cell)]
+    return all(any(abs(sparsity - level) < 0.05 for sparsity in there) for level in LEVELS)
+
+
+@checked
+def error_name(cell: Recorded) -> str:
+    """What `error` gives of a cell, in words."""
+    metric = cell["metric"]
+    return "error" if metric == "accuracy" else metric.replace("spearman", "rank correlation")
+
+
+@checked
+def error_at(cell: Recorded, sparsity: float, split: Split = "test") -> float:
+    """The error (another metric as it is) at the recorded level that is nearest to a sparsity."""
+    return _shown(cell, at(cell, sparsity, split))
+
+
+@checked
+def unpruned(cell: Recorded, split: Split = "test") -> float:
+    """The same of the trained network before anything was removed."""
+    if cell["network"] is None:
+        return error_at(cell, 0.0, split)
+    return _shown(cell, figure(cell, "before", split))
+
+
+@checked
+def lost(cell: Recorded, split: Split = "test") -> float:
+    """What pruning cost: points of accuracy (another metric as it is); below 0 it gained."""
+    change = error(cell, split) - unpruned(cell, split)
+    return change if cell["metric"] == "accuracy" else -change
+
+
+def _shown(cell: Recorded, metric: float) -> float:
+    return 100 * (1 - metric) if cell["metric"] == "accuracy" else metric
+
+
+@checked
+def minutes(cell: Recorded) -> float:
+    """How long the cell took. Of a cell that `is_timed` in part this is the least."""
+    return cell["seconds"] / 60
+
+
+@checked
+def is_timed(cell: Recorded) -> bool:
+    """Whether all starts of a cell were timed: of the first cells only the last one was."""
+    return cell["commits"] != UNKNOWN
+
+
+@checked
+def command(cell: Recorded) -> str:
+    """What computes this cell alone."""
+    network, name = cell["network"], cell["experiment"]
+    of = Cell(load(name), cell["arm"], network, cell["seed"], False, shipped_results(name))
+    return of.command
+
+
+def _network(cell: Recorded) -> int:
+    """Which network it is; one that the cell trained itself has the number of its seed."""
+    return cell["seed"] if cell["network"] is None else cell["network"]
+
+
+@checked
+def by_network(cells: Sequence[Recorded], measure: Measure) -> dict[int, float]:
+    """A measure of each network: the mean over its seeds."""
+    groups: dict[int, list[float]] = {}
+    for cell in cells:
+        groups.setdefault(_network(cell), []).append(measure(cell))
+    return {network: statistics.fmean(groups[network]) for network in sorted(groups)}
+
+
+@checked
+def within_networks(cells: Sequence[Recorded], measure: Measure) -> float:
+    """The standard deviation of a measure over the seeds of one network, all networks together;
+    NaN where none has several seeds. Networks count by the seeds that they have beyond one."""
+    squares, free = 0.0, 0
+    for network, mean in by_network(cells, measure).items():
+        values = [measure(cell) for cell in cells if _network(cell) == network]
+        squares += sum((value - mean) ** 2 for value in values)
+        free += len(values) - 1
+    return math.sqrt(squares / free) if free else math.nan
+
+
+FEWEST = 3  # networks from which on something is said of all networks
+SURE = 0.05  # what p must be below
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A measure of one arm minus that of another, on each network that both started from; or minus
+    a `fixed` number."""
+
+    values: Mapping[int, float]
+    fixed: float | None = None
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values.values())
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation of the differences over the networks; NaN for one network."""
+        return mean_and_spread([*self.values.values()])[1]
+
+    @property
+    def above(self) -> int:
+        """On how many networks it is above 0."""
+        return sum(value > SLACK for value in self.values.values())
+
+    @property
+    def sign(self) -> int:
+        """1 if it is above 0 on every network, −1 if below, 0 if the networks do not agree."""
+        below = sum(value < -SLACK for value in self.values.values())
+        return int(self.above == len(self.values)) - int(below == len(self.values))
+
+    @property
+    def p(self) -> float:
+        """The chance of so large a mean, or a larger one, if there were no difference.
+
+        Student's t-test of pairs, two-sided. It has little power with three networks: p is below
+        0.05 only where the mean is more than 2.5 times the standard deviation.
+        """
+        n = len(self.values)
+        if n < 2:
+            return math.nan
+        if not self.spread:
+            return 0.0 if self.mean else 1.0
+        return _two_tails(self.mean / self.spread * math.sqrt(n), n - 1)
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether the arms differ: on all networks alike, and more than chance would explain."""
+        return bool(self.sign) and self.p < SURE
+
+    @property
+    def agreement(self) -> str:
+        """On how many networks it has which sign."""
+        n, than = len(self.values), "" if self.fixed is None else f" than {self.fixed:g}"
+        if self.sign:
+            return f"{'higher' if self.sign > 0 else 'lower'}{than} on all {n} networks"
+        return f"higher{than} on {self.above} of {n} networks"
+
+    def __str__(self) -> str:
+        if self.fixed is not None:
+            mean = f"{self.mean + self.fixed:.2f}"
+        else:
+            mean = f"{abs(self.mean):.2f} {'lower' if self.mean < 0 else 'higher'}"
+        if len(self.values) < 2:
+            return f"{mean} on one network: not tested"
+        spread = f"standard deviation over the networks {self.spread:.2f}"
+        weak = "; so few networks show only large differences" if self.is_weak else ""
+        sure = "" if self.fixed is not None else f" (p = {self.p:.2g}{weak})"
+        return f"{mean} on average, {spread}, {self.agreement}{sure}"
+
+    @property
+    def is_weak(self) -> bool:
+        """Whether all networks agree, but too few to be sure."""
+        return bool(self.sign) and not self.is_apart
+
+
+def _two_tails(t: float, free: int) -> float:
+    """The chance that Student's t with `free` degrees of freedom is beyond ±t: a finite sum where
+    that is a whole number (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4)."""
+    angle = math.atan(abs(t) / math.sqrt(free))
+    term, total = (math.cos(angle), 0.0) if free % 2 else (1.0, 0.0)
+    for k in range(1 + free % 2, free, 2):
+        total += term
+        term *= k / (k + 1) * math.cos(angle) ** 2
+    inside = math.sin(angle) * total
+    return 1 - (2 / math.pi * (angle + inside) if free % 2 else inside)
+
+
+@checked
+def difference(
+    cells: Sequence[Recorded], others: Sequence[Recorded] | float, measure: Measure
+) -> Difference:
+    """Compare two arms on the networks that both started from, or one arm with a number.
+
+    Where one does not know which images each got wrong, but both pruned the same networks, the
+    networks are the pairs: what is hard about a network is hard for both, and drops out. Several
+    seeds of a network count as their mean. Raises ValueError if there is no network in common.
+    """
+    ours = by_network(cells, measure)
+    if isinstance(others, (int, float)):
+        return Difference({n: value - others for n, value in ours.items()}, float(others))
+    theirs = by_network(others, measure)
+    common = {network: ours[network] - theirs[network] for network in ours if network in theirs}
+    if not common:
+        raise ValueError(
+            f"difference: both must have a network in common, got {[*ours]} and {[*theirs]}"
+        )
+    return Difference(common)
 
 
 # What a cell counts and judges at its end; what it went through is its trace.

@@ -11,16 +11,10 @@ from prunekit.widgets.lineage import LineageView
 from prunekit.widgets.maskview import MaskView
 from prunekit.widgets.panel import Panel
 from prunekit.widgets.replay import Replay
+from prunekit.widgets.results import Results
 from prunekit.widgets.sketch import Sketch
 
 __all__ = [
-    "FilterView",
-    "GeneMap",
-    "Guess",
-    "Instant",
-    "LineageView",
-    "MaskView",
-    "Panel",
-    "Replay",
-    "Sketch",
-]
+    "FilterView", "GeneMap", "Guess", "Instant", "LineageView", "MaskView", "Panel", "Replay",
+    "Results", "Sketch",
+]  # fmt: skip

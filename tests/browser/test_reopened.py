@@ -14,7 +14,7 @@ START = """
 import torch
 from prunekit import datasets, experiments, magnitude, models
 from prunekit.widgets import FilterView, GeneMap, Guess, Instant, LineageView, MaskView
-from prunekit.widgets import Panel, Replay, Sketch, views
+from prunekit.widgets import Panel, Replay, Results, Sketch, views
 five = models.pretrained("lenet_5")
 net, digits, places = models.pretrained("lenet_300_100"), datasets.mnist_small(), [0.2, 0.4, 0.6]
 kept, allowed = 20 + 10 * torch.rand(3, 3), torch.rand(3, 3) > 0.3
@@ -26,6 +26,7 @@ def sketch():
 # changes it.
 ALIVE = {
     "Replay('roulette')": (".pk-replay", ".pk-mask", "button[aria-label='one step on']"),
+    "Results('de-lenet300')": (".pk-results", ".pk-scatter", ".pk-scatter", "ArrowRight"),
     "LineageView('de-lenet300')": (".pk-lineage", ".pk-tree", ".pk-tree", "ArrowLeft"),
     "MaskView(net, data=digits, stored=True)": (".pk-maskview", ".pk-weights", ".pk-weights"),
     "FilterView(five, stored=True)": (".pk-filterview", "", ".pk-filter >> nth=3"),
