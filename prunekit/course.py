@@ -1,11 +1,9 @@
-"""How the notebooks check themselves: `close` for measured numbers, `check` for exercises, `holds`
-for claims."""
+"""How a notebook answers its reader: `check` for exercises, `holds` for claims."""
 
 from __future__ import annotations
 
 import copy
 import html
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -18,18 +16,6 @@ from prunekit.experiments.records import FEWEST, Difference
 from prunekit.knobs import Choice, NonNegative, shown
 from prunekit.looks import GREEN, INK, ORANGE, RED
 from prunekit.mask import Mask
-
-
-@checked
-def close(value: float, expected: float, within: float = 0.02) -> None:
-    """Print a measured number beside the expected one: ``≈0.973, expected 0.97 ± 0.02: ok``."""
-    verdict = "ok"
-    if not abs(value - expected) <= within:  # also for NaN
-        verdict = (
-            "not a number" if math.isnan(value) else "too low" if value < expected else "too high"
-        )
-    print(f"≈{value:.3f}, expected {expected:g} ± {within:g}: {verdict}")
-
 
 UNANSWERED = "not answered yet: replace the ... above and run this cell again"
 

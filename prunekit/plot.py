@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar
 
@@ -163,6 +163,48 @@ def _not_pruned(axis: Axes, dense: float | None) -> None:
 
 
 @checked
+def way(steps: Iterable[Step]) -> list[Point]:
+    """The way of a run for `curves`: a point ``(sparsity, metric)`` for each of its steps."""
+    return [
+        (step.sparsity, value)
+        for step in steps
+        for name, value in step.metrics.items()
+        if name != "loss"
+    ]
+
+
+@checked
+@_styled
+def scatter(
+    groups: Mapping[str, Sequence[Point]],
+    *,
+    x: str,
+    y: str,
+    title: str = "",
+    lines: Mapping[str, float] | None = None,
+    log: bool = False,
+) -> Figure:
+    """Every run a dot (x, y), its group told by colour and marker.
+
+    `lines` are vertical ones at a value of x, such as a size that a paper tells; with `log` the x
+    axis is logarithmic.
+    """
+    figure, axis = axes(title, x, y)
+    look = looks([*groups, *(lines or {})])
+    for label, value in (lines or {}).items():
+        axis.axvline(value, color=look[label].colour, linestyle=":", linewidth=1.5, label=label)
+    for label, points in groups.items():
+        across, up = zip(*points, strict=True)
+        marker = look[label].marker or "o"
+        axis.scatter(across, up, 36, look[label].colour, marker=marker, label=label)
+    if log:
+        axis.set_xscale("log")
+        _whole_ticks(axis)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+@checked
 @_styled
 def history(source: Report | Sequence[Step], title: str = "", dense: float | None = None) -> Figure:
     """Accuracy and sparsity after every step of one run; `dense` is the accuracy before it."""
@@ -239,12 +281,17 @@ def dots(
     axis.set_ylim(len(rows) - 0.5, -0.5)
     if log:
         axis.set_xscale("log")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_major_formatter(ScalarFormatter())
-        axis.xaxis.set_minor_locator(NullLocator())
+        _whole_ticks(axis)
     if lines or any(series):
         axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
+
+
+def _whole_ticks(axis: Axes) -> None:
+    """1, 2, 5, 10, … along a logarithmic x axis, written out."""
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(ScalarFormatter())
+    axis.xaxis.set_minor_locator(NullLocator())
 
 
 @checked

@@ -83,7 +83,7 @@ class Report:
             ("MACs", f"{self.macs.sparse:,} of {self.macs.dense:,}"),
             (f"validation {self.metric} before", self._figure(self.before[self.metric])),
             (f"validation {self.metric} after", self._figure(self.after[self.metric])),
-            ("change", f"≈{delta:+.3f}"),
+            ("change", f"{delta:+.3f}"),
         ]
         if self.tests:
             times = "once" if len(self.tests) == 1 else f"{len(self.tests)} times"
@@ -190,9 +190,9 @@ def _plain(value: Any) -> Any:
 
 @checked
 def with_error(accuracy: float, n: Natural) -> str:
-    """An accuracy with its binomial standard error, sqrt(p (1 − p) / n): ``≈0.973 ± 0.002``."""
+    """An accuracy with its binomial standard error, sqrt(p (1 − p) / n): ``0.973 ± 0.002``."""
     error = math.sqrt(max(accuracy * (1 - accuracy), 0) / n) if n else math.nan
-    return f"≈{accuracy:.3f} ± {error:.3f}"
+    return f"{accuracy:.3f} ± {error:.3f}"
 
 
 @checked
@@ -200,7 +200,7 @@ def shown_metric(value: float, metric: str, n: Natural) -> str:
     """A figure of the metric as text: an accuracy with its error, another one alone."""
     if math.isnan(value):
         return "none, as outputs are NaN or infinite"
-    return with_error(value, n) if metric == "accuracy" else f"≈{value:.3f}"
+    return with_error(value, n) if metric == "accuracy" else f"{value:.3f}"
 
 
 @checked
@@ -238,8 +238,8 @@ class Comparison:
         shown = frame[["seeds"]].astype(str)
         shown["sparsity"] = frame["sparsity"].map("{:.3f}".format)
         shown["compression"] = frame["compression"].map("{:.1f}×".format)
-        shown[f"validation {metric}"] = [
-            f"≈{mean:.3f} ± {spread:.3f}"
+        shown[f"validation {metric} (spread)"] = [
+            f"{mean:.3f} ({spread:.3f})"
             for mean, spread in zip(frame[metric], frame["spread"], strict=True)
         ]
         shown.index.name = None

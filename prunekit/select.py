@@ -318,7 +318,7 @@ def ranks(x: Annotated[Tensor, shaped("n")]) -> Tensor:
 
 # log of the share of the wheel, up to a constant, for a = |w| / σ, (n,), n > 0.
 # paper (Chan et al. 2024, doi 10.1007/s00521-024-09719-6): "small weights are more likely to be
-# pruned", the formula is not public; here: a family.
+# pruned", says the abstract; the text was not available to us; here: a family.
 WHEELS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "sum": lambda a, strength: torch.log1p(-_share(a, a.sum())),
     "lin": lambda a, strength: torch.log1p(-_share(a, a.max())),

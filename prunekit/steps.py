@@ -81,7 +81,7 @@ class Step:
         return self.mask.sparsity
 
     def __str__(self) -> str:
-        figures = ", ".join(f"{name} ≈{value:.3f}" for name, value in self.metrics.items())
+        figures = ", ".join(f"{name} {value:.3f}" for name, value in self.metrics.items())
         return f"{self.phase:<8} {self.index:>2}/{self.of}  sparsity {self.sparsity:.3f}  {figures}"
 
 

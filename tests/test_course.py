@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from prunekit import course
-from prunekit.course import Verdict, close, holds
+from prunekit.course import Verdict, holds
 from prunekit.experiments.records import Difference
 from prunekit.mask import Mask
 
@@ -23,31 +23,6 @@ def check(*answer, **settings):
 def said(capsys):
     """What was printed since the last time it was asked for."""
     return lambda: capsys.readouterr().out.removesuffix("\n")
-
-
-# ------------------------------------------------------------------------------------------- close
-
-
-@pytest.mark.parametrize(
-    ("value", "expected", "within", "text"),
-    [
-        (0.9731, 0.97, 0.02, "≈0.973, expected 0.97 ± 0.02: ok"),
-        (0.5, 0.97, 0.02, "≈0.500, expected 0.97 ± 0.02: too low"),
-        (0.99, 0.9, 0.05, "≈0.990, expected 0.9 ± 0.05: too high"),
-        (math.nan, 0.9, 0.05, "≈nan, expected 0.9 ± 0.05: not a number"),
-        (math.inf, 0.9, 0.05, "≈inf, expected 0.9 ± 0.05: too high"),
-        (torch.tensor(0.25), 0.25, 0.0, "≈0.250, expected 0.25 ± 0: ok"),
-    ],
-)
-def test_close_prints_the_number_the_expectation_and_a_verdict(value, expected, within, text, said):
-    close(value, expected, within)
-    assert said() == text
-
-
-def test_close_allows_two_hundredths_unless_told(said):
-    close(0.985, 0.97)
-    close(0.995, 0.97)
-    assert [line.split(": ")[1] for line in said().splitlines()] == ["ok", "too high"]
 
 
 # ------------------------------------------------------------------------------------ check, values

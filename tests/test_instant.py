@@ -40,7 +40,7 @@ def test_a_threshold_removes_what_lies_below_it():
         weights = {n: p.detach() for n, p in model.named_parameters() if p.ndim > 1}
         mask = Mask({n: w.abs() >= at for n, w in weights.items()})
         assert f"sparsity {mask.sparsity:.3f}: {mask.kept:,} of 132" in view.shown.value
-        assert f"≈{evaluate(model, data, mask=mask):.3f} ±" in view.shown.value
+        assert f"{evaluate(model, data, mask=mask):.3f} ±" in view.shown.value
         most = view.controls["threshold"].max
         assert full(view) == sum((i + 0.5) * most / 60 >= at for i in range(60))
 
@@ -56,7 +56,7 @@ def test_sensitivities_remove_what_lies_below_their_multiple_of_the_deviation():
             kept[name] = w.abs() >= s * w.std(correction=0)
         mask = Mask(kept)
         assert f"{mask.density:.1%} of the weights kept" in view.shown.value
-        assert f"≈{evaluate(model, data, mask=mask):.3f} ±" in view.shown.value
+        assert f"{evaluate(model, data, mask=mask):.3f} ±" in view.shown.value
         heights = [float(r.get("height")) / 150 for r in drawing(view).iter("rect")]
         expected = [*(float(k.float().mean()) for k in kept.values()), 1]
         assert heights == pytest.approx(expected, abs=1e-3)
@@ -80,7 +80,7 @@ def test_a_wheel_is_steeper_the_stronger_and_removes_less_than_blind_removal(whe
     view.controls["strength"].value = 4
     heights = [float(r.get("height")) for r in drawing(view).iter("rect")]
     assert heights == sorted(heights, reverse=True) or wheel == "uniform"
-    lost = float(re.search(r"≈([\d.]+)% of their squares", view.shown.value)[1]) / 100
+    lost = float(re.search(r"([\d.]+)% of their squares", view.shown.value)[1]) / 100
     w = tiny_model()[0].weight.detach().flatten().double()
     least = float((w**2).sort().values[:19].sum() / (w**2).sum())
     assert f"the smallest weights {least:.2%}" in view.shown.value
@@ -179,7 +179,7 @@ def test_what_the_tree_shows_is_right():
     model, data = tiny_model(), tiny_data()
     tree = roulette(model, data, "0.weight").children[-1]
     tree.spin.click()
-    shown = re.findall(r"<td>(\d)</td><td>≈([\d.]+)%</td><td>(?:<b>)?≈([\d.]+)", tree.shown.value)
+    shown = re.findall(r"<td>(\d)</td><td>([\d.]+)%</td><td>(?:<b>)?([\d.]+)", tree.shown.value)
     assert [int(child) for child, _, _ in shown] == [1, 2, 3, 4, 5]
     for mask, (_, lost, value) in zip(tree.masks, shown, strict=True):
         before = sum(float((model.get_parameter(n).detach() ** 2).sum()) for n in mask)

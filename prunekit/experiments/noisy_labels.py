@@ -1,8 +1,8 @@
 """Roulette pruning where the labels are noisy: a regression on the value of a digit plus noise.
 
 The paper (Chan, Yiu, Guo and Jiang 2024, doi 10.1007/s00521-024-09719-6) also prunes networks that
-predict what people said about the quality of images. Those data are not public here. They are
-replaced by digits whose label is their value, 0 to 9, plus Gaussian noise of a known standard
+predict what people said about the quality of images. Those data were not available to us. They
+are replaced by digits whose label is their value, 0 to 9, plus Gaussian noise of a known standard
 deviation, in all three splits: so it is known how good a network can be.
 """
 

@@ -75,9 +75,9 @@ class Arm:
 class Experiment:
     """A paper's protocol.
 
-    `status` says how close it is: "reproduction" where the protocol is public, "after the abstract"
-    where it is not, "after the paper" where it is and ours is another one. Of the arm `showcase`,
-    with the first network and seed, masks and populations are recorded too.
+    `status` says how close it is: "reproduction" of the paper's protocol, "after the paper" where
+    ours is another one, "after the abstract" where its text was not available to us. Of the arm
+    `showcase`, with the first network and seed, masks and populations are recorded too.
 
     The arms with `publish` train the networks that all others start from: those of ``baselines``
     LeNet-300-100 and LeNet-5, which all experiments on MNIST use; those of ``cifar-bases``

@@ -1,7 +1,7 @@
 """Roulette and branching tree on the LeNets: every wheel, with and without a branch.
 
-The paper's text is not public: wheels, branch sizes, steps and networks are ours, after the
-abstract (Chan, Yiu, Guo and Jiang 2024, doi 10.1007/s00521-024-09719-6). Every run goes on to a
+The paper's text was not available to us: wheels, branch sizes, steps and networks are ours, after
+the abstract (Chan, Yiu, Guo and Jiang 2024, doi 10.1007/s00521-024-09719-6). Every run goes on to a
 sparsity of 95 %, so that the paper's stop rule (the first fall below the dense network) can be
 read off.
 """

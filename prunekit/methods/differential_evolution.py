@@ -32,8 +32,8 @@ from prunekit.train import Tuning, fit
 # What is smallest in the best candidate, from its cost and the number of weights it keeps; `dense`
 # is the cost before pruning, `allowed` the cost that pruning may have, `budget` the number of
 # weights that may be kept.
-# paper: the formula of the fitness is not public; here: Deb's rule, a weighted sum, or Deb's rule
-# with the parts exchanged, so that the final size can be asked for.
+# paper: its text, and so the formula of the fitness, was not available to us; here: Deb's rule, a
+# weighted sum, or Deb's rule with the parts exchanged, so that the final size can be asked for.
 FITNESS: dict[str, Callable[..., Any]] = {
     "constrained": lambda cost, kept, allowed, **_: (max(0.0, cost - allowed), kept),
     "weighted": lambda cost, kept, dense, total, scale, balance, **_: (
@@ -84,7 +84,8 @@ def _layers(model: nn.Module, mask: Mask) -> _Layers:
 def _thresholds(sensitivities: Sequence[float], deviations: list[float]) -> list[Tensor]:
     """The threshold of each layer; one sensitivity stands for all of them.
 
-    paper: a sensitivity a layer, times what is not public; here: times the standard deviation.
+    paper: a set of sensitivities, one for each layer; times what, its abstract does not say. Here:
+    times the standard deviation.
     """
     repeats = len(deviations) if len(sensitivities) == 1 else 1
     pairs = zip([*sensitivities] * repeats, deviations, strict=True)
@@ -384,8 +385,9 @@ def differential_evolution(
             figures = {"loss": best} if by_loss else {name: as_metric(best, few)}
             yield Step("search", generation.index + 1, of, mask, figures, {"round": index}, tried)
         chosen = generation.vectors[generation.best].tolist()  # (genes,)
-        # paper: a few connections come back, when is not public; here: in each round, as any may
-        # turn out to be the last; none where there is a budget, which they would exceed.
+        # paper: a few connections come back during fine-tuning, says the abstract; here: once,
+        # before it, in each round, as any may turn out to be the last; none where there is a
+        # budget, which they would exceed.
         how = "off" if fitness == "budget" else recovery
         cut = _recover(model, mask, judge.decode(model, chosen), how, recovered, generator)
         before = snapshot(model)  # for a round that costs too much in the end

@@ -108,8 +108,8 @@ class Sketch(OfCell, anywidget.AnyWidget):
         said = "You are right on the spot."
         if mean > hundredth or max(gaps) > 3 * hundredth:
             said = (
-                f"On average you are ≈{mean:.{digits}f} off; most at {label} {x:.3g}: "
-                f"you said {self._at(x):.{digits}f}, it is ≈{y:.{digits}f}."
+                f"On average you are {mean:.{digits}f} off; most at {label} {x:.3g}: "
+                f"you said {self._at(x):.{digits}f}, it is {y:.{digits}f}."
             )
         without = sum(not math.isfinite(x + y) for x, y in points)
         return said + (f" {without} of its {len(points)} points have no value." if without else "")

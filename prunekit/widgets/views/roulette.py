@@ -43,8 +43,8 @@ def roulette(model: nn.Module, data: Any = None, layer: str = "") -> Instant:
         picked = select.spin(logits.float(), n, torch.Generator().manual_seed(0))
         lost = float(squares[picked].sum() / squares.sum())
         says = (
-            f"spun once for {SHARE:.0%} of the weights it removes ≈{lost:.2%} of their squares; "
-            f"blind removal ≈{SHARE:.0%}, the smallest weights {smallest:.2%}"
+            f"spun once for {SHARE:.0%} of the weights it removes {lost:.2%} of their squares; "
+            f"blind removal {SHARE:.0%}, the smallest weights {smallest:.2%}"
         )
         picture = bars(
             chances, [True] * len(chances), x="weights in order of size, a bar a twentieth",
@@ -152,7 +152,7 @@ class Tree(ipywidgets.VBox):
                 figure = shown_metric(self.values[number], metric, n)
             if best is not None and number == self.values.index(best):
                 figure = f"<b>{figure}</b>, goes on"
-            rows.append(f"<tr><td>{number + 1}</td><td>≈{lost:.1%}</td><td>{figure}</td></tr>")
+            rows.append(f"<tr><td>{number + 1}</td><td>{lost:.1%}</td><td>{figure}</td></tr>")
         self.shown.value = f"<p>{html.escape(says)}</p><table>{''.join(rows)}</table>"
 
     def __repr__(self) -> str:
