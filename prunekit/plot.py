@@ -38,28 +38,18 @@ Point = tuple[float, float]
 F = TypeVar("F", bound=Callable[..., Any])
 LETTERS = 9  # of a title to an inch
 FEW, COLUMN = 4, 12  # lines of a legend that have room among the curves, and beside them
-STYLE: Any = {
+STYLE: Any = {  # beside seaborn's "whitegrid"
     "figure.dpi": 100,
     "axes.facecolor": "none",
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
-    "axes.titlesize": 12,
-    "axes.labelsize": 12,
-    "axes.grid": True,
-    "axes.axisbelow": True,
     "axes.prop_cycle": cycler(color=COLOURS),
     "text.color": INK,
     "xtick.color": INK,
     "ytick.color": INK,
-    "xtick.bottom": False,
-    "ytick.left": False,
-    "xtick.labelsize": 11,
-    "ytick.labelsize": 11,
     "grid.color": INK,
     "grid.alpha": 0.3,
     "legend.frameon": False,
-    "legend.fontsize": 11,
-    "font.size": 12,
 }
 # Weights, as `MaskView` shows them: the smaller, the more of the page is seen through.
 WEIGHTS = LinearSegmentedColormap.from_list(
@@ -79,12 +69,21 @@ def style() -> Iterator[None]:
     """The look of all figures, for more that is drawn into one: ``with plot.style(): ...``."""
     # Not matplotlib's rc_context, which puts all settings back: also that a notebook shows figures
     # at the end of a cell, which the first figure switches on.
-    before = {name: plt.rcParams[name] for name in STYLE}
-    plt.rcParams.update(STYLE)
+    settings = _settings()
+    before = {name: plt.rcParams[name] for name in settings}
+    plt.rcParams.update(settings)
     try:
         yield
     finally:
         plt.rcParams.update(before)
+
+
+@functools.cache
+def _settings() -> Any:
+    import seaborn  # takes a second: with the first figure, not with the first cell
+
+    base = seaborn.axes_style("whitegrid") | seaborn.plotting_context("notebook")
+    return {n: v for n, v in base.items() if n != "figure.facecolor"} | STYLE
 
 
 def _styled(function: F) -> F:

@@ -270,6 +270,10 @@ FIGURES = {
         {name: [[(0, i), (1, i + 1)], [(0, i), (1, i + 2)]] for i, name in enumerate(NAMES)},
         dense=1, points={"the paper": (0.5, 2)}, title="t",
     ),
+    "scatter": lambda: plot.scatter(
+        {name: [(10.0 + i, 1.0), (20.0, 2.0 + i)] for i, name in enumerate(NAMES)}, x="x", y="y",
+        title="t", lines={"the paper": 12.0}, log=True,
+    ),
     "history": lambda: plot.history(STEPS, "t", dense=0.95),
     "dots": lambda: plot.dots(
         {row: {name: [1.0, 2.0 + i] for i, name in enumerate(NAMES)} for row in "abcdef"}, x="x",
@@ -298,7 +302,7 @@ def test_no_figure_is_forgotten():
     made = {
         n for n, f in vars(plot).items() if inspect.isfunction(f) and f.__module__ == plot.__name__
     }
-    assert {name for name in made if name[0] != "_"} == {*FIGURES, "style"}
+    assert {name for name in made if name[0] != "_"} == {*FIGURES, "style", "way"}
 
 
 @pytest.mark.parametrize("name", FIGURES)
