@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar
 
@@ -162,7 +162,7 @@ def _not_pruned(axis: Axes, dense: float | None) -> None:
 
 
 @checked
-def way(steps: Iterable[Step]) -> list[Point]:
+def way(steps: Sequence[Step]) -> list[Point]:
     """The way of a run for `curves`: a point ``(sparsity, metric)`` for each of its steps."""
     return [
         (step.sparsity, value)

@@ -85,7 +85,7 @@ GATHERED = ["experiments", "widgets"]  # what their `__all__` names is public
 # Raised, caught and passed on between rooms; nobody calls them.
 INNER = {
     "journal.Locked", "journal.Fit", "steps.Stopped", "search.Lacking", "train.Tuning",
-    "train.Form", "train.autocast", "train.fastest_form", "data.Foreign", "knobs.Default",
+    "train.Form", "train.autocast", "train.fastest_form", "data.Foreign", "knobs.Default", "knobs.Before",
     "knobs.unpacked", "knobs.unpacked_type", "knobs.read_knobs", "datasets.read",
     "datasets.folder_of", "models.Block", "models.ResNet", "prune.share_done", "prune.whole",
     "prune.bound", "select.emptied_by", "select.rest", "select.scoped", "select.flat",
@@ -501,7 +501,6 @@ GOOD = {
     "checkpoint.load_into": lambda: (
         checkpoint.load_into, dict(model=tiny_model(), path=saved())
     ),
-    "course.close": lambda: (course.close, dict(value=0.5, expected=0.5, within=0.1)),
     "course.check": lambda: (
         course.check, dict(attempt=abs, like=abs, on=[(1,)], hints={"a": abs}, within=0.1)
     ),
@@ -523,6 +522,11 @@ GOOD = {
         plot.curves,
         dict(lines={"a": [[(0.1, 0.9), (0.2, 0.8)]]}, title="t", x="x", y="y", dense=0.9,
              points={"b": (0.1, 0.5)}, xlim=(0.0, 1.0), ylim=(0.0, 1.0)),
+    ),
+    "plot.way": lambda: (plot.way, dict(steps=[])),
+    "plot.scatter": lambda: (
+        plot.scatter,
+        dict(groups={"a": [(0.1, 0.9)]}, x="x", y="y", title="t", lines={"b": 0.5}, log=False),
     ),
     "plot.history": lambda: (plot.history, dict(source=pruned().history, title="t", dense=0.9)),
     "plot.dots": lambda: (

@@ -44,7 +44,7 @@ def recorded(content):
     for cell in content.get("cells", ()):
         for output in cell.get("outputs", ()):
             shown = output.get("data", {}).get("application/vnd.prunekit.view+json", {})
-            if shown.get("view") == "Replay" and shown["data"]["experiment"]:
+            if shown.get("view") == "Replay" and shown["data"].get("experiment"):
                 yield shown["data"]["experiment"]
 
 
