@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar
 
@@ -26,7 +26,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, ScalarFormat
 from torch import Tensor
 
 from prunekit._arguments import as_array, checked, numbers, shaped
-from prunekit.knobs import Count
+from prunekit.knobs import Count, shown
 from prunekit.looks import BLUE, COLOURS, FAINTEST, INK, NEGATIVE, POSITIVE, looks
 from prunekit.report import Comparison, Report
 from prunekit.steps import Step
@@ -162,14 +162,14 @@ def _not_pruned(axis: Axes, dense: float | None) -> None:
 
 
 @checked
-def way(steps: Sequence[Step]) -> list[Point]:
+def way(steps: Iterable[Step]) -> list[Point]:
     """The way of a run for `curves`: a point ``(sparsity, metric)`` for each of its steps."""
-    return [
-        (step.sparsity, value)
-        for step in steps
-        for name, value in step.metrics.items()
-        if name != "loss"
-    ]
+    points = []
+    for step in steps:  # which may come one by one, from a method
+        if not isinstance(step, Step):
+            raise TypeError(f"way: steps must be several, each a Step, got {shown(step)}")
+        points += [(step.sparsity, v) for name, v in step.metrics.items() if name != "loss"]
+    return points
 
 
 @checked
@@ -181,24 +181,19 @@ def scatter(
     y: str,
     title: str = "",
     lines: Mapping[str, float] | None = None,
-    log: bool = False,
 ) -> Figure:
     """Every run a dot (x, y), its group told by colour and marker.
 
-    `lines` are vertical ones at a value of x, such as a size that a paper tells; with `log` the x
-    axis is logarithmic.
+    `lines` are vertical ones at a value of x, such as a size that a paper tells.
     """
     figure, axis = axes(title, x, y)
     look = looks([*groups, *(lines or {})])
     for label, value in (lines or {}).items():
         axis.axvline(value, color=look[label].colour, linestyle=":", linewidth=1.5, label=label)
     for label, points in groups.items():
-        across, up = zip(*points, strict=True)
+        across, up = [point[0] for point in points], [point[1] for point in points]
         marker = look[label].marker or "o"
         axis.scatter(across, up, 36, look[label].colour, marker=marker, label=label)
-    if log:
-        axis.set_xscale("log")
-        _whole_ticks(axis)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
@@ -280,17 +275,12 @@ def dots(
     axis.set_ylim(len(rows) - 0.5, -0.5)
     if log:
         axis.set_xscale("log")
-        _whole_ticks(axis)
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(ScalarFormatter())
+        axis.xaxis.set_minor_locator(NullLocator())
     if lines or any(series):
         axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
-
-
-def _whole_ticks(axis: Axes) -> None:
-    """1, 2, 5, 10, … along a logarithmic x axis, written out."""
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.xaxis.set_major_formatter(ScalarFormatter())
-    axis.xaxis.set_minor_locator(NullLocator())
 
 
 @checked

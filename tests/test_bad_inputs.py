@@ -523,10 +523,10 @@ GOOD = {
         dict(lines={"a": [[(0.1, 0.9), (0.2, 0.8)]]}, title="t", x="x", y="y", dense=0.9,
              points={"b": (0.1, 0.5)}, xlim=(0.0, 1.0), ylim=(0.0, 1.0)),
     ),
-    "plot.way": lambda: (plot.way, dict(steps=[])),
+    "plot.way": lambda: (plot.way, dict(steps=pruned().history)),
     "plot.scatter": lambda: (
         plot.scatter,
-        dict(groups={"a": [(0.1, 0.9)]}, x="x", y="y", title="t", lines={"b": 0.5}, log=False),
+        dict(groups={"a": [(1.0, 2.0)]}, x="x", y="y", title="t", lines={"b": 1.0}),
     ),
     "plot.history": lambda: (plot.history, dict(source=pruned().history, title="t", dense=0.9)),
     "plot.dots": lambda: (

@@ -271,8 +271,8 @@ FIGURES = {
         dense=1, points={"the paper": (0.5, 2)}, title="t",
     ),
     "scatter": lambda: plot.scatter(
-        {name: [(10.0 + i, 1.0), (20.0, 2.0 + i)] for i, name in enumerate(NAMES)}, x="x", y="y",
-        title="t", lines={"the paper": 12.0}, log=True,
+        {name: [(i, i), (i + 1, i)] for i, name in enumerate(NAMES)},
+        x="x", y="y", title="t", lines={"the paper": 2},
     ),
     "history": lambda: plot.history(STEPS, "t", dense=0.95),
     "dots": lambda: plot.dots(
@@ -408,3 +408,20 @@ def test_the_readers_own_settings_stay_and_do_not_show():
     assert plt.isinteractive()
     plt.ioff()
     assert dict(matplotlib.rcParams) == before
+
+
+def test_the_way_of_a_run_is_a_point_a_step():
+    steps = [step("prune", 1, 2, 3, 0.75), step("finetune", 1, 2, 2, 0.5)]
+    assert plot.way(steps) == [(s.sparsity, s.metrics["accuracy"]) for s in steps]
+    assert plot.way(iter(steps)) == plot.way(steps)
+
+
+def test_a_scatter_has_a_dot_a_run_and_a_line_at_the_paper():
+    groups = {"evolution": [(20.0, 0.1), (30.0, 0.2)], "gradual": [(24.0, 0.3)]}
+    (axis,) = plot.scatter(groups, x="size", y="lost", lines={"paper": 24}).axes
+    first, second = (c for c in axis.collections if isinstance(c, PathCollection))
+    assert first.get_offsets().tolist() == [[20.0, 0.1], [30.0, 0.2]]
+    assert second.get_offsets().tolist() == [[24.0, 0.3]]
+    assert [*axis.lines[0].get_xdata()] == [24, 24]
+    labels = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert labels == ["paper", "evolution", "gradual"]
