@@ -19,6 +19,8 @@ from prunekit._files import describe, digest
 # Code whose source cannot be read is the same only as long as this process lives.
 PROCESS = uuid.uuid4().hex
 UNREADABLE = "source cannot be read"
+# Where many things come from, one of which Python 3.13 may take for another.
+NOWHERE = ("<string>", "<stdin>")
 
 
 def code_key(*things: Any) -> str:
@@ -65,6 +67,8 @@ def _read(name: str, thing: Any, texts: dict[str, str]) -> None:
     if name in texts or name.partition(".")[0] in ("torch", "torchvision", "builtins"):
         return
     try:
+        if getattr(getattr(thing, "__code__", None), "co_filename", "") in NOWHERE:
+            raise OSError
         tree = ast.parse(textwrap.dedent(inspect.getsource(thing)))
     except (OSError, TypeError, SyntaxError):
         texts[name] = UNREADABLE

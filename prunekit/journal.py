@@ -158,9 +158,10 @@ class Journal:
         seed: int,
         model: nn.Module,
         data: Any,
-        defaults: Mapping[str, Any] = {},
+        before: Mapping[str, Any] = {},
     ) -> None:
-        """Lock the journal and read it, or start it; a knob that there was not yet had its default.
+        """Lock the journal and read it, or start it; `before` are knobs of runs of when there were
+        no such knobs.
 
         Raises ValueError if it is another run's, `Locked` if another run has it open.
         """
@@ -192,8 +193,8 @@ class Journal:
         except TimeoutError:  # which filelock's own is
             raise Locked(f"journal {self.path}: is in use by another run") from None
         try:
-            before = {name: _told(who, name, v) for name, v in defaults.items() if name in knobs}
-            self._read(header, model, before)
+            told = {name: _told(who, name, v) for name, v in before.items() if name in knobs}
+            self._read(header, model, told)
             for left_over in self.path.glob(".fit-*.tmp"):  # nobody else writes these
                 left_over.unlink(missing_ok=True)
             remove_left_over(self.path)
@@ -236,7 +237,7 @@ class Journal:
             os.close(context.lock_file_fd)
             context.lock_file_fd, context.lock_counter = None, 0
 
-    def _read(self, header: Entry, model: nn.Module, defaults: Entry) -> None:
+    def _read(self, header: Entry, model: nn.Module, before: Entry) -> None:
         """Read what is whole. Lines that are not are dropped, with a word unless a kill tore them.
 
         Raises ValueError if it is another run's, or if that cannot be told.
@@ -260,7 +261,7 @@ class Journal:
                 was["header"]["function"] = header["function"]
                 header = header | {"model": structure(model, first=True)}
             if isinstance(knobs := was["header"].get("knobs"), dict):
-                was["header"]["knobs"] = defaults | knobs
+                was["header"]["knobs"] = before | knobs
             self._compare(was["header"], header)
         elif entries:
             raise ValueError(

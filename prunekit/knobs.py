@@ -102,6 +102,14 @@ class Default:
 
 
 @dataclass(frozen=True)
+class Before:
+    """What runs did that were recorded when there was no such knob, where that is not its default;
+    beside the rule in its annotation."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
 class Switch:
     """True or False."""
 
@@ -141,6 +149,7 @@ class Knob:
     default: Any
     whole: bool = False
     optional: bool = False
+    before: Any = None  # what a run did that was recorded when there was no such knob
 
     def check(self, who: str, value: Any) -> Any:
         """The value as a plain Python object. Raises ValueError: who, what, rule and value."""
@@ -175,10 +184,11 @@ def knob_of(name: str, hint: Any, default: Any) -> Knob | None:
             return None
         hint, optional = members[0], True
     if hint is bool:
-        return Knob(name, Switch(), default, optional=optional)
+        return Knob(name, Switch(), default, optional=optional, before=default)
+    before = next((b.value for b in _of_kind(hint, Before)), default)
     for rule in getattr(hint, "__metadata__", ()):
         if isinstance(rule, (Range, Choice, Patterns, Several)):
-            return Knob(name, rule, default, hint.__origin__ is int, optional)
+            return Knob(name, rule, default, hint.__origin__ is int, optional, before)
     return None
 
 

@@ -185,7 +185,8 @@ def method(
             with torch.inference_mode(False):
                 seconds = try_out(who, model, data, trains)
             _announce(who, data, seconds, (work or _in_rounds)(**settings))
-        return _drive(function, model, data, settings, defaults, _Surroundings())
+        before = defaults | {name: knob.before for name, knob in declared.items()}
+        return _drive(function, model, data, settings, before, _Surroundings())
 
     call.knobs, call.regrows, call.quick = declared, regrows, dict(quick or {})  # type: ignore[attr-defined]
     return call
@@ -264,7 +265,7 @@ def _drive(
     model: nn.Module,
     data: Any,
     settings: dict[str, Any],
-    defaults: Mapping[str, Any],
+    before: Mapping[str, Any],
     surroundings: _Surroundings,
 ) -> Generator[Step, None, Any]:
     outermost = not _running()  # of nested methods only this one opens a journal
@@ -275,7 +276,7 @@ def _drive(
         if journal is not None:
             plain = {name: settings[name] for name in settings if name not in ("seed", "run")}
             with surroundings:
-                journal.open(function, plain, settings["seed"], model, data, defaults)
+                journal.open(function, plain, settings["seed"], model, data, before)
                 opened = journal
         while True:
             # On any exception the weights of the last step return: whoever catches it, an

@@ -7,6 +7,7 @@ name looks like stands in `prunekit.looks`.
 from __future__ import annotations
 
 import functools
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar
@@ -25,7 +26,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, ScalarFormat
 from torch import Tensor
 
 from prunekit._arguments import as_array, checked, numbers, shaped
-from prunekit.knobs import Count
+from prunekit.knobs import Count, shown
 from prunekit.looks import BLUE, COLOURS, FAINTEST, INK, NEGATIVE, POSITIVE, looks
 from prunekit.report import Comparison, Report
 from prunekit.steps import Step
@@ -35,29 +36,20 @@ Table = Annotated[Any, numbers("rows", "columns")]
 Matrix = Annotated[Tensor, shaped("rows", "columns")]
 Point = tuple[float, float]
 F = TypeVar("F", bound=Callable[..., Any])
+LETTERS = 9  # of a title to an inch
 FEW, COLUMN = 4, 12  # lines of a legend that have room among the curves, and beside them
-STYLE: Any = {
+STYLE: Any = {  # beside seaborn's "whitegrid"
     "figure.dpi": 100,
     "axes.facecolor": "none",
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
-    "axes.titlesize": 12,
-    "axes.labelsize": 12,
-    "axes.grid": True,
-    "axes.axisbelow": True,
     "axes.prop_cycle": cycler(color=COLOURS),
     "text.color": INK,
     "xtick.color": INK,
     "ytick.color": INK,
-    "xtick.bottom": False,
-    "ytick.left": False,
-    "xtick.labelsize": 11,
-    "ytick.labelsize": 11,
     "grid.color": INK,
     "grid.alpha": 0.3,
     "legend.frameon": False,
-    "legend.fontsize": 11,
-    "font.size": 12,
 }
 # Weights, as `MaskView` shows them: the smaller, the more of the page is seen through.
 WEIGHTS = LinearSegmentedColormap.from_list(
@@ -77,12 +69,21 @@ def style() -> Iterator[None]:
     """The look of all figures, for more that is drawn into one: ``with plot.style(): ...``."""
     # Not matplotlib's rc_context, which puts all settings back: also that a notebook shows figures
     # at the end of a cell, which the first figure switches on.
-    before = {name: plt.rcParams[name] for name in STYLE}
-    plt.rcParams.update(STYLE)
+    settings = _settings()
+    before = {name: plt.rcParams[name] for name in settings}
+    plt.rcParams.update(settings)
     try:
         yield
     finally:
         plt.rcParams.update(before)
+
+
+@functools.cache
+def _settings() -> Any:
+    import seaborn  # takes a second: with the first figure, not with the first cell
+
+    base = seaborn.axes_style("whitegrid") | seaborn.plotting_context("notebook")
+    return {n: v for n, v in base.items() if n != "figure.facecolor"} | STYLE
 
 
 def _styled(function: F) -> F:
@@ -108,7 +109,7 @@ def _figure(size: tuple[float, float], columns: int = 1) -> tuple[Figure, Any]:
 def axes(title: str, x: str, y: str, size: tuple[float, float] = (7, 4)) -> tuple[Figure, Axes]:
     """An empty figure with its labels; see `style` for drawing into it."""
     figure, ((axis,),) = _figure(size)
-    axis.set(title=title, xlabel=x, ylabel=y)
+    axis.set(title=textwrap.fill(title, int(LETTERS * size[0])), xlabel=x, ylabel=y)
     return figure, axis
 
 
@@ -163,12 +164,12 @@ def _not_pruned(axis: Axes, dense: float | None) -> None:
 @checked
 def way(steps: Iterable[Step]) -> list[Point]:
     """The way of a run for `curves`: a point ``(sparsity, metric)`` for each of its steps."""
-    return [
-        (step.sparsity, value)
-        for step in steps
-        for name, value in step.metrics.items()
-        if name != "loss"
-    ]
+    points = []
+    for step in steps:  # which may come one by one, from a method
+        if not isinstance(step, Step):
+            raise TypeError(f"way: steps must be several, each a Step, got {shown(step)}")
+        points += [(step.sparsity, v) for name, v in step.metrics.items() if name != "loss"]
+    return points
 
 
 @checked

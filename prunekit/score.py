@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from prunekit._memory import examples_within
 from prunekit._modules import answer, device_of, each, evaluating, place, repeatably
 from prunekit._random import LocalRandom
 from prunekit.data import Data, wrap
-from prunekit.knobs import Count, shown
+from prunekit.knobs import Choice, Count, NonNegative, shown
 from prunekit.mask import Mask
 from prunekit.steps import Run, derive
 
@@ -55,6 +55,25 @@ def deviation(model: nn.Module, mask: Mask) -> float:
     """The standard deviation of all weights together that a mask keeps."""
     kept = [p.detach().cpu()[mask[n]].float() for n, p in _parameters(model, mask).items()]
     return float(torch.cat(kept).std(correction=0)) if sum(map(len, kept)) else 0.0
+
+
+# paper (Chan et al. 2024, doi 10.1007/s00521-024-09719-6): a weight's importance is its value;
+# here: so too, or its place among the others of its layer.
+MEASURES = ("absolute", "relative")
+
+
+@checked
+def sizes(
+    model: nn.Module, mask: Mask, measure: Annotated[str, Choice(*MEASURES)], dense: NonNegative
+) -> Scores:
+    """How large a roulette wheel sees each weight.
+
+    measure: "absolute", |w| over one σ, `dense`, that of all weights before anything went;
+        "relative", as `relative`.
+    """
+    if measure == "relative":
+        return relative(model, mask)
+    return {name: size.cpu() / (dense or 1.0) for name, size in magnitude(model, mask).items()}
 
 
 @checked

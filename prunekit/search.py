@@ -104,8 +104,7 @@ def _through_workers(job: _Job, tasks: Sequence[Any], run: Run) -> Iterator[tupl
         except Exception as error:
             if any(note.startswith(NOTE) for note in getattr(error, "__notes__", ())):
                 raise
-            if "pickle" in str(error).lower():
-                _check_sendable(job)
+            _check_sendable(job)  # it says which part is at fault
             raise RuntimeError(
                 f"search: the workers failed ({type(error).__name__}: {error}). What they had "
                 "evaluated is in the journal if there is one; run again to go on from there."

@@ -103,7 +103,8 @@ def _interrupt(client: Any) -> None:
 def executed_page(notebook: Path, clients: list[Any] | None = None) -> str:
     """The notebook run from top to bottom, as one HTML page. Raises if a cell fails.
 
-    The client that executes it is in `clients` meanwhile.
+    What a widget left in its output is alive in the page, if it needs no kernel. The client that
+    executes the notebook is in `clients` meanwhile.
     """
     import nbformat
     from nbclient import NotebookClient
@@ -117,6 +118,7 @@ def executed_page(notebook: Path, clients: list[Any] | None = None) -> str:
             timeout=600,
             kernel_name="python3",
             extra_arguments=["--IPKernelApp.log_level=40"],  # errors alone
+            store_widget_state=False,  # it would be shown with scripts from elsewhere
             on_cell_complete=lambda **_: bar.update(),
         )
         running = clients if clients is not None else []
@@ -125,8 +127,19 @@ def executed_page(notebook: Path, clients: list[Any] | None = None) -> str:
             client.execute(cwd=str(notebook.parent))
         finally:
             running.remove(client)
+    _enliven(content)
     page, _ = HTMLExporter().from_notebook_node(content)
     return str(page)
+
+
+def _enliven(content: Any) -> None:
+    """Put the views that need no kernel in the place of their pictures."""
+    from prunekit.widgets import output
+
+    shown = [o["data"] for cell in content.cells for o in cell.get("outputs", ()) if "data" in o]
+    for number, data in enumerate(shown):
+        if data.get(output.MIME, {}).get("view"):
+            data["text/html"] = output.alive(data[output.MIME], f"prunekit-{number}")
 
 
 def lab(folder: Path, arguments: list[str]) -> int:

@@ -85,7 +85,7 @@ GATHERED = ["experiments", "widgets"]  # what their `__all__` names is public
 # Raised, caught and passed on between rooms; nobody calls them.
 INNER = {
     "journal.Locked", "journal.Fit", "steps.Stopped", "search.Lacking", "train.Tuning",
-    "train.Form", "train.autocast", "train.fastest_form", "data.Foreign", "knobs.Default",
+    "train.Form", "train.autocast", "train.fastest_form", "data.Foreign", "knobs.Default", "knobs.Before",
     "knobs.unpacked", "knobs.unpacked_type", "knobs.read_knobs", "datasets.read",
     "datasets.folder_of", "models.Block", "models.ResNet", "prune.share_done", "prune.whole",
     "prune.bound", "select.emptied_by", "select.rest", "select.scoped", "select.flat",
@@ -280,6 +280,9 @@ GOOD = {
     ),
     "score.magnitude": lambda: (score.magnitude, dict(model=tiny_model(), names=["0.weight"])),
     "score.relative": lambda: (score.relative, dict(model=tiny_model(), mask=mask())),
+    "score.sizes": lambda: (
+        score.sizes, dict(model=tiny_model(), mask=mask(), measure="absolute", dense=0.1)
+    ),
     "score.deviation": lambda: (score.deviation, dict(model=tiny_model(), mask=mask())),
     "score.gradient": lambda: (
         score.gradient,
@@ -498,7 +501,6 @@ GOOD = {
     "checkpoint.load_into": lambda: (
         checkpoint.load_into, dict(model=tiny_model(), path=saved())
     ),
-    "course.close": lambda: (course.close, dict(value=0.5, expected=0.5, within=0.1)),
     "course.check": lambda: (
         course.check, dict(attempt=abs, like=abs, on=[(1,)], hints={"a": abs}, within=0.1)
     ),

@@ -50,7 +50,8 @@ def test_each_notebook_is_packed_with_a_card_from_its_own_metadata(packed):
         assert packed[f"notebooks/{path.name}"] == path.read_bytes()
         about = json.loads(path.read_text(encoding="utf-8"))["metadata"]["prunekit"]
         assert entry == {"file": path.name} | about
-    assert "roulette" in index["replays"]
+    results = ROOT / "prunekit" / "experiments" / "results"
+    assert {*index["replays"]} == {path.parent.name for path in results.glob("*/showcase.npz")}
 
 
 def test_a_notebook_added_later_has_its_card(tmp_path):
@@ -61,7 +62,7 @@ def test_a_notebook_added_later_has_its_card(tmp_path):
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks/07_new.ipynb").write_text(json.dumps({"metadata": {"prunekit": about}}))
     assert module.index(tmp_path) == {
-        "notebooks": [{"file": "07_new.ipynb"} | about], "replays": []
+        "notebooks": [{"file": "07_new.ipynb"} | about], "replays": {}
     }  # fmt: skip
 
 

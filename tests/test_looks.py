@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunekit.looks import CYCLE, INK, NAMES, looks
+from prunekit.looks import COLOURS, CYCLE, INK, NAMES, looks
 
 WORDS = st.sampled_from([*NAMES, "inv-4, B = 10", "inv-8, B = 10", "mine", "a", "b", "paper at 9×"])
 
@@ -62,6 +62,24 @@ def test_variants_of_one_name_differ():
 def test_a_random_search_is_not_a_variant_of_random():
     assert looks(["random search"])["random search"] == NAMES["random search"]
     assert looks(["|w·gradient|"])["|w·gradient|"] == NAMES["|w·gradient|"]
+
+
+def contrast(one, other):
+    """WCAG's, of two colours as "#rrggbb"."""
+    light = []
+    for colour in (one, other):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        light.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] + 0.05)
+    return max(light) / min(light)
+
+
+def test_ink_and_colours_can_be_read_on_a_light_and_on_a_dark_page():
+    assert contrast("#ffffff", "#000000") == pytest.approx(21)
+    assert contrast(INK, "#ffffff") >= 4.5
+    assert contrast(INK, "#111111") >= 3.5
+    for colour in COLOURS:
+        assert min(contrast(colour, "#ffffff"), contrast(colour, "#111111")) >= 3
 
 
 def test_what_was_not_pruned_is_ink():

@@ -54,7 +54,7 @@ def test_a_run_is_the_training_and_then_the_method(by):
     if by == "magnitude":
         expected += magnitude(two, data, rounds=LEVELS, **knobs, seed=3)
     else:
-        expected += roulette(two, data, branches=2, **knobs, seed=3)
+        expected += roulette(two, data, branches=2, measure="relative", **knobs, seed=3)
     assert [(s.phase, s.mask, s.metrics) for s in found] == [
         (s.phase, s.mask, s.metrics) for s in expected
     ]

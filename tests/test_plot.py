@@ -57,6 +57,16 @@ def test_axes_are_labelled():
     assert figure.get_size_inches().tolist() == [5, 3]
 
 
+def test_a_long_title_goes_on_in_another_line():
+    words = "every weight that is there " * 6
+    figure, axis = plot.axes(words, "x", "y")
+    assert axis.get_title().split() == words.split()
+    figure.canvas.draw()
+    title = axis.title.get_window_extent()
+    assert 0 <= title.x0 < title.x1 <= figure.bbox.x1
+    assert title.y1 <= figure.bbox.y1
+
+
 RUNS = {
     "magnitude": [[(0.0, 0.9), (0.5, 0.8)], [(0.0, 0.9), (0.5, 0.6)]],
     "random": [[(0.0, 0.9), (0.5, 0.3)]],

@@ -20,15 +20,17 @@ def masks(shown):
     """The masks of each step, read as the view reads them."""
     told, start, read = shown["masks"], 0, {}
 
-    def part(length, kind):
+    def part(length):
         nonlocal start
-        start += length * np.dtype(kind).itemsize
-        return np.frombuffer(told[start - length * np.dtype(kind).itemsize : start], kind)
+        start += length
+        return np.frombuffer(told[start - length : start], np.uint8)
 
     for layer in shown["run"]["layers"]:
         size, wide = layer["rows"] * layer["columns"], -(-len(layer["changes"]) // 8)
-        rows = part(layer["histories"] * wide, "u1").reshape(-1, wide or 1)
-        numbers = part(size if layer["histories"] else 0, f"<u{layer['width']}")
+        rows = part(layer["histories"] * wide).reshape(-1, wide or 1)
+        length = size * layer["width"] if layer["histories"] else 0
+        bits = np.unpackbits(part(-(-length // 8)), count=length).reshape(-1, layer["width"])
+        numbers = bits @ (1 << np.arange(layer["width"])[::-1])
         found, now = [], np.ones(size, bool)
         for number in range(len(shown["run"]["phase"])):
             if number in layer["changes"]:
@@ -108,7 +110,7 @@ def test_a_page_needs_nothing_else_and_no_text_gets_out_of_it():
     assert "<img" not in text
     assert "<title>&lt;b&gt;a" in text
     assert not re.search(r"https?://|import\s|src=", text)
-    found = json.loads(re.search(r'id="data">(.*?)</script>', text)[1])["data"]["run"]
+    found = json.loads(re.search(r'"replay"\), (.*)\);', text)[1])["run"]
     assert found["layers"][0]["name"] == name
 
 

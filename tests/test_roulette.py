@@ -13,9 +13,11 @@ from tiny import tiny_data, tiny_model
 
 from prunekit import Journal, Run, evaluate, fit, prune
 from prunekit._files import describe
+from prunekit.experiments import Arm
+from prunekit.experiments.records import complete
 from prunekit.mask import Mask
-from prunekit.methods.roulette import STEPS, _child, _sizes, roulette
-from prunekit.score import deviation, relative
+from prunekit.methods.roulette import STEPS, _child, roulette
+from prunekit.score import deviation, relative, sizes
 from prunekit.select import WHEELS, log_wheel, spin, wheels
 
 every_wheel = pytest.mark.parametrize("wheel", WHEELS)
@@ -169,9 +171,9 @@ def test_the_wheels_go_from_magnitude_to_blind(kind):
 
 
 def decoder(model, parent, *, scope="global", step=0.1, sparsity=0.9, draw_step=False, wheel="inv"):
+    seen = sizes(model, parent, "absolute", deviation(model, Mask.ones(model)))
     return partial(
-        _child, parent=parent, sparsity=sparsity,
-        wheels=wheels(relative(model, parent), wheel, 2.0, scope, parent),
+        _child, parent=parent, sparsity=sparsity, wheels=wheels(seen, wheel, 2.0, scope, parent),
         step=step, draw_step=draw_step,
     )  # fmt: skip
 
@@ -412,6 +414,14 @@ def test_absolute_sizes_keep_the_scale_of_the_start(model):
     w = torch.cat([model.get_parameter(n).detach().flatten() for n in mask])
     assert dense == pytest.approx(float(w.std(correction=0)), rel=1e-5)
     half(model).apply_(changed)
-    first, later = (_sizes(m, mask, "absolute", dense) for m in (model, changed))
+    first, later = (sizes(m, mask, "absolute", dense) for m in (model, changed))
     for name, keep in half(model).items():
         assert torch.equal(first[name][keep], later[name][keep])
+
+
+def test_runs_of_before_there_was_a_measure_were_relative():
+    knob = roulette.knobs["measure"]
+    assert (knob.default, knob.before) == ("absolute", "relative")
+    arm = Arm(roulette, dict(measure="relative"))
+    cell = dict(given=["sparsity"], knobs=dict(sparsity=0.9))
+    assert complete(cell, arm)["knobs"]["measure"] == "relative"

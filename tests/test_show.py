@@ -124,6 +124,35 @@ def test_lab_copies_what_is_missing_and_never_writes_over_a_copy(
     assert called[0][-1] == "--no-browser"
 
 
+def test_a_copy_keeps_what_a_cell_tagged_so_shows(small_notebook, tmp_path, monkeypatch):
+    monkeypatch.setattr(show, "_until_it_ends", lambda command: 0)
+    content = nbformat.read(small_notebook, as_version=4)
+    shown = nbformat.v4.new_output("execute_result", {"text/plain": "a picture"}, execution_count=3)
+    content.cells.append(nbformat.v4.new_code_cell("2", execution_count=3, outputs=[shown]))
+    content.cells[1].metadata["tags"] = ["keep"]
+    nbformat.write(content, small_notebook)
+    assert main(["lab", "--folder", str(tmp_path)]) == 0
+    copied = json.loads((tmp_path / small_notebook.name).read_text())["cells"]
+    assert copied[0]["outputs"] == []
+    (kept,) = copied[1]["outputs"]
+    assert (kept["data"], kept["execution_count"]) == ({"text/plain": ["a picture"]}, None)
+    assert {cell["execution_count"] for cell in copied} == {None}
+
+
+SHOWN = """from prunekit.widgets import GeneMap
+GeneMap([1, 2], [1, 2], [[5, 6], [7, 8]], [[True, False]] * 2, x="one", y="two", stored={})"""
+
+
+def test_a_page_shows_a_view_from_its_data_or_a_picture(tmp_path):
+    code = [nbformat.v4.new_code_cell(SHOWN.format(stored)) for stored in (True, False)]
+    nbformat.write(nbformat.v4.new_notebook(cells=code), tmp_path / "00_a.ipynb")
+    page = show.executed_page(tmp_path / "00_a.ipynb")
+    assert page.count('show(document.getElementById("prunekit-') == 1
+    assert page.count('<img alt="GeneMap') == 1
+    assert page.count("to make it live") == 1
+    assert "application/vnd.jupyter.widget-state+json" not in page
+
+
 def test_list_names_everything_there_is(capsys):
     assert main(["list"]) == 0
     said = capsys.readouterr().out

@@ -276,7 +276,7 @@ class FakeJournal:
     def __init__(self):
         self.is_open, self.calls = False, []
 
-    def open(self, function, knobs, seed, model, data):
+    def open(self, function, knobs, seed, model, data, before):
         self.is_open = True
         self.calls.append(("open", function.__name__, knobs, seed))
 

@@ -29,13 +29,23 @@ def texts(root):
 
 def index(root):
     """What the extension is told: the notebooks with their metadata, the runs to replay."""
-    notebooks = []
+    notebooks, replays = [], {}
     for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb")):
-        about = json.loads(path.read_text(encoding="utf-8"))["metadata"]["prunekit"]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        about = content["metadata"]["prunekit"]
         notebooks.append({"file": path.name} | {k: about[k] for k in ("title", "paper", "minutes")})
-    results = root / "prunekit" / "experiments" / "results"
-    replays = sorted(path.parent.name for path in results.glob("*/showcase.npz"))
+        for name in recorded(content):
+            replays.setdefault(name, path.name)
     return {"notebooks": notebooks, "replays": replays}
+
+
+def recorded(content):
+    """The experiments whose recorded run a notebook replays from data in its outputs."""
+    for cell in content.get("cells", ()):
+        for output in cell.get("outputs", ()):
+            shown = output.get("data", {}).get("application/vnd.prunekit.view+json", {})
+            if shown.get("view") == "Replay" and shown["data"].get("experiment"):
+                yield shown["data"]["experiment"]
 
 
 class Hook(BuildHookInterface):

@@ -3,7 +3,7 @@
 import { URLExt } from '@jupyterlab/coreutils';
 import { Contents } from '@jupyterlab/services';
 
-import { ASSETS } from './ids';
+import { ASSETS, VIEW } from './ids';
 
 /** What the card of a notebook shows; read from the notebook's own metadata when it is packed. */
 export interface IEntry {
@@ -15,8 +15,8 @@ export interface IEntry {
 
 export interface IIndex {
   notebooks: IEntry[];
-  /** Names of the experiments whose recorded run can be replayed. */
-  replays: string[];
+  /** Experiments whose recorded run can be replayed, and the notebook in which its data are. */
+  replays: Record<string, string>;
 }
 
 async function fetched(file: string): Promise<any> {
@@ -60,17 +60,12 @@ export class Course {
     await this.save(file, original);
   }
 
-  /** A notebook that replays the recorded run of an experiment; gives its file. */
-  async replay(name: string): Promise<string> {
-    const file = `replay_${name}.ipynb`;
-    const source = `from prunekit.widgets import Replay\n\nReplay(${JSON.stringify(name)})`;
-    const cell = { cell_type: 'code', execution_count: null, metadata: {}, outputs: [], source };
-    const kernelspec = { name: 'python3', display_name: 'Python 3', language: 'python' };
-    const notebook = { cells: [cell], metadata: { kernelspec }, nbformat: 4, nbformat_minor: 4 };
-    if ((await this.found(file)) === null) {
-      await this.save(file, notebook);
-    }
-    return file;
+  /** The data of the recorded run of an experiment. */
+  async recorded(name: string): Promise<unknown> {
+    const original = await fetched((await this.index()).replays[name]);
+    const outputs: any[] = original.cells.flatMap((cell: any) => cell.outputs ?? []);
+    const shown = outputs.map(output => output.data?.[VIEW]?.data);
+    return shown.find(data => data?.experiment === name);
   }
 
   /** Whether every code cell of the working copy was run, without an error. */

@@ -11,3 +11,6 @@ export namespace Ids {
 }
 
 export const COURSE = 'Pruning course';
+
+/** What a widget of the course leaves in a notebook. */
+export const VIEW = 'application/vnd.prunekit.view+json';

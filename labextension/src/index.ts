@@ -2,16 +2,23 @@
 // commands behind them. Nothing runs in the server but the serving of files.
 
 import { ILayoutRestorer, JupyterFrontEnd, JupyterFrontEndPlugin } from '@jupyterlab/application';
-import { Dialog, ICommandPalette, showDialog, showErrorMessage } from '@jupyterlab/apputils';
+import {
+  Dialog,
+  ICommandPalette,
+  MainAreaWidget,
+  showDialog,
+  showErrorMessage
+} from '@jupyterlab/apputils';
 import { IDocumentManager } from '@jupyterlab/docmanager';
 import { ILauncher } from '@jupyterlab/launcher';
 import { INotebookTracker } from '@jupyterlab/notebook';
 import { LabIcon } from '@jupyterlab/ui-components';
+import { Widget } from '@lumino/widgets';
 
 import { Course, IEntry } from './course';
 import { COURSE, Ids } from './ids';
 import { CoursePanel } from './panel';
-import { install } from './view';
+import { install, shown } from './view';
 
 const icon = new LabIcon({
   name: 'prunekit-lab:net',
@@ -82,10 +89,15 @@ const plugin: JupyterFrontEndPlugin<void> = {
     commands.addCommand(Ids.replay, {
       label: args => `Replay the recorded run: ${args['name'] ?? ''}`,
       execute: guarded(async ({ name }) => {
-        const widget = documents.openOrReveal(await course.replay(name));
-        await documents.contextForWidget(widget!)?.sessionContext.ready;
-        shell.activateById(widget!.id); // the command runs the notebook that is in front
-        await commands.execute('notebook:run-all-cells');
+        const content = new Widget();
+        content.node.style.cssText =
+          'overflow: auto; padding: 16px; color: var(--jp-ui-font-color1)';
+        const tab = new MainAreaWidget({ content });
+        tab.title.label = `Replay ${name}`;
+        tab.title.icon = icon;
+        shell.add(tab, 'main');
+        const end = await shown('Replay', await course.recorded(name), content.node);
+        content.disposed.connect(end);
       })
     });
 
@@ -94,7 +106,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
       palette?.addItem({ command: Ids.open, args: { file, isPalette: true }, category: COURSE });
       palette?.addItem({ command: Ids.reset, args: { file }, category: COURSE });
     });
-    for (const name of index.replays) {
+    for (const name of Object.keys(index.replays)) {
       palette?.addItem({ command: Ids.replay, args: { name }, category: COURSE });
     }
 

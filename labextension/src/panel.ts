@@ -69,11 +69,12 @@ export class CoursePanel extends Widget {
     about.style.margin = '0 8px';
     about.textContent = '✓ run to its end, and saved';
     this.node.append(heading('Pruning course'), list, about);
-    if (this.index.replays.length > 0) {
+    const replays = Object.keys(this.index.replays);
+    if (replays.length > 0) {
       this.node.append(heading('Recorded runs'));
-      for (const name of this.index.replays) {
+      for (const name of replays) {
         this.node.append(
-          button(`Replay ${name}`, 'step by step, in a notebook of its own', () => {
+          button(`Replay ${name}`, 'step by step, without a kernel', () => {
             void this.commands.execute(Ids.replay, { name });
           })
         );

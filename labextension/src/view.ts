@@ -9,9 +9,8 @@ import { Kernel, KernelMessage } from '@jupyterlab/services';
 import { ISignal, Signal } from '@lumino/signaling';
 import { Panel, Widget } from '@lumino/widgets';
 
-import { ASSETS } from './ids';
+import { ASSETS, VIEW } from './ids';
 
-const VIEW = 'application/vnd.prunekit.view+json';
 const WIDGET = 'application/vnd.jupyter.widget-view+json';
 const COMM = 'jupyter.widget';
 const RANK = -20; // before ipywidgets' own, -10
@@ -180,7 +179,7 @@ function styled(name: string): Promise<unknown> {
 }
 
 /** Load the script of a view and let it show its data in `node`; gives what ends it. */
-async function shown(view: unknown, data: unknown, node: HTMLElement): Promise<() => void> {
+export async function shown(view: unknown, data: unknown, node: HTMLElement): Promise<() => void> {
   if (typeof view !== 'string' || !/^\w+$/.test(view)) {
     throw new Error('there is no such view');
   }

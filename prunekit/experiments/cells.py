@@ -234,15 +234,15 @@ def read_showcase(folder: Path, record: Mapping[str, Any]) -> dict[str, numpy.nd
 
 def same_settings(cell: Cell, record: Mapping[str, Any]) -> bool:
     """Whether a record has the cell's method, model and seed, and its knobs as far as they still
-    exist. Of a knob that did not exist when it was recorded the default is asked."""
+    exist; a knob that did not exist then was what it declares as before."""
     same = ("method", cell.arm.method.__name__), ("model", cell.arm.model), ("seed", cell.seed)
     if any(record.get(name) != value for name, value in same):
         return False
     recorded, complete = record.get("knobs", {}), "given" in record
-    defaults = {name: _plain(knob.default) for name, knob in knobs(cell.arm.method).items()}
+    before = {name: _plain(knob.before) for name, knob in knobs(cell.arm.method).items()}
     for name, value in cell.knobs.items():
         # Cells of before hold only the knobs that were asked for: the others are not known.
-        missing = defaults[name] if complete else value
+        missing = before[name] if complete else value
         if recorded.get(name, missing) != value:
             return False
     return True

@@ -70,7 +70,10 @@ def trained_and_pruned(
     if by == "magnitude":
         yield from magnitude(model, data, sparsity=sparsity, rounds=LEVELS, seed=seed, run=run)
     else:
-        yield from roulette(model, data, sparsity=sparsity, branches=branches, seed=seed, run=run)
+        yield from roulette(
+            model, data, sparsity=sparsity, branches=branches, measure="relative",
+            seed=seed, run=run,
+        )  # fmt: skip
 
 
 def _arms() -> dict[str, Arm]:

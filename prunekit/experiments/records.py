@@ -85,12 +85,16 @@ def complete(cell: dict[str, Any], arm: Arm) -> dict[str, Any]:
 
     The first cells have one number for network and seed, and only the knobs that were asked for.
     """
+    declared = knobs(arm.method)
     if "given" in cell:
-        return cell
+        before = {name: knob.before for name, knob in declared.items()}
+        return cell | {"knobs": before | cell["knobs"]}
+    # Other knobs had the defaults of then.
+    before = {n: k.before if k.before != k.default else UNKNOWN for n, k in declared.items()}
     names = ("weights", "codes", "commits", "precision")
     rest = {
         "network": None if arm.fresh else cell["seed"],
-        "knobs": dict.fromkeys(knobs(arm.method), UNKNOWN) | cell["knobs"],
+        "knobs": before | cell["knobs"],
         "given": sorted(cell["knobs"]),
         "trace": _columns([_present(row, cell["metric"]) for row in rows(cell)]),
     }

@@ -32,6 +32,8 @@ CONTROLS: dict[str, tuple[Method, dict[str, Any]]] = {
     "|gradient|": (gradient, {}),
     "|w·gradient|": (gradient, dict(times_weight=True)),
 }
+# All wheels but those "on |w|" see |w| over the spread of their layer's survivors.
+RELATIVE = dict(measure="relative")
 LEVELS = 59  # of 5 % each: 1 − 0.95^59 is a sparsity of 95 %
 TUNED = 19  # of 15 % each: the same with an epoch of training after each
 PRECISION = {"lenet_300_100": "fp32", "lenet_5": "auto"}
@@ -40,7 +42,7 @@ PRECISION = {"lenet_300_100": "fp32", "lenet_5": "auto"}
 def _wheel(model: str, name: str, sizes: tuple[int, ...], tuned: tuple[int, ...]) -> dict[str, Arm]:
     """The arms of a wheel with each number of children: without training, and with."""
     wheel, strength = WHEELS[name]
-    knobs: dict[str, Any] = dict(sparsity=0.95, wheel=wheel, strength=strength)
+    knobs: dict[str, Any] = dict(sparsity=0.95, wheel=wheel, strength=strength, **RELATIVE)
     training = dict(step=0.15, epochs=1, precision=PRECISION[model])
     quick = dict(branches=3) if name in FEW and model == "lenet_300_100" else None
     arms = {}
@@ -59,15 +61,17 @@ def _measures(model: str) -> dict[str, Arm]:
     arms = {}
     for name, b in product(("inv-4", "exp-6"), (1, 10)):
         wheel, strength = WHEELS[name]
-        knobs = dict(wheel=wheel, strength=strength, branches=b, measure="absolute")
-        arms[f"{model} {name} on |w|, B = {b}"] = Arm(roulette, dict(sparsity=0.95) | knobs, model)
-    knobs = dict(sparsity=0.95, rounds=LEVELS, measure="relative")
+        seen = dict(wheel=wheel, strength=strength, branches=b, measure="absolute")
+        arms[f"{model} {name} on |w|, B = {b}"] = Arm(roulette, dict(sparsity=0.95) | seen, model)
+    knobs: dict[str, Any] = dict(sparsity=0.95, rounds=LEVELS, **RELATIVE)
     return arms | {f"{model} |w|/σ": Arm(magnitude, knobs, model)}
 
 
 def _layer_wheel(name: str) -> dict[str, Arm]:
     wheel, strength = WHEELS[name]
-    knobs = dict(sparsity=0.95, wheel=wheel, strength=strength, branches=10, scope="layer")
+    knobs: dict[str, Any] = dict(
+        sparsity=0.95, wheel=wheel, strength=strength, branches=10, scope="layer", **RELATIVE
+    )
     return {f"lenet_300_100 {name}, B = 10, wheel a layer": Arm(roulette, knobs)}
 
 
@@ -80,7 +84,7 @@ def _controls(model: str) -> dict[str, Arm]:
         tuned = knobs | dict(rounds=TUNED, epochs=1, precision=PRECISION[model])
         arms[f"{model} {name}"] = Arm(control, knobs, model, short)
         arms[f"{model} {name}, fine-tuned"] = Arm(control, tuned, model)
-    best = dict(sparsity=0.95, wheel="uniform", branches=10)
+    best: dict[str, Any] = dict(sparsity=0.95, wheel="uniform", branches=10, **RELATIVE)
     return arms | {f"{model} random, B = 10": Arm(roulette, best, model)}
 
 

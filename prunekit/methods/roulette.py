@@ -14,29 +14,17 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from prunekit import score, search, select
 from prunekit.judge import SLACK, as_metric
-from prunekit.knobs import Choice, Count, Fraction, Names, NonNegative, Range, Scope
+from prunekit.knobs import Before, Choice, Count, Fraction, Names, NonNegative, Range, Scope
 from prunekit.mask import Mask, check_prunable
 from prunekit.method import method
 from prunekit.steps import Run, Step, Tried, derive
 from prunekit.train import Tuning, fit
 
 STEPS = (0.5, 1.0, 1.5, 2.0)  # what a child's step is multiplied with when it is drawn
-
-# paper: a weight's importance is its value; how the layers compare is not said; here: two measures.
-MEASURES = ("relative", "absolute")
-
-
-def _sizes(model: nn.Module, mask: Mask, measure: str, dense: float) -> dict[str, Tensor]:
-    """How large each weight is; `dense` is the σ of all weights at the start."""
-    if measure == "relative":
-        return score.relative(model, mask)
-    return {
-        name: size.cpu() / (dense or 1.0) for name, size in score.magnitude(model, mask).items()
-    }
 
 
 def _child(
@@ -109,7 +97,7 @@ def roulette(
     draw_step: bool = False,
     tie: NonNegative = 0.0005,
     tolerance: Annotated[float, Range(0, 1)] | None = None,
-    measure: Annotated[str, Choice(*MEASURES)] = "relative",
+    measure: Annotated[str, Choice(*score.MEASURES), Before("relative")] = "absolute",
     scope: Scope = "global",
     biases: bool = False,
     ignore: Names = (),
@@ -129,8 +117,8 @@ def roulette(
         the best.
     tolerance: stop when the best child falls more than this below the metric at the start, also
         after the step was halved twice.
-    measure: how large a weight is: "relative", |w| over σ of its parameter's survivors, anew at
-        each level; "absolute", |w| over one σ, that of all weights at the start.
+    measure: how large a weight is: "absolute", |w| over one σ, that of all weights at the start;
+        "relative", |w| over σ of its parameter's survivors, anew at each level.
     scope: one wheel for the whole model, or one a layer.
     biases: prune biases too.
     ignore: names of parameters to leave alone.
@@ -148,7 +136,8 @@ def roulette(
     levels, dense = _levels(sparsity, step), score.deviation(model, mask)
     while mask.kept > goal and halvings < 3:
         level += 1
-        wheels = select.wheels(_sizes(model, mask, measure, dense), wheel, strength, scope, mask)
+        seen = score.sizes(model, mask, measure, dense)
+        wheels = select.wheels(seen, wheel, strength, scope, mask)
         decode = functools.partial(
             _child, parent=mask, wheels=wheels, sparsity=sparsity,
             step=step / 2**halvings, draw_step=draw_step,

@@ -16,6 +16,7 @@ VIEWS = {
     "LineageView": (("chart", "lineage", "lineageview"), ("chart", "lineage")),
     "MaskView": (("chart", "mask"), ("chart", "mask")),
     "Replay": (("chart", "lineage", "replay"), ("chart", "replay")),
+    "Results": (("chart", "results"), ("chart", "results")),
 }
 
 

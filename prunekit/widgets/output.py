@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 from prunekit.looks import INK
+from prunekit.widgets._static import alone
 
 MIME = "application/vnd.prunekit.view+json"
 FORMAT = 1  # of what is written; a page that knows another one says so
@@ -30,6 +32,16 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _plain(part) for name, part in value.items()}
     return value
+
+
+def alive(shown: Mapping[str, Any], place: str) -> str:
+    """HTML that shows what `lasting` gave, where scripts run; `place` is its id in the page."""
+    js, css = alone(shown["view"])
+    data = json.dumps(shown["data"]).replace("<", "\\u003c")  # no text ends the script
+    return (
+        f'<style>{css}</style><div id="{place}"></div><script type="module">\n{js}\n'
+        f'show(document.getElementById("{place}"), {data});\n</script>'
+    )
 
 
 def still(picture: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from prunekit._files import replacing
 from prunekit.report import Report
 from prunekit.steps import Step
 from prunekit.widgets import output
-from prunekit.widgets._static import VIEWS, alone, script, style
+from prunekit.widgets._static import VIEWS, script, style
 from prunekit.widgets.lineage import Source, family, finite, metric_of, opened
 from prunekit.widgets.running import OfCell
 
@@ -66,19 +65,21 @@ def traits(steps: Sequence[Step], title: str = "", dense: float | None = None) -
 
 
 def _histories(masks: Sequence[Any]) -> tuple[int, int, bytes]:
-    """How many histories the weights of a layer have, the bytes of a number, and both as bytes.
+    """How many histories the weights of a layer have, the bits of a number, and both as bytes.
 
     Of masks `(n,)` one after the other few weights have a history of their own: a removed one stays
     so. First comes a row of bits a history, whether the weight is kept at each change; then for
-    each weight the number of its row, in 1, 2 or 4 bytes, the lowest first.
+    each weight the number of its row.
     """
     if not masks:
-        return 0, 1, b""
+        return 0, 0, b""
     bits = numpy.packbits(numpy.stack(masks, axis=1), axis=1)  # (n, bytes)
     rows = numpy.ascontiguousarray(bits).view(f"V{bits.shape[1]}").reshape(-1)
     found, numbers = numpy.unique(rows, return_inverse=True)
-    width = 1 if len(found) <= 2**8 else 2 if len(found) <= 2**16 else 4
-    return len(found), width, found.tobytes() + numbers.astype(f"<u{width}").tobytes()
+    width = (len(found) - 1).bit_length()
+    places = [(numbers >> place) & 1 for place in reversed(range(width))]
+    told = numpy.packbits(numpy.stack(places, axis=1)).tobytes() if places else b""
+    return len(found), width, found.tobytes() + told
 
 
 class Replay(OfCell, anywidget.AnyWidget):
@@ -104,12 +105,13 @@ class Replay(OfCell, anywidget.AnyWidget):
         *,
         stored: bool | None = None,
     ):
-        self.source = opened(source, title)
+        self.source, self.name = opened(source, title), source if isinstance(source, str) else ""
         self.stored = isinstance(source, str) if stored is None else stored
         super().__init__(**_of(self.source))
 
     def lasting(self) -> Mapping[str, Any] | None:
-        return {"run": self.run, "masks": self.masks, "frame": 0} if self.stored else None
+        shown = {"experiment": self.name, "run": self.run, "masks": self.masks, "frame": 0}
+        return shown if self.stored else None
 
     def fallback(self) -> str:
         steps, title, dense = self.source.steps, self.source.title, self.source.dense
@@ -131,15 +133,11 @@ PAGE = """<!doctype html>
 <style>
 :root {{ color-scheme: light dark; }}
 body {{ margin: 2em auto; max-width: 900px; padding: 0 1em; font-family: sans-serif; }}
-{css}</style>
+</style>
 <body>
-<main id="replay"></main>
-<script type="application/json" id="data">{data}</script>
-<script type="module">
-{js}
-const {{ data }} = JSON.parse(document.getElementById("data").textContent);
-show(document.getElementById("replay"), data);
-</script>
+<main>
+{shown}
+</main>
 </body>
 </html>
 """
@@ -147,14 +145,8 @@ show(document.getElementById("replay"), data);
 
 def page(shown: Mapping[str, Any]) -> str:
     """One page that replays a run in any browser: no kernel, no network. `shown` is of `traits`."""
-    data = json.dumps(output.lasting("Replay", {**shown, "frame": 0}))
-    js, css = alone("Replay")
-    return PAGE.format(
-        title=html.escape(shown["run"]["title"]),
-        css=css,
-        data=data.replace("<", "\\u003c"),  # no text ends the script
-        js=js,
-    )
+    replay = output.alive(output.lasting("Replay", {**shown, "frame": 0}), "replay")
+    return PAGE.format(title=html.escape(shown["run"]["title"]), shown=replay)
 
 
 def write_page(name: str, path: str | os.PathLike[str]) -> Path:

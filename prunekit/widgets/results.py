@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -14,7 +12,7 @@ from typing import Any, NamedTuple
 import anywidget
 import traitlets
 
-from prunekit import experiments
+from prunekit import experiments, plot
 from prunekit._arguments import checked
 from prunekit.experiments.records import (
     LEVELS,
@@ -30,9 +28,10 @@ from prunekit.experiments.records import (
     readable,
     within_networks,
 )
-from prunekit.looks import INK, looks
+from prunekit.looks import looks
 from prunekit.report import mean_and_spread
-from prunekit.widgets._static import script, style
+from prunekit.widgets import output
+from prunekit.widgets._static import VIEWS, script, style
 from prunekit.widgets.running import OfCell
 
 MANY = 8  # arms that are shown at first
@@ -92,13 +91,6 @@ def _number(value: float) -> float | None:
     return float(f"{value:.5g}") if math.isfinite(value) else None
 
 
-# The marks of `looks` as letters, full and hollow, for the still picture.
-MARKS = {
-    "o": "●○", "s": "■□", "D": "◆◇", "^": "▲△", "v": "▼▽", "<": "◀◁", ">": "▶▷", "P": "✚┼",
-    "X": "✖×", "*": "★☆", "h": "⬢⬡", "p": "⬟⬠",
-}  # fmt: skip
-
-
 def told(name: str, title: str = "", folder: Path | None = None) -> dict[str, Any]:
     """The recorded cells of an experiment as plain values: what `Results` shows.
 
@@ -144,14 +136,16 @@ def told(name: str, title: str = "", folder: Path | None = None) -> dict[str, An
 
 
 def _looks(groups: Mapping[str, Sequence[Recorded]]) -> dict[str, dict[str, Any]]:
-    """Colour and mark of each arm: those that its name has everywhere, whatever the network. Where
-    a line would be dashed, the mark is hollow."""
+    """Colour and mark of each arm: those that its name has everywhere. The mark is hollow where a
+    line would be dashed, and the other way round where another network has the same."""
     short = {arm: arm.removeprefix(f"{cells[0]['model']} ") for arm, cells in groups.items()}
-    found = looks(short.values())
-    return {
-        arm: {"colour": look.colour, "marker": look.marker or "o", "hollow": look.dash != "-"}
-        for arm, look in ((arm, found[name]) for arm, name in short.items())
-    }
+    found, drawn, taken = looks(short.values()), {}, set()
+    for arm, name in short.items():
+        colour, marker, dash = found[name]
+        look = (colour, marker or "o", (dash != "-") ^ ((colour, marker, dash) in taken))
+        taken.add(found[name])
+        drawn[arm] = dict(zip(("colour", "marker", "hollow"), look, strict=True))
+    return drawn
 
 
 def _arm(cells: Sequence[Recorded], found: Mapping[str, Measured]) -> dict[str, Any]:
@@ -174,8 +168,7 @@ class Results(OfCell, anywidget.AnyWidget):
     or an arm that there is not.
     """
 
-    _esm = script("chart", "results")
-    _css = style("chart", "results")
+    _esm, _css = script(*VIEWS["Results"][0]), style(*VIEWS["Results"][1])
     results = traitlets.Dict().tag(sync=True)
     x = traitlets.Unicode().tag(sync=True)
     y = traitlets.Unicode().tag(sync=True)
@@ -203,12 +196,28 @@ class Results(OfCell, anywidget.AnyWidget):
         chosen = [*(shown if shown is not None else there[:MANY])]
         super().__init__(results=results, x=x, y=y, shown=chosen)
 
-    def lasting(self) -> dict[str, Any]:
-        """The data that a page needs to show it without a kernel."""
+    def lasting(self) -> Mapping[str, Any]:
         return {name: getattr(self, name) for name in ("results", "x", "y", "shown")}
 
     def fallback(self) -> str:
-        return picture(self.lasting())
+        measures = self.results["measures"]
+        at = [[m["name"] for m in measures].index(name) for name in (self.x, self.y)]
+        labels = [", ".join(filter(None, (measures[i]["name"], measures[i]["unit"]))) for i in at]
+        figure, axis = plot.axes("", labels[0], labels[1], (8, 4))
+        with plot.style():
+            figure.suptitle(self.results["title"])
+            for number, arm in enumerate(self.results["arms"]):
+                cells = [cell for cell in self.results["cells"] if cell["arm"] == number]
+                if arm["name"] in self.shown:
+                    points = ([cell["values"][i] for cell in cells] for i in at)
+                    face = "none" if arm["hollow"] else arm["colour"]
+                    axis.scatter(
+                        *points, label=arm["name"], marker=arm["marker"],
+                        facecolor=face, edgecolor=arm["colour"],
+                    )  # fmt: skip
+            if self.shown:
+                axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=10)
+        return output.picture(figure, repr(self))
 
     def __repr__(self) -> str:
         return f"Results({len(self.results['cells'])} cells of {len(self.results['arms'])} arms)"
@@ -218,57 +227,3 @@ def _among(what: str, known: Sequence[str], asked: Sequence[str]) -> None:
     for name in asked:
         if name not in known:
             raise ValueError(f"Results: {what} must be one of {[*known]}, got {name!r}")
-
-
-WIDE, HIGH = 640, 320
-
-
-def _letter(arm: Mapping[str, Any]) -> str:
-    return MARKS[arm["marker"]][arm["hollow"]]
-
-
-def picture(shown: Mapping[str, Any]) -> str:
-    """A still of what `Results` shows at first, as HTML: the same text on every machine."""
-    results = shown["results"]
-    names = [measure["name"] for measure in results["measures"]]
-    at = [names.index(shown["x"]), names.index(shown["y"])]
-    marks = [
-        (results["arms"][cell["arm"]], [cell["values"][i] for i in at])
-        for cell in results["cells"]
-        if results["arms"][cell["arm"]]["name"] in shown["shown"]
-    ]
-    marks = [(arm, point) for arm, point in marks if None not in point]
-    lines, ends = [], []
-    for axis in (0, 1):
-        values = [point[axis] for _, point in marks] or [0.0, 1.0]
-        margin = 0.05 * (max(values) - min(values)) or 0.5
-        ends.append((min(values) - margin, max(values) + margin))
-        digits = results["measures"][at[axis]]["digits"]
-        ticks = [f"{v:.{digits}f}" for v in (min(values), max(values))]
-        name = html.escape(f"{names[at[axis]]} from {ticks[0]} to {ticks[1]}")
-        turn = "" if axis == 0 else f' transform="rotate(-90 14 {HIGH / 2:g})"'
-        x, y = (WIDE / 2, HIGH - 8) if axis == 0 else (14, HIGH / 2)
-        lines.append(f'<text x="{x:g}" y="{y:g}" fill="{INK}"{turn}>{name}</text>')
-    lines.append(f'<path d="M30 10V{HIGH - 30}H{WIDE - 10}" fill="none" stroke="{INK}"/>')
-    for arm, point in marks:
-        x, y = ((v - low) / (high - low) for v, (low, high) in zip(point, ends, strict=True))
-        place = f'x="{30 + x * (WIDE - 40):.1f}" y="{HIGH - 25 - y * (HIGH - 40):.1f}"'
-        lines.append(f'<text {place} fill="{arm["colour"]}">{_letter(arm)}</text>')
-    svg = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDE} {HIGH}" width="{WIDE}" '
-        f'height="{HIGH}" font-family="sans-serif" font-size="13" text-anchor="middle">'
-        + "".join(lines)
-        + "</svg>"
-    )
-    code = base64.b64encode(svg.encode()).decode()
-    legend = ", ".join(
-        f'<span style="color: {arm["colour"]}">{_letter(arm)}</span> {html.escape(arm["name"])}'
-        for arm in results["arms"]
-        if arm["name"] in shown["shown"]
-    )
-    alt = html.escape(f"{len(marks)} cells: {shown['y']} over {shown['x']}")
-    title = html.escape(results["title"])
-    return (
-        f"<p><b>{title}</b></p>"
-        f'<img alt="{alt}" src="data:image/svg+xml;base64,{code}"><p>{legend}</p>'
-    )

@@ -135,3 +135,10 @@ def test_a_notebook_is_run_and_played_with(path, opened, tmp_path):
     tab.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
     for panel in tab.locator(".pk-panel").all():
         panel.get_by_text("No answer from the kernel").wait_for(timeout=MINUTE)
+    places = tab.locator(".prunekit-view").count()
+    assert places >= tab.locator(".pk-panel, .pk-instant").count() > 0
+    tab.evaluate("() => jupyterapp.commands.execute('docmanager:save')")
+    tab.reload()  # the kernel that answers now knows no widget
+    tab.locator(".prunekit-view[data-shows]").nth(places - 1).wait_for(timeout=MINUTE)
+    assert tab.locator(".prunekit-view[data-shows=widget]").count() == 0
+    assert "Error displaying widget" not in tab.locator(".jp-Notebook").inner_text()

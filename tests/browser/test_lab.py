@@ -87,7 +87,14 @@ def test_a_notebook_called_like_a_tag_does_nothing(opened, evil):
 def test_a_recorded_run_is_replayed_from_the_panel(opened):
     tab, folder = opened
     tab.locator(".lm-TabBar-tab[title='Pruning course']").click()
+    kernels = "[...jupyterapp.serviceManager.kernels.running()].length"
+    before = tab.evaluate(kernels)
     tab.locator(".prunekit-panel button", has_text="Replay roulette").click()
-    tab.wait_for_selector(".pk-replay canvas.pk-mask >> visible=true", timeout=90_000)
-    assert "step 1 of 59" in tab.locator(".pk-words").first.inner_text()
-    assert (folder / "replay_roulette.ipynb").exists()
+    tab.wait_for_selector(".pk-replay canvas.pk-mask >> visible=true", timeout=2_000)
+    words = tab.locator(".pk-words").first
+    assert "step 1 of 59" in words.inner_text()
+    tab.locator("button[aria-label='one step on']").click()
+    assert "step 2 of 59" in words.inner_text()
+    assert tab.evaluate("jupyterapp.shell.currentWidget.title.label") == "Replay roulette"
+    assert tab.evaluate(kernels) == before
+    assert [*folder.glob("replay*")] == []

@@ -5,11 +5,16 @@ import json
 import pytest
 from conftest import watched
 
+from prunekit.widgets import LineageView
+from prunekit.widgets.output import MIME
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
 START = """
 import torch
 from prunekit import datasets, experiments, magnitude, models
 from prunekit.widgets import FilterView, GeneMap, Guess, Instant, LineageView, MaskView
-from prunekit.widgets import Panel, Replay, Sketch, views
+from prunekit.widgets import Panel, Replay, Results, Sketch, views
 five = models.pretrained("lenet_5")
 net, digits, places = models.pretrained("lenet_300_100"), datasets.mnist_small(), [0.2, 0.4, 0.6]
 kept, allowed = 20 + 10 * torch.rand(3, 3), torch.rand(3, 3) > 0.3
@@ -21,6 +26,7 @@ def sketch():
 # changes it.
 ALIVE = {
     "Replay('roulette')": (".pk-replay", ".pk-mask", "button[aria-label='one step on']"),
+    "Results('de-lenet300')": (".pk-results", ".pk-scatter", ".pk-scatter", "ArrowRight"),
     "LineageView('de-lenet300')": (".pk-lineage", ".pk-tree", ".pk-tree", "ArrowLeft"),
     "MaskView(net, data=digits, stored=True)": (".pk-maskview", ".pk-weights", ".pk-weights"),
     "FilterView(five, stored=True)": (".pk-filterview", "", ".pk-filter >> nth=3"),
@@ -71,8 +77,8 @@ def save(tab):
     tab.evaluate("() => jupyterapp.commands.execute('docmanager:save')")
 
 
-def pixels(view, canvas):
-    return view.locator(canvas).evaluate("canvas => canvas.toDataURL()") if canvas else ""
+def pixels(canvas):
+    return canvas.evaluate("canvas => canvas.toDataURL()")
 
 
 @pytest.fixture(scope="module")
@@ -110,14 +116,15 @@ def test_what_carries_its_data_is_alive(reopened, source):
     place, changed, where, *keys = ALIVE[source]
     view = reopened.locator(f".prunekit-view[data-shows=view] {place}")
     view.scroll_into_view_if_needed()
-    before = pixels(view, changed), view.locator(".pk-words").first.inner_text()
+    canvas = view.locator(changed) if changed else None
+    before = canvas and pixels(canvas), view.locator(".pk-words").first.inner_text()
     if place == ".pk-maskview":
         view.locator("button", has_text="Prune").click()
     for key in keys:
         view.locator(where).press(key)
     if not keys:
         view.locator(where).click()
-    assert not changed or pixels(view, changed) != before[0]
+    assert canvas is None or pixels(canvas) != before[0]
     assert view.locator(".pk-words").first.inner_text() != before[1]
 
 
@@ -131,3 +138,56 @@ def test_what_does_not_leaves_its_picture_and_a_line(reopened, source):
     assert words in text
     if image:
         assert place.locator("img").first.evaluate("i => i.complete && i.naturalWidth > 100")
+
+
+def bundle(widget):
+    """What a widget leaves in a notebook, as it is written there."""
+    data, _ = widget._repr_mimebundle_()
+    return {kind: value for kind, value in data.items() if kind != WIDGET}
+
+
+def damaged(change):
+    data = json.loads(json.dumps(bundle(LineageView("roulette"))))
+    change(data[MIME])
+    return data
+
+
+# A change of what stands in the file: what is said of it.
+HURT = {
+    "other format": (lambda shown: shown.update(format=2), "another version of prunekit"),
+    "other view": (lambda shown: shown.update(view="../x"), "are damaged"),
+    "no data": (lambda shown: shown.update(data={}), "are damaged"),
+    "cut data": (lambda shown: shown["data"]["family"].pop("entries"), "are damaged"),
+}
+
+
+@pytest.fixture(scope="module")
+def written(lab, browser):
+    """A page with outputs that nobody here has run: whole, and damaged."""
+    address, folder = lab
+    outputs = [bundle(LineageView("roulette")), *(damaged(change) for change, _ in HURT.values())]
+    made = notebook([""] * len(outputs))
+    for cell, data in zip(made["cells"], outputs, strict=True):
+        cell["outputs"] = [{"output_type": "display_data", "metadata": {}, "data": data}]
+    (folder / "w.ipynb").write_text(json.dumps(made))
+    with watched(browser) as tab:
+        opened_there(tab, address, "w.ipynb")
+        tab.locator(".prunekit-view[data-shows]").nth(len(HURT)).wait_for()
+        yield tab
+
+
+def test_an_output_that_is_not_trusted_is_alive_with_its_data(written):
+    place = written.locator(".prunekit-view").first
+    assert place.get_attribute("data-shows") == "view"
+    before = pixels(place.locator(".pk-tree"))
+    place.locator(".pk-tree").press("ArrowLeft")
+    assert pixels(place.locator(".pk-tree")) != before
+
+
+@pytest.mark.parametrize("name", HURT)
+def test_a_damaged_output_says_so_and_shows_its_picture(written, name):
+    place = written.locator(".prunekit-view").nth(1 + [*HURT].index(name))
+    assert place.get_attribute("data-shows") == "picture"
+    assert HURT[name][1] in place.inner_text()
+    assert place.locator("img").evaluate("i => i.complete && i.naturalWidth > 100")
+    assert place.locator(".pk-view").count() == 0

@@ -250,6 +250,9 @@ def test_a_kernel_that_was_restarted_is_told(browser, lab):
         page.evaluate("jupyterapp.shell.currentWidget.sessionContext.restartKernel()")
         press(page)
         words(page, 3, spoken=True)
+        icons = """[...document.querySelectorAll(".jupyter-widgets-disconnected")]
+            .map((part) => getComputedStyle(part, "::before").content)"""
+        assert set(page.evaluate(icons)) == {"none"}
         run(page, 0, 1, 2, 3)
         words(page, 3, spoken=False)
 
@@ -262,6 +265,7 @@ def test_a_kernel_that_dies_during_a_run_is_told_without_a_press(browser, lab):
         words(page, 1, spoken=False)
         os.kill(int(python(page, "__import__('os').getpid()")), signal.SIGKILL)
         words(page, 1, spoken=True)
+        assert page.locator(".widget-label", has_text="running").is_hidden()
 
 
 def test_a_saved_notebook_with_another_kernel_or_none_is_told(browser, lab):
@@ -277,7 +281,8 @@ def test_a_saved_notebook_with_another_kernel_or_none_is_told(browser, lab):
         )
     assert "widget-state+json" in (lab[1] / "saved.ipynb").read_text(encoding="utf-8")
     with opened(browser, lab, "saved") as page:
-        words(page, 3, spoken=True)
+        page.locator(".prunekit-view[data-shows=picture]").nth(2).wait_for(timeout=LONG)
+        assert page.locator(".pk-connection").count() == 0
         run(page, 0, 1, 2, 3)
         words(page, 3, spoken=False)
         page.evaluate("jupyterapp.shell.currentWidget.sessionContext.shutdown()")

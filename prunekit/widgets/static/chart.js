@@ -46,7 +46,7 @@ function keepKeys(box) {
 const bytesOf = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
 
 // Bit i of a mask as numpy packs it; without bits everything is kept.
-const kept = (bits, i) => !bits || (bits[i >> 3] >> (7 - (i & 7))) & 1;
+const kept = (bits, i) => (bits ? (bits[i >> 3] >> (7 - (i & 7))) & 1 : 1);
 
 // What the table of looks (`PALETTE`, which stands above) has as "#0173b2", as [r, g, b].
 const rgb = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));

@@ -36,7 +36,7 @@ function answerAlone(model) {
     let [left, count] = [keptElsewhere, countElsewhere];
     for (const { rows, columns, bits } of Object.values(stored)) {
       count += rows * columns;
-      for (let i = 0; i < rows * columns; i++) left += kept(bits, i) ? 1 : 0;
+      for (let i = 0; i < rows * columns; i++) left += kept(bits, i);
     }
     const words = "Run this cell (Shift+Enter) to see the accuracy that is left.";
     model.set("verdict", `sparsity ${(1 - left / count).toFixed(3)}. ${words}`);
@@ -149,7 +149,7 @@ function render({ model, el }) {
     ({ layer, rows, columns, across } = shown);
     if (other) values = new Float32Array(bytesOf(shown.weights).slice().buffer);
     const bits = bytesOf(model.get("kept").bits);
-    mask = Uint8Array.from(values, (_, i) => (kept(bits, i) ? 1 : 0));
+    mask = Uint8Array.from(values, (_, i) => kept(bits, i));
     for (const i of stroke) mask[i] = value(); // the kernel does not know of it yet
     remaining = mask.reduce((sum, one) => sum + one, 0);
     limit = values.reduce((most, v) => Math.max(most, Math.abs(v)), 0) / 2 || 1;

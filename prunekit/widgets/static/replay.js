@@ -15,9 +15,12 @@ function masksOf(layers, bytes, count) {
   return layers.map((layer) => {
     const wide = Math.ceil(layer.changes.length / 8);
     const rows = next(layer.histories * wide);
-    const numbers = { 1: Uint8Array, 2: Uint16Array, 4: Uint32Array }[layer.width];
     const size = layer.histories && layer.rows * layer.columns;
-    const histories = new numbers(next(size * layer.width).buffer);
+    const numbers = next(Math.ceil((size * layer.width) / 8));
+    const histories = new Uint32Array(size);
+    for (let i = 0, bit = 0; i < size; i++) {
+      for (let n = 0; n < layer.width; n++) histories[i] = 2 * histories[i] + kept(numbers, bit++);
+    }
     const at = new Array(count).fill(-1); // −1: everything is kept
     layer.changes.forEach((step, i) => at.fill(i, step));
     return { ...layer, wide, bits: rows, of: histories, at };

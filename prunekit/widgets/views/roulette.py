@@ -33,12 +33,12 @@ def roulette(model: nn.Module, data: Any = None, layer: str = "") -> Instant:
     """
     layer = layer or next(iter(prunable(model)))
     w = model.get_parameter(layer).detach().cpu().flatten().double()
-    sizes = (w.abs() / w.std(correction=0)).sort().values
-    squares, n = sizes**2, round(SHARE * len(sizes))
+    ordered = (w.abs() / w.std(correction=0)).sort().values
+    squares, n = ordered**2, round(SHARE * len(ordered))
     smallest = float(squares[:n].sum() / squares.sum())
 
     def work(wheel: str, strength: float) -> str:
-        logits = select.log_wheel(sizes, wheel, strength)
+        logits = select.log_wheel(ordered, wheel, strength)
         chances = [float(part.exp().sum()) for part in logits.chunk(BINS)]
         picked = select.spin(logits.float(), n, torch.Generator().manual_seed(0))
         lost = float(squares[picked].sum() / squares.sum())
@@ -83,6 +83,7 @@ class Tree(ipywidgets.VBox):
     def _start_over(self) -> None:
         self.number += 1
         self.parent, self.level = Mask.ones(self.model), 0
+        self.dense = score.deviation(self.model, self.parent)
         self.masks, self.values = list[Mask](), list[float]()
         self.spin.disabled, self.shown.value = False, "All weights are there. Spin for a level."
 
@@ -103,8 +104,8 @@ class Tree(ipywidgets.VBox):
 
     def _drawn(self, tree: int, level: int, parent: Mask, chosen: dict[str, Any]) -> list[Mask]:
         """The children of a level."""
-        sizes = score.relative(self.model, parent)
-        wheels = select.wheels(sizes, chosen["wheel"], chosen["strength"], "global", parent)
+        seen = score.sizes(self.model, parent, "absolute", self.dense)
+        wheels = select.wheels(seen, chosen["wheel"], chosen["strength"], "global", parent)
         children = []
         for child in range(CHILDREN):
             generator = torch.Generator().manual_seed(derive(tree, "spin", level, child))
