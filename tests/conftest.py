@@ -1,7 +1,7 @@
 """What all tests share: one thread, a home of their own, the data sets."""
 
+import functools
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +10,7 @@ import matplotlib
 import pytest
 import torch
 from hypothesis import settings
+from measured import unlike
 from nbval.plugin import IPyNbCell, NbCellError, coalesce_streams
 
 from prunekit import datasets
@@ -29,12 +30,14 @@ def pytest_addoption(parser):
 def pytest_collection_modifyitems(config, items):
     """No test may depend on one before it; a notebook's cells do. After all of them, each runs
     again, last to first, in the same kernel: a reader goes back."""
-    for last in [i for i in items if isinstance(i, IPyNbCell) and i is _cells(items, i.parent)[-1]]:
-        at = items.index(last) + 1
-        items[at:at] = map(_again, reversed(_cells(items, last.parent)))
-    for item in items:
-        if MEASURED in _tags(item):
-            item.options["check"] = False  # in full; see `pytest_runtest_call`
+    for notebook in {item.parent: None for item in items if isinstance(item, IPyNbCell)}:
+        cells = [item for item in items if item.parent is notebook]
+        at = items.index(cells[-1]) + 1
+        items[at:at] = map(_again, reversed(cells))
+        for cell in cells:
+            if MEASURED in cell.cell.metadata.get("tags", []):
+                cell.options["check"] = False  # in full
+                cell.runtest = functools.partial(_measured, cell, cell.runtest)
     if config.getoption("--reverse"):
         cells = [item for item in items if item.path.suffix == ".ipynb"]
         others = [item for item in items if item.path.suffix != ".ipynb"]
@@ -42,11 +45,6 @@ def pytest_collection_modifyitems(config, items):
 
 
 MEASURED = "measured"  # the tag of cells whose numbers may differ from one processor to another
-NUMBER = r"[+−-]?\d[\d,]*(?:\.\d+)?"
-
-
-def _cells(items, notebook):
-    return [item for item in items if isinstance(item, IPyNbCell) and item.parent is notebook]
 
 
 def _again(cell):
@@ -57,45 +55,18 @@ def _again(cell):
     )
 
 
-def _tags(item):
-    return item.cell.metadata.get("tags", []) if isinstance(item, IPyNbCell) else []
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item):
-    """Compare the text of a cell that measures: the words exactly, the numbers roughly."""
-    result = yield
-    if MEASURED in _tags(item) and not item.name.endswith("again"):
-        stored, now = (_text(outputs) for outputs in (item.cell.outputs, item.test_outputs))
-        if difference := unlike(stored, now):
-            raise NbCellError(item.cell_num, difference, item.cell.source)
-    return result
+def _measured(cell, runtest):
+    """Run a cell that measures, and compare its text: the words exactly, the numbers roughly."""
+    runtest()
+    stored, now = (_text(outputs) for outputs in (cell.cell.outputs, cell.test_outputs))
+    if difference := unlike(stored, now):
+        raise NbCellError(cell.cell_num, difference, cell.cell.source)
 
 
 def _text(outputs):
     """What a cell printed, and what its last value says of itself."""
     found = coalesce_streams(outputs)
     return "\n".join(o["text"] if "text" in o else o["data"].get("text/plain", "") for o in found)
-
-
-def unlike(stored, now):
-    """How two texts differ in more than a little in their numbers; "" if they do not."""
-    if re.sub(r"\s+", " ", re.sub(NUMBER, "#", stored)) != re.sub(
-        r"\s+", " ", re.sub(NUMBER, "#", now)
-    ):
-        return f"other words\nstored: {stored}\nnow: {now}"
-    pairs = zip(re.findall(NUMBER, stored), re.findall(NUMBER, now), strict=True)
-    far = [(a, b) for a, b in pairs if abs(_number(a) - _number(b)) > _leeway(a)]
-    return f"far from what is stored: {far}\nin: {now}" if far else ""
-
-
-def _number(text):
-    return float(text.replace(",", "").replace("−", "-"))
-
-
-def _leeway(text):
-    value = abs(_number(text))
-    return max(0.02, 0.1 * value) if "." in text else 5 + 4 * value**0.5  # a count scatters
 
 
 @pytest.hookimpl(wrapper=True)

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from measured import unlike
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 FORBIDDEN = {
@@ -240,3 +241,19 @@ def test_it_has_three_exercises_that_its_own_solutions_pass(path, capsys, monkey
         assert capsys.readouterr().out.startswith("right")
         solved += 1
     assert solved >= 3
+
+
+@pytest.mark.parametrize(
+    ("now", "alike"),
+    [
+        ("accuracy 0.951, only 54 err", True),
+        ("accuracy 0.955, only 61\nerr", True),
+        ("accuracy 0.861, only 54 err", True),  # within a tenth
+        ("accuracy 0.801, only 54 err", False),
+        ("accuracy −0.951, only 54 err", False),
+        ("accuracy 0.951, only 154 err", False),
+        ("accuracy 0.951, only 54 erred", False),
+    ],
+)
+def test_measured_text_is_compared_word_by_word_and_number_by_number(now, alike):
+    assert (unlike("accuracy 0.951, only 54 err", now) == "") is alike
