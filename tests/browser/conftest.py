@@ -90,7 +90,10 @@ def lab(packed, evil, tmp_path_factory):
 
 @pytest.fixture
 def opened(lab, window):
+    """A page with the launcher, and its folder, without what other tests left there."""
     address, folder = lab
+    for left in folder.glob("*.ipynb"):
+        left.unlink()
     window.goto(f"{address}/lab?reset")
     window.wait_for_selector(".jp-LauncherCard >> visible=true", timeout=90_000)
     return window, folder
