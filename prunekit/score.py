@@ -43,9 +43,9 @@ def relative(model: nn.Module, mask: Mask) -> Scores:
     """
     scores = {}
     for name, p in _parameters(model, mask).items():
-        w = p.detach().cpu()[mask[name]].float()
-        deviation = w.std(correction=0) if len(w) else w.new_zeros(())
-        size = p.detach().cpu().float().abs()
+        w = p.detach().cpu().float()
+        size, left = w.abs(), w[mask[name]]
+        deviation = left.std(correction=0) if len(left) else left.new_zeros(())
         scores[name] = size / deviation if deviation > 0 else torch.ones_like(size)
     return scores
 

@@ -38,7 +38,7 @@ def magnitude(
     *,
     sparsity: Fraction = 0.9,
     sensitivities: Annotated[tuple[float, ...], Several(Range(0, 10))] = (),
-    measure: Annotated[str, Choice("absolute", "relative")] = "absolute",
+    measure: Annotated[str, Choice(*score.MEASURES)] = "absolute",
     rounds: Count = 1,
     scope: Scope = "global",
     biases: bool = False,

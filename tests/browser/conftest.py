@@ -25,6 +25,35 @@ def browser():
         chromium.close()
 
 
+PAGE = """<!doctype html><meta charset="utf-8">
+<style>:root { color-scheme: light dark; }
+body { background: light-dark(#fff, #111); width: 900px; } %(css)s</style>
+<body><main id="view"></main>
+<script type="application/json" id="values">%(values)s</script>
+<script type="module">%(js)s
+const bytes = (_, value) => (value?.bytes ? Uint8Array.from(value.bytes) : value);
+const values = JSON.parse(document.getElementById("values").textContent, bytes);
+const el = document.getElementById("view");
+const set = (name, value) => (values[name] = value);
+const model = { get: (name) => values[name], set, save_changes() {}, on() {}, off() {}, send() {} };
+window.values = values;
+window.end = render({ model, el });
+%(more)s
+window.drawn = true;
+</script>"""
+
+
+def drawn_alone(tab, folder, view, values, more=""):
+    """Open a page in `folder` that draws a view of these values, and then runs `more`."""
+    path, js = folder / "view.html", view._esm.split("export default")[0]
+    plain = json.dumps(values, default=lambda value: {"bytes": [*value]}).replace("<", "\\u003c")
+    parts = {"css": view._css, "js": js, "values": plain, "more": more}
+    path.write_text(PAGE % parts, encoding="utf-8")
+    tab.goto(path.as_uri())
+    tab.wait_for_function("window.drawn")
+    return tab
+
+
 @contextmanager
 def watched(browser, **settings):
     """An empty page, which fails the test if anything goes wrong in it."""

@@ -1,9 +1,8 @@
 """Looking into a lineage: what is selected, what is drawn of it and what is said."""
 
-import json
-
 import pytest
 import torch
+from conftest import drawn_alone
 from matplotlib.colors import to_rgb
 
 from prunekit import Mask, Step, experiments
@@ -12,22 +11,14 @@ from prunekit.steps import Tried
 from prunekit.widgets import LineageView
 
 MASK = Mask({"w": torch.ones(2, 3, dtype=torch.bool)})
-PAGE = """<!doctype html><meta charset="utf-8">
-<style>:root {{ color-scheme: light dark; }} body {{ width: 900px; }} {css}</style>
-<body><main id="view"></main>
-<script type="application/json" id="values">{values}</script>
-<script type="module">{js}
-const values = JSON.parse(document.getElementById("values").textContent);
-const el = document.getElementById("view");
-render({{ model: {{ get: (name) => values[name] }}, el }});
-window.places = (round) => {{  // of every dot, in pixels of the canvas
-  const {{ clientWidth, clientHeight }} = document.querySelector("canvas");
+PLACES = """
+window.places = (round) => {  // of every dot, in pixels of the canvas
+  const { clientWidth, clientHeight } = document.querySelector("canvas");
   const group = generations(values.family, round);
   const context = document.createElement("canvas").getContext("2d");
-  const {{ spot }} = familyAxes(context, clientWidth, clientHeight, values.family, group, colours(el));
+  const { spot } = familyAxes(context, clientWidth, clientHeight, values.family, group, colours(el));
   return group.map((entry, place) => entry.values.map((_, who) => spot(place, who)));
-}};
-</script>"""
+};"""
 SELECTED, CHOSEN = ([round(255 * part) for part in to_rgb(one)] for one in (ORANGE, BLUE))
 
 
@@ -53,13 +44,10 @@ def population(allowed=None):
 @pytest.fixture
 def show(tab, tmp_path):
     def opened(source):
-        view, path = LineageView(source), tmp_path / "view.html"
-        js = view._esm.replace("export default { render };", "")
-        values = json.dumps({"family": view.family, "title": view.title})
-        path.write_text(PAGE.format(css=view._css, js=js, values=values), encoding="utf-8")
-        tab.goto(path.as_uri())
-        tab.wait_for_function("typeof window.places === 'function'")
-        return tab
+        view = LineageView(source)
+        return drawn_alone(
+            tab, tmp_path, view, {"family": view.family, "title": view.title}, PLACES
+        )
 
     return opened
 

@@ -1,34 +1,15 @@
 """Looking into recorded cells: what is drawn, what is selected, what is said of it."""
 
-import json
-
 import pytest
+from conftest import drawn_alone
 
 from prunekit.widgets import Results
-
-PAGE = """<!doctype html><meta charset="utf-8">
-<style>:root {{ color-scheme: light dark; }} body {{ width: 900px; }} {css}</style>
-<body><main id="view"></main>
-<script type="application/json" id="values">{values}</script>
-<script type="module">{js}
-const values = JSON.parse(document.getElementById("values").textContent);
-window.values = values;
-const set = (name, value) => (values[name] = value);
-const model = {{ get: (name) => values[name], set, save_changes() {{}}, on() {{}}, off() {{}} }};
-window.end = render({{ model, el: document.getElementById("view") }});
-</script>"""
 
 
 @pytest.fixture
 def show(tab, tmp_path):
     def opened(view, **changed):
-        path = tmp_path / "view.html"
-        js = view._esm.replace("export default { render };", "")
-        values = json.dumps(view.lasting() | changed).replace("<", "\\u003c")
-        path.write_text(PAGE.format(css=view._css, js=js, values=values), encoding="utf-8")
-        tab.goto(path.as_uri())
-        tab.wait_for_function("typeof window.end === 'function'")
-        return tab
+        return drawn_alone(tab, tmp_path, view, view.lasting() | changed)
 
     return opened
 

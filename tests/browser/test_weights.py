@@ -1,41 +1,22 @@
 """Pictures of weights in both themes: the strongest stand out, filters are found and told apart."""
 
-import json
 from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
+from conftest import drawn_alone
 from matplotlib.pyplot import imread
 from torch import nn
 
 from prunekit import Mask, pretrained
 from prunekit.widgets import FilterView, MaskView
 
-PAGE = """<!doctype html><meta charset="utf-8">
-<style>:root {{ color-scheme: light dark; }}
-body {{ background: light-dark(#fff, #111); width: 800px; }} {css}</style>
-<body><main id="view"></main>
-<script type="application/json" id="values">{values}</script>
-<script type="module">{js}
-const bytes = (_, value) => (value?.bytes ? Uint8Array.from(value.bytes) : value);
-const values = JSON.parse(document.getElementById("values").textContent, bytes);
-const model = {{ get: (name) => values[name], on() {{}}, off() {{}}, send() {{}} }};
-render({{ model, el: document.getElementById("view") }});
-window.drawn = true;
-</script>"""
-
 
 @pytest.fixture
 def show(tab, tmp_path):
     def opened(view, **values):
-        path = tmp_path / "view.html"
-        js = view._esm.split("export default")[0]
-        plain = json.dumps(values, default=lambda value: {"bytes": [*value]})
-        path.write_text(PAGE.format(css=view._css, js=js, values=plain), encoding="utf-8")
-        tab.goto(path.as_uri())
-        tab.wait_for_function("window.drawn")
-        return tab
+        return drawn_alone(tab, tmp_path, view, values)
 
     return opened
 
