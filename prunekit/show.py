@@ -152,6 +152,10 @@ def lab(folder: Path, arguments: list[str]) -> int:
         with replacing(copy) as path:
             path.write_text(_not_yet_run(notebook), encoding="utf-8")
         print(f"copied: {copy}")
+    for table in (notebooks()[0].parent / "results").glob("*.md"):  # to which they link
+        if not (copy := folder / "results" / table.name).exists():
+            with replacing(copy) as path:
+                path.write_bytes(table.read_bytes())
     first = folder / notebooks()[0].name
     command = [sys.executable, "-m", "jupyterlab", str(first), f"--notebook-dir={folder.resolve()}"]
     sys.stdout.flush()

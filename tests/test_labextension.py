@@ -50,6 +50,9 @@ def test_each_notebook_is_packed_with_a_card_from_its_own_metadata(packed):
         assert packed[f"notebooks/{path.name}"] == path.read_bytes()
         about = json.loads(path.read_text(encoding="utf-8"))["metadata"]["prunekit"]
         assert entry == {"file": path.name} | about
+    pages = sorted((ROOT / "notebooks/results").glob("*.md"))
+    assert index["results"] == [page.name for page in pages]
+    assert all(packed[f"notebooks/results/{page.name}"] == page.read_bytes() for page in pages)
     results = ROOT / "prunekit" / "experiments" / "results"
     assert {*index["replays"]} == {path.parent.name for path in results.glob("*/showcase.npz")}
 
@@ -62,7 +65,7 @@ def test_a_notebook_added_later_has_its_card(tmp_path):
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks/07_new.ipynb").write_text(json.dumps({"metadata": {"prunekit": about}}))
     assert module.index(tmp_path) == {
-        "notebooks": [{"file": "07_new.ipynb"} | about], "replays": {}
+        "notebooks": [{"file": "07_new.ipynb"} | about], "replays": {}, "results": []
     }  # fmt: skip
 
 

@@ -139,6 +139,22 @@ def test_a_copy_keeps_what_a_cell_tagged_so_shows(small_notebook, tmp_path, monk
     assert {cell["execution_count"] for cell in copied} == {None}
 
 
+def test_every_link_of_a_copy_leads_to_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(show, "_until_it_ends", lambda command: 0)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/roulette.md").write_text("mine")
+    assert main(["lab", "--folder", str(tmp_path)]) == 0
+    copies = [*tmp_path.glob("*.ipynb")]
+    cells = [cell for copy in copies for cell in json.loads(copy.read_text())["cells"]]
+    words = "".join(
+        line for cell in cells if cell["cell_type"] == "markdown" for line in cell["source"]
+    )
+    links = {link for link in re.findall(r"\]\(([^)#]+)", words) if "://" not in link}
+    assert links >= {"results/baselines.md", "01_roulette.ipynb"}
+    assert [link for link in links if not (tmp_path / link).is_file()] == []
+    assert (tmp_path / "results/roulette.md").read_text() == "mine"
+
+
 SHOWN = """from prunekit.widgets import GeneMap
 GeneMap([1, 2], [1, 2], [[5, 6], [7, 8]], [[True, False]] * 2, x="one", y="two", stored={})"""
 

@@ -28,7 +28,7 @@ def texts(root):
 
 
 def index(root):
-    """What the extension is told: the notebooks with their metadata, the runs to replay."""
+    """What the extension is told: the notebooks with their metadata, runs to replay, results."""
     notebooks, replays = [], {}
     for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb")):
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -36,7 +36,8 @@ def index(root):
         notebooks.append({"file": path.name} | {k: about[k] for k in ("title", "paper", "minutes")})
         for name in recorded(content):
             replays.setdefault(name, path.name)
-    return {"notebooks": notebooks, "replays": replays}
+    results = sorted(path.name for path in (root / "notebooks/results").glob("*.md"))
+    return {"notebooks": notebooks, "replays": replays, "results": results}
 
 
 def recorded(content):
@@ -61,8 +62,9 @@ class Hook(BuildHookInterface):
         for path in built.rglob("*"):
             if path.is_file():
                 places[path] = path.relative_to(built).as_posix()
-        for entry in about["notebooks"]:
-            places[root / "notebooks" / entry["file"]] = f"notebooks/{entry['file']}"
+        files = [entry["file"] for entry in about["notebooks"]]
+        for name in [*files, *(f"results/{page}" for page in about["results"])]:
+            places[root / "notebooks" / name] = f"notebooks/{name}"
         for name, text in texts(root).items():
             (self.made / name).write_text(text, encoding="utf-8")
             places[self.made / name] = f"views/{name}"

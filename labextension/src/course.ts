@@ -17,15 +17,22 @@ export interface IIndex {
   notebooks: IEntry[];
   /** Experiments whose recorded run can be replayed, and the notebook in which its data are. */
   replays: Record<string, string>;
+  /** Pages of recorded cells, to which the notebooks link. */
+  results: string[];
 }
 
-async function fetched(file: string): Promise<any> {
-  const answer = await fetch(URLExt.join(ASSETS, 'notebooks', encodeURIComponent(file)));
+const RESULTS = 'results';
+
+async function asset(...file: string[]): Promise<Response> {
+  const answer = await fetch(URLExt.join(ASSETS, 'notebooks', ...file.map(encodeURIComponent)));
   if (!answer.ok) {
-    throw new Error(`prunekit: ${file} is missing (${answer.status}); install the package again`);
+    const name = file.join('/');
+    throw new Error(`prunekit: ${name} is missing (${answer.status}); install the package again`);
   }
-  return answer.json();
+  return answer;
 }
+
+const fetched = async (file: string): Promise<any> => (await asset(file)).json();
 
 export class Course {
   constructor(private contents: Contents.IManager) {}
@@ -38,6 +45,19 @@ export class Course {
   async copy(file: string): Promise<void> {
     if ((await this.found(file)) === null) {
       await this.reset(file);
+    }
+    await this.results();
+  }
+
+  /** The pages to which the notebooks link, those that are not there. */
+  private async results(): Promise<void> {
+    if (!(await this.names('')).includes(RESULTS)) {
+      await this.contents.save(RESULTS, { type: 'directory' });
+    }
+    const there = await this.names(RESULTS);
+    for (const name of (await this.index()).results.filter(each => !there.includes(each))) {
+      const content = await (await asset(RESULTS, name)).text();
+      await this.contents.save(`${RESULTS}/${name}`, { type: 'file', format: 'text', content });
     }
   }
 
@@ -86,9 +106,13 @@ export class Course {
 
   /** What stands in a file; null if there is none. Asking for one that is not there is an error. */
   private async found(file: string): Promise<any> {
-    const folder = await this.contents.get('', { content: true });
-    const there = folder.content.some((each: Contents.IModel) => each.name === file);
+    const there = (await this.names('')).includes(file);
     return there ? (await this.contents.get(file, { content: true })).content : null;
+  }
+
+  private async names(folder: string): Promise<string[]> {
+    const { content } = await this.contents.get(folder, { content: true });
+    return content.map((each: Contents.IModel) => each.name);
   }
 
   private async save(file: string, content: any): Promise<void> {

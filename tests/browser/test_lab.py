@@ -33,6 +33,9 @@ def test_every_notebook_has_a_card_and_a_click_opens_a_copy(opened):
     assert all(c["outputs"] for c in kept)  # the first thing to see is a picture
     assert all(c["outputs"] == [] for c in code if c not in kept)
     assert all(c["execution_count"] is None for c in code)
+    for page in (ROOT / "notebooks/results").glob("*.md"):  # to which the notebooks link
+        copy = folder / "results" / page.name
+        assert copy.read_bytes() == page.read_bytes()
 
 
 def test_an_existing_copy_is_opened_as_it_is_and_reset_only_when_confirmed(opened):
