@@ -1,16 +1,17 @@
 """Filters as pictures, without a browser: what is sent, and the picture that needs no script."""
 
 import base64
-import json
 from xml.etree import ElementTree
 
 import pytest
+import scipy.stats
 import torch
 from torch import nn
 
 from prunekit import Mask, pretrained, score
 from prunekit.looks import NEGATIVE, POSITIVE
 from prunekit.widgets import FilterView
+from prunekit.widgets.filters import pictures
 
 
 def convolutions():
@@ -20,15 +21,16 @@ def convolutions():
 
 def test_the_first_filters_of_lenet_are_shown_as_they_are():
     net = pretrained("lenet_5")
-    shown = FilterView(net).filters
     w = net.conv1.weight.detach()
-    assert (shown["layer"], shown["inputs"], shown["size"]) == ("conv1.weight", 1, [5, 5])
-    pictures = torch.tensor(shown["pictures"]).reshape(20, 5, 5) / 100 * w.abs().max()
-    assert torch.allclose(pictures, w[:, 0], atol=0.006 * float(w.abs().max()))
-    assert shown["norms"] == pytest.approx(w.abs().sum((1, 2, 3)).tolist(), rel=1e-3)
-    assert shown["left"] == [1] * 20
-    assert shown["scores"] is None
-    assert len(json.dumps(shown)) < 4_000
+    means, there = pictures(w, torch.ones_like(w, dtype=torch.bool))
+    assert torch.allclose(means, w[:, 0] / w.abs().max())
+    assert there.all()
+    shown = FilterView(net).filters
+    norms = w.abs().sum((1, 2, 3)).tolist()
+    told = [tile["says"] for tile in shown["tiles"]]
+    assert told == [f"filter {i}: kept; L1 norm {norm:.4g}" for i, norm in enumerate(norms)]
+    assert (shown["says"], shown["note"]) == ("conv1.weight: 20 of 20 filters kept", "")
+    assert len(shown["picture"]) < 16_000
 
 
 def test_a_filter_of_several_inputs_is_their_mean_over_what_is_kept():
@@ -37,25 +39,28 @@ def test_a_filter_of_several_inputs_is_their_mean_over_what_is_kept():
     keep[0] = False  # a removed filter is shown as it was
     keep[1, 0] = False  # an input of a filter
     keep[2, :, 1, 1] = False  # a place
-    shown = FilterView(net, mask=Mask({"0.weight": keep})).filters
-    assert shown["left"] == [0, 0.5, round(16 / 18, 4), 1]
     w = net[0].weight.detach()
-    means = torch.stack([w[0].mean(0), w[1, 1] / 2, w[2].mean(0), w[3].mean(0)])
-    seen = torch.tensor([[value is not None for value in one] for one in shown["pictures"]])
-    assert (~seen).nonzero().tolist() == [[2, 4]]
-    values = torch.tensor([[value or 0 for value in one] for one in shown["pictures"]])
-    expected = (100 * means / means.where(seen.reshape(4, 3, 3), 0).abs().max()).reshape(4, 9)
-    assert torch.allclose(values.float(), expected.where(seen, 0), atol=0.51)
+    means, there = pictures(w, keep)
+    assert (~there).nonzero().tolist() == [[2, 1, 1]]
+    expected = torch.stack([w[0].mean(0), w[1, 1] / 2, w[2].mean(0), w[3].mean(0)]) * there
+    assert torch.allclose(means, expected / expected.abs().max())
+    shown = FilterView(net, mask=Mask({"0.weight": keep})).filters
+    told = [tile["says"].partition("; L1")[0] for tile in shown["tiles"]]
+    left = ("removed", "kept; 9 of 18 weights left", "kept; 16 of 18 weights left", "kept")
+    assert told == [f"filter {i}: {words}" for i, words in enumerate(left)]
+    assert shown["note"] == "each filter is the mean over its 2 inputs"
 
 
 def test_scores_are_one_a_filter_or_summed_over_its_weights():
     net = convolutions()
     scores = score.magnitude(net, Mask.ones(net))
-    shown = FilterView(net, "1.weight", scores).filters
-    assert shown["size"] == [2, 3]
-    assert shown["scores"] == pytest.approx(scores["1.weight"].sum((1, 2, 3)).tolist(), rel=1e-3)
-    own = torch.tensor([1.0, 3.0, 2.0])
-    assert FilterView(net, "1.weight", own).filters["scores"] == [1, 3, 2]
+    told = [tile["says"] for tile in FilterView(net, "1.weight", scores).filters["tiles"]]
+    sums = scores["1.weight"].sum((1, 2, 3))
+    ranks = scipy.stats.rankdata(-sums, method="min")
+    for i, says in enumerate(told):
+        assert f"score {sums[i]:.4g}, rank {ranks[i]:.0f} of 3;" in says
+    own = FilterView(net, "1.weight", torch.tensor([1.0, 3.0, 1.0])).filters["tiles"]
+    assert ["score 1, rank 2 of 3" in tile["says"] for tile in own] == [True, False, True]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +82,7 @@ def test_what_does_not_fit_is_refused(given, wrong):
 def test_weights_of_zero_are_drawn():
     net = nn.Conv2d(1, 2, 3)
     nn.init.zeros_(net.weight)
-    assert FilterView(net).filters["pictures"] == [[0] * 9] * 2
+    assert FilterView(net).filters["picture"].count(b"h1v1h-1z") == 18
 
 
 def picture(view):
@@ -85,21 +90,27 @@ def picture(view):
     return ElementTree.fromstring(base64.b64decode(data))
 
 
-def test_the_still_picture_has_a_square_a_weight_and_crosses_out_what_is_removed():
+def test_the_picture_has_a_square_a_weight_and_crosses_out_what_is_removed():
     net = convolutions()
     keep = torch.ones(4, 2, 3, 3, dtype=torch.bool)
     keep[1] = False
     view = FilterView(net, mask=Mask({"0.weight": keep}))
-    *squares, frames, crosses = picture(view)
-    drawn = dict.fromkeys((POSITIVE, NEGATIVE), 0)
+    root = picture(view)
+    *squares, kept, removed = root
+    count = dict.fromkeys((POSITIVE, NEGATIVE), 0)
     for path in squares:
-        drawn[path.attrib["fill"]] += path.attrib["d"].count("M")
-    flat = [value for one in view.filters["pictures"] for value in one]
-    assert drawn == {POSITIVE: sum(v >= 0 for v in flat), NEGATIVE: sum(v < 0 for v in flat)}
-    assert frames.attrib["d"].count("M") == 4
-    assert crosses.attrib["d"].count("M") == 1
-    assert 'alt="4 filters of 0.weight, 3 kept"' in view.fallback()
+        count[path.attrib["fill"]] += path.attrib["d"].count("M")
+    means, _ = pictures(net[0].weight.detach(), keep)
+    negative = int((means < 0).sum())
+    assert count == {POSITIVE: 36 - negative, NEGATIVE: negative}
+    assert (kept.attrib["d"].count("M"), removed.attrib["d"].count("M")) == (3, 1)
+    assert 'alt="0.weight: 3 of 4 filters kept"' in view.fallback()
     assert max(float(path.attrib["fill-opacity"]) for path in squares) == 1
+    left, top, wide, high = view.filters["tiles"][1]["place"]
+    size = float(root.attrib["viewBox"].split()[2]), float(root.attrib["viewBox"].split()[3])
+    corner = f"M{left * size[0] / 100:.0f} {top * size[1] / 100:.0f}h3v3"
+    assert removed.attrib["d"].startswith(corner)
+    assert (round(wide * size[0]), round(high * size[1])) == (300, 300)
 
 
 def test_its_data_are_left_in_the_notebook_where_they_may_be():
@@ -108,4 +119,4 @@ def test_its_data_are_left_in_the_notebook_where_they_may_be():
     passing = FilterView(convolutions())
     assert passing.lasting() is None
     assert passing.fallback() == view.fallback()
-    assert repr(view) == "FilterView(0.weight, 4 filters)"
+    assert repr(view) == "FilterView(0.weight: 4 of 4 filters kept)"

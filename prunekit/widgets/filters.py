@@ -18,43 +18,35 @@ from prunekit.widgets import output
 from prunekit.widgets._static import VIEWS, script, style
 from prunekit.widgets.running import OfCell
 
-WHOLE = 100  # what stands for the layer's largest weight
-# Of the still picture: pictures side by side, weights between them, what is left of a removed one.
-ROW, GAP, FADED = 10, 1, 0.35
+# Of the picture: filters side by side, weights between them, pixels a weight, and how much is seen
+# of a removed filter.
+ROW, GAP, PIXELS, FADED = 10, 1, 9, 0.35
 
 
-def traits(
-    weight: Tensor, keep: Tensor | None, scores: Tensor | None, layer: str
-) -> dict[str, Any]:
-    """Filters (out, in, h, w) as plain values: what the script of `FilterView` draws.
+def pictures(weight: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """Filters (out, in, h, w) as their means over their inputs, (out, h, w), largest size 1.
 
-    ``pictures`` has the mean of each filter over its inputs, row by row, in hundredths of the
-    largest, None where no input's weight is kept; of a filter of which nothing is kept, as if all
-    were. ``left`` is the share of its weights that is kept, ``norms`` are the sums of all their
-    sizes, ``scores`` (out,) as given.
+    A mean is of the weights that `keep` keeps; of a filter of which it keeps none, of all. The
+    second tensor says where there is a mean.
     """
-    keep = torch.ones_like(weight, dtype=torch.bool) if keep is None else keep
-    left = keep.flatten(1).double().mean(1)
-    shown = keep | (left == 0).reshape(-1, 1, 1, 1)
-    means = (weight * shown).mean(1).flatten(1)
-    hundredths = (WHOLE * means / (float(means.abs().max()) or 1.0)).round().int().tolist()
-    seen = shown.any(1).flatten(1).tolist()
-    return {
-        "layer": layer,
-        "inputs": weight.shape[1],
-        "size": [*weight.shape[2:]],
-        "pictures": [
-            [value if there else None for value, there in zip(*one, strict=True)]
-            for one in zip(hundredths, seen, strict=True)
-        ],
-        "left": [round(share, 4) for share in left.tolist()],
-        "norms": _rounded(weight.abs().flatten(1).sum(1)),
-        "scores": None if scores is None else _rounded(scores),
-    }
+    shown = keep | ~keep.flatten(1).any(1).reshape(-1, 1, 1, 1)
+    means = (weight * shown).mean(1)
+    return means / (float(means.abs().max()) or 1.0), shown.any(1)
 
 
-def _rounded(values: Tensor) -> list[float]:
-    return [float(f"{value:.4g}") for value in values.double().tolist()]
+def told(weight: Tensor, keep: Tensor, scores: Tensor | None) -> list[str]:
+    """What is known of each filter, in words; they are counted from 0, as in the tensor."""
+    norms, lines = weight.abs().flatten(1).sum(1), []
+    for i, kept in enumerate(keep.flatten(1)):
+        left, all_of_it = int(kept.sum()), len(kept)
+        parts = [f"filter {i}: {'kept' if left else 'removed'}"]
+        if 0 < left < all_of_it:
+            parts.append(f"{left} of {all_of_it} weights left")
+        if scores is not None:
+            rank = int((scores > scores[i]).sum()) + 1
+            parts.append(f"score {scores[i]:.4g}, rank {rank} of {len(scores)}")
+        lines.append("; ".join([*parts, f"L1 norm {norms[i]:.4g}"]))
+    return lines
 
 
 class FilterView(OfCell, anywidget.AnyWidget):
@@ -66,8 +58,8 @@ class FilterView(OfCell, anywidget.AnyWidget):
     score and its L1 norm. `scores` are a number a filter, or weights' scores by parameter name,
     which are summed.
 
-    With `stored`, the pictures go into the notebook's file and live on there without a kernel: say
-    so only of what is alike on every processor, such as weights that were not trained there.
+    With `stored`, the picture goes into the notebook's file and lives on there without a kernel:
+    say so only of what is alike on every processor, such as weights that were not trained there.
 
     Raises ValueError for a layer that is no convolution over two axes, and for scores that do not
     fit.
@@ -96,19 +88,27 @@ class FilterView(OfCell, anywidget.AnyWidget):
             mask.check(model)
         weight = model.get_parameter(layer).detach().cpu().float()
         keep = mask.get(layer) if mask is not None else None
-        self.stored = stored
-        super().__init__(filters=traits(weight, keep, _of_filters(scores, layer, weight), layer))
+        keep = torch.ones_like(weight, dtype=torch.bool) if keep is None else keep
+        many, inputs = weight.shape[:2]
+        kept = int(keep.flatten(1).any(1).sum())
+        self.stored, self.says = stored, f"{layer}: {kept} of {many} filters kept"
+        self.picture, places = drawn(*pictures(weight, keep), keep.flatten(1).any(1), self.says)
+        words = told(weight, keep, _of_filters(scores, layer, weight))
+        tiles = [{"place": at, "says": says} for at, says in zip(places, words, strict=True)]
+        note = f"each filter is the mean over its {inputs} inputs" if inputs > 1 else ""
+        shown = {"picture": self.picture, "says": self.says, "note": note, "tiles": tiles}
+        super().__init__(filters=shown)
 
     def lasting(self) -> Mapping[str, Any] | None:
-        """What a page without a kernel draws the view from."""
+        """What a page without a kernel shows the view from."""
         return {"filters": self.filters} if self.stored else None
 
     def fallback(self) -> str:
-        """The pictures, as HTML that needs no script."""
-        return output.drawn(still(self.filters))
+        """The picture, as HTML that needs no script."""
+        return output.image("svg+xml", self.picture, self.says)
 
     def __repr__(self) -> str:
-        return f"FilterView({self.filters['layer']}, {len(self.filters['left'])} filters)"
+        return f"FilterView({self.says})"
 
 
 def _of_filters(
@@ -128,35 +128,41 @@ def _of_filters(
     return scores.detach().cpu().double().reshape(len(scores), -1).sum(1)
 
 
-def still(filters: Mapping[str, Any]) -> str:
-    """All filters as one SVG in colours for a light and a dark page; removed ones crossed out."""
-    (high, wide), many = filters["size"], len(filters["pictures"])
-    frames, crosses = [], []
+def drawn(
+    means: Tensor, there: Tensor, kept: Tensor, says: str
+) -> tuple[bytes, list[list[float]]]:
+    """One SVG of all filters for light and dark pages, and the place of each in it.
+
+    `means` and `there` are of `pictures`; filters that are not `kept`, (out,), are crossed out.
+    A place is ``(left, top, width, height)`` in percent of the picture.
+    """
+    many, high, wide = means.shape
+    width, height = GAP + min(many, ROW) * (wide + GAP), GAP + -(-many // ROW) * (high + GAP)
     squares: dict[tuple[str, float], list[str]] = {}  # by colour and opacity
-    for number, picture in enumerate(filters["pictures"]):
-        row, column = divmod(number, ROW)
+    frames: dict[bool, list[str]] = {True: [], False: []}
+    places = []
+    for i, is_kept in enumerate(kept.tolist()):
+        row, column = divmod(i, ROW)
         left, top = GAP + column * (wide + GAP), GAP + row * (high + GAP)
-        frames.append(f"M{left} {top}h{wide}v{high}h{-wide}z")
-        removed = filters["left"][number] == 0
-        if removed:
-            crosses.append(f"M{left} {top}l{wide} {high}m0 {-high}l{-wide} {high}")
-        for place, value in enumerate(picture):
-            if value is not None:
-                y, x = divmod(place, wide)
-                seen = FAINTEST + (1 - FAINTEST) * abs(value) / WHOLE
-                paint = (NEGATIVE if value < 0 else POSITIVE, round(seen * (FADED**removed), 2))
-                squares.setdefault(paint, []).append(f"M{left + x} {top + y}h1v1h-1z")
+        places.append([round(100 * part, 3) for part in
+                       (left / width, top / height, wide / width, high / height)])  # fmt: skip
+        cross = "" if is_kept else f"m0 0l{wide} {high}m0 {-high}l{-wide} {high}"
+        frames[is_kept].append(f"M{left} {top}h{wide}v{high}h{-wide}z{cross}")
+        for y, x in there[i].nonzero().tolist():
+            value = float(means[i, y, x])
+            seen = (FAINTEST + (1 - FAINTEST) * abs(value)) * (1 if is_kept else FADED)
+            paint = (NEGATIVE if value < 0 else POSITIVE, round(seen, 2))
+            squares.setdefault(paint, []).append(f"M{left + x} {top + y}h1v1h-1z")
     paths = [
         f'<path fill="{colour}" fill-opacity="{seen}" d="{"".join(of_it)}"/>'
         for (colour, seen), of_it in squares.items()
     ]
-    for lines, thick in ((frames, 0.1), (crosses, 0.3)):
+    for is_kept, thick in ((True, 0.1), (False, 0.3)):
         look = f'fill="none" stroke="{INK}" stroke-width="{thick}"'
-        paths.append(f'<path {look} d="{"".join(lines)}"/>')
-    kept = sum(share > 0 for share in filters["left"])
-    says = html.escape(f"{many} filters of {filters['layer']}, {kept} kept")
-    width, height = GAP + min(many, ROW) * (wide + GAP), GAP + -(-many // ROW) * (high + GAP)
-    return (
-        f'<svg viewBox="0 0 {width} {height}" width="{9 * width}" height="{9 * height}" role="img" '
-        f'aria-label="{says}">{"".join(paths)}</svg>'
+        paths.append(f'<path {look} d="{"".join(frames[is_kept])}"/>')
+    svg = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'width="{PIXELS * width}" height="{PIXELS * height}" role="img" '
+        f'aria-label="{html.escape(says)}">{"".join(paths)}</svg>'
     )
+    return svg.encode(), places

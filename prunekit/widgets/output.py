@@ -54,7 +54,7 @@ def picture(figure: Figure, says: str) -> str:
     png = io.BytesIO()
     figure.savefig(png, format="png")
     pyplot.close(figure)
-    return _image("png", png.getvalue(), says)
+    return image("png", png.getvalue(), says)
 
 
 def drawn(shown: str) -> str:
@@ -63,15 +63,16 @@ def drawn(shown: str) -> str:
     They cannot take the colour of the page then, so that theirs is one that can be read on any.
     """
 
-    def image(found: re.Match[str]) -> str:
+    def shown_as_image(found: re.Match[str]) -> str:
         says = re.search('aria-label="([^"]*)"', found[0])
         named = found[0].replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
         svg = named.replace("currentColor", INK)
-        return _image("svg+xml", svg.encode(), html.unescape(says[1]) if says else "")
+        return image("svg+xml", svg.encode(), html.unescape(says[1]) if says else "")
 
-    return re.sub("<svg.*?</svg>", image, shown, flags=re.DOTALL)
+    return re.sub("<svg.*?</svg>", shown_as_image, shown, flags=re.DOTALL)
 
 
-def _image(kind: str, content: bytes, says: str) -> str:
+def image(kind: str, content: bytes, says: str) -> str:
+    """A picture of this kind ("png", "svg+xml") as HTML; `says` is for who cannot see it."""
     data = base64.b64encode(content).decode()
     return f'<img alt="{html.escape(says)}" src="data:image/{kind};base64,{data}">'

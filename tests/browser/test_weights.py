@@ -69,7 +69,7 @@ def test_removed_filters_are_crossed_out_and_stand_back_in_both_themes(show):
     tab = show(view, filters=view.filters)
     tiles = tab.locator(".pk-filter").all()
     assert len(tiles) == 20
-    page, ink = page_of(tab), 1 - round(page_of(tab))
+    page, ink = page_of(tab), 0.178  # of the grey that is read on both pages
     for i, tile in enumerate(tiles):
         seen = luminance(tile)[2:-2, 2:-2]  # without its border
         on_cross = np.concatenate([np.diag(seen), np.diag(seen[::-1])])
@@ -77,10 +77,6 @@ def test_removed_filters_are_crossed_out_and_stand_back_in_both_themes(show):
         assert crossed == (i in (1, 7))
         if i not in (1, 7):
             assert max(contrast(value, page) for value in (seen.min(), seen.max())) > 1.8
-    assert (
-        tab.locator(".pk-filter >> nth=1").evaluate("e => getComputedStyle(e).borderStyle")
-        == "dashed"
-    )
 
 
 def test_a_filter_is_read_by_pointer_by_keys_and_by_name(show):
@@ -88,8 +84,8 @@ def test_a_filter_is_read_by_pointer_by_keys_and_by_name(show):
     tab = show(view, filters=view.filters)
     words = tab.locator(".pk-words")
     tab.locator(".pk-filter >> nth=7").hover()
-    norm = view.filters["norms"][7]
-    said = f"filter 7: removed; score 7, rank 13 of 20; L1 norm {norm:g}"
+    norm = pretrained("lenet_5").conv1.weight[7].abs().sum().item()
+    said = f"filter 7: removed; score 7, rank 13 of 20; L1 norm {norm:.4g}"
     assert words.inner_text() == said
     assert tab.get_by_role("option", name=said).count() == 1
     assert tab.get_by_role("listbox", name="conv1.weight: 18 of 20 filters kept").count() == 1

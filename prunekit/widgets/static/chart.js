@@ -136,19 +136,13 @@ function axes(context, width, height, xs, ys, labels, look, least = 1) {
   context.textAlign = "right";
   context.textBaseline = "middle";
   for (const value of up) {
-    stroke(context, [
-      [box.left, y(value)],
-      [box.right, y(value)],
-    ]);
+    stroke(context, [box.left, y(value)], [box.right, y(value)]);
     context.fillText(written(value), box.left - 5, y(value));
   }
   context.textAlign = "center";
   context.textBaseline = "top";
   for (const value of ticks(...xs, least, Math.max(4, Math.floor(width / 80)))) {
-    stroke(context, [
-      [x(value), box.bottom],
-      [x(value), box.bottom + 4],
-    ]);
+    stroke(context, [x(value), box.bottom], [x(value), box.bottom + 4]);
     context.fillText(written(value), x(value), box.bottom + 5);
   }
   context.textBaseline = "bottom";
@@ -181,7 +175,8 @@ function recoloured(draw) {
   };
 }
 
-function stroke(context, points) {
+// A line through places [x, y].
+function stroke(context, ...points) {
   context.beginPath();
   points.forEach(([x, y], i) => (i ? context.lineTo(x, y) : context.moveTo(x, y)));
   context.stroke();

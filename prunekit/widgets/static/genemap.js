@@ -220,10 +220,7 @@ function drawSquares(context, { x, y, box }, map, [low, high]) {
     context.strokeStyle = paint;
     context.lineWidth = wide;
     for (let at = box.left - tall; at < box.right; at += 9) {
-      stroke(context, [
-        [at, box.bottom],
-        [at + tall, box.top],
-      ]);
+      stroke(context, [at, box.bottom], [at + tall, box.top]);
     }
   }
   context.restore();
@@ -237,12 +234,7 @@ function drawDiagonal(context, { x, y }, both) {
   const ends = [Math.max(across[0], up[0]), Math.min(across[1], up[1])];
   if (ends[0] >= ends[1]) return;
   context.setLineDash([2, 4]);
-  outlined(context, 1.2, () =>
-    stroke(
-      context,
-      ends.map((value) => [x(value), y(value)]),
-    ),
-  );
+  outlined(context, 1.2, () => stroke(context, ...ends.map((value) => [x(value), y(value)])));
   context.setLineDash([]);
 }
 
@@ -304,10 +296,7 @@ function drawArrow(context, [x0, y0], [x1, y1]) {
   const head = Math.min(11, long);
   const [bx, by] = [x1 - head * ux, y1 - head * uy];
   outlined(context, 2, () => {
-    stroke(context, [
-      [x0, y0],
-      [bx, by],
-    ]);
+    stroke(context, [x0, y0], [bx, by]);
     context.beginPath();
     context.moveTo(x1, y1);
     context.lineTo(bx - 0.45 * head * uy, by + 0.45 * head * ux);
@@ -336,11 +325,7 @@ function drawTrial(context, at, named, told, grown) {
     if (!step.lost) return;
     const [x, y] = at(step.lost);
     outlined(context, 2.4, () => {
-      for (const side of [8, -8])
-        stroke(context, [
-          [x - 8, y - side],
-          [x + 8, y + side],
-        ]);
+      for (const side of [8, -8]) stroke(context, [x - 8, y - side], [x + 8, y + side]);
     });
   });
 }
@@ -379,7 +364,7 @@ function drawCaption(context, text, [x, y], taken, box) {
     Math.max(top, Math.min(top + tall, y)),
   ];
   if (Math.hypot(nearest[0] - x, nearest[1] - y) > 16) {
-    outlined(context, 1, () => stroke(context, [[x, y], nearest]));
+    outlined(context, 1, () => stroke(context, [x, y], nearest));
   }
   context.fillStyle = "rgba(255, 255, 255, 0.93)";
   context.fillRect(left, top, wide, tall);

@@ -73,11 +73,7 @@ function drawFamily({ context, spot, radius }, family, group, look) {
   const chosen = group.map((entry, place) => [place, entry.chosen]).filter((one) => shown(...one));
   context.fillStyle = context.strokeStyle = `rgb(${look.kept})`;
   context.lineWidth = 2;
-  if (family.kind === "tree")
-    stroke(
-      context,
-      chosen.map((one) => spot(...one)),
-    );
+  if (family.kind === "tree") stroke(context, ...chosen.map((one) => spot(...one)));
   for (const [place, who] of chosen) {
     dot(context, ...spot(place, who), radius + 1.5, breaks(group[place], who));
   }
@@ -89,10 +85,7 @@ function drawAncestry({ context, spot, radius }, family, group, place, who, look
   const told = ([p, w]) => p === 0 || p === place || parentOf(family, group, p, w) >= 0;
   context.strokeStyle = context.fillStyle = `rgb(${look.chosen})`;
   context.lineWidth = 3;
-  stroke(
-    context,
-    way.map((one) => spot(...one)),
-  );
+  stroke(context, ...way.map((one) => spot(...one)));
   for (const one of way.filter(told)) dot(context, ...spot(...one), radius + 1);
   context.lineWidth = 2;
   context.strokeStyle = look.text;

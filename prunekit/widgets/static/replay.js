@@ -73,10 +73,7 @@ function drawCurve(canvas, run, frame, look) {
   if (run.dense !== null) {
     context.strokeStyle = look.text;
     context.setLineDash([5, 4]);
-    stroke(context, [
-      [box.left, y(run.dense)],
-      [box.right, y(run.dense)],
-    ]);
+    stroke(context, [box.left, y(run.dense)], [box.right, y(run.dense)]);
     context.setLineDash([]);
   }
   context.strokeStyle = `rgb(${look.kept})`;
@@ -85,10 +82,7 @@ function drawCurve(canvas, run, frame, look) {
     .slice(0, frame + 1)
     .map((v, i) => [i + 1, v])
     .filter(([, v]) => v !== null);
-  stroke(
-    context,
-    known.map(([step, v]) => [x(step), y(v)]),
-  );
+  stroke(context, ...known.map(([step, v]) => [x(step), y(v)]));
   context.fillStyle = look.text;
   if (run.value[frame] !== null) dot(context, x(frame + 1), y(run.value[frame]), 4);
 }

@@ -45,17 +45,14 @@ function render({ model, el }) {
       .map((i) => [x(where(i)), y(shown[i])]);
     if (document.activeElement === canvas && !locked()) {
       context.strokeStyle = look.text;
-      stroke(context, [
-        [x(where(place)), box.top],
-        [x(where(place)), box.bottom],
-      ]);
+      stroke(context, [x(where(place)), box.top], [x(where(place)), box.bottom]);
     }
     if (points.length) {
       const level = [[box.left, points[0][1]], ...points, [box.right, points.at(-1)[1]]];
       context.strokeStyle = context.fillStyle = `rgb(${look.kept})`;
       context.lineWidth = 2;
       context.setLineDash([6, 4]);
-      stroke(context, level); // as it will be taken
+      stroke(context, ...level); // as it will be taken
       context.setLineDash([]);
       for (const point of points) dot(context, ...point, 3);
     }
