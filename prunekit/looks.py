@@ -69,7 +69,7 @@ NAMES = {
     "five children": Look(GREEN, "^"),
     "differential_evolution": Look(VIOLET, "D"),
     "evolution": Look(VIOLET, "D"),
-    "one sensitivity": Look(TEAL, "s"),
+    "one sensitivity": Look(ORANGE, "s"),
     "random search": Look(RED, "v"),
 }
 ALIASES = {"the paper": "paper", "unpruned": "not pruned", "differential evolution": "evolution"}

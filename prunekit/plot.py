@@ -477,7 +477,7 @@ def population(steps: Sequence[Step], total: Count, title: str = "") -> Figure:
         for s in steps
         if s.tried is not None and s.tried.kept
     ]
-    names = ("a member", "the best one that is allowed")
+    names = ("a candidate", "the best one that is allowed")
     return generations(groups, x="generation", y="kept weights (%)", title=title, names=names)
 
 

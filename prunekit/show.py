@@ -9,6 +9,7 @@ import json
 import math
 import os
 import pkgutil
+import re
 import signal
 import subprocess
 import sys
@@ -47,8 +48,15 @@ def notebooks() -> list[Path]:
     raise FileNotFoundError(f"prunekit: no notebooks beside {package}; install the package again")
 
 
+def tables() -> list[Path]:
+    """The pages of recorded cells, to which the notebooks link."""
+    return sorted((notebooks()[0].parent / "results").glob("*.md"))
+
+
 def run(out: Path) -> None:
     """Prune the shipped LeNet-300-100, print every step, write a figure and the executed pages."""
+    import nbformat
+
     from prunekit import plot
 
     figure_at, pages_at = out / "pruning.png", [out / f"{n.stem}.html" for n in notebooks()]
@@ -67,6 +75,11 @@ def run(out: Path) -> None:
     with replacing(figure_at) as path:
         figure.savefig(path, format="png", dpi=120)
     print(f"the figure:   {figure_at}")
+    for table in tables():
+        words = nbformat.v4.new_markdown_cell(table.read_text(encoding="utf-8"))
+        with replacing(out / "results" / f"{table.stem}.html") as path:
+            html = _page(nbformat.v4.new_notebook(cells=[words]))
+            path.write_text(html, encoding="utf-8")
     clients: list[Any] = []  # of the notebooks that are being executed, each in its own kernel
     with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
         pages = pool.map(partial(executed_page, clients=clients), notebooks())
@@ -108,11 +121,11 @@ def executed_page(notebook: Path, clients: list[Any] | None = None) -> str:
     """
     import nbformat
     from nbclient import NotebookClient
-    from nbconvert import HTMLExporter
     from tqdm import tqdm
 
     content: Any = nbformat.read(notebook, as_version=4)
-    with tqdm(total=len(content.cells), desc=notebook.stem, unit="cell", leave=False) as bar:
+    bars: Any = {"unit": "cell", "leave": False, "disable": None}  # none in a file
+    with tqdm(total=len(content.cells), desc=notebook.stem, **bars) as bar:
         client = NotebookClient(
             content,
             timeout=600,
@@ -128,8 +141,19 @@ def executed_page(notebook: Path, clients: list[Any] | None = None) -> str:
         finally:
             running.remove(client)
     _enliven(content)
+    return _page(content)
+
+
+def _page(content: Any) -> str:
+    """A notebook as HTML, whose links lead to the pages beside it."""
+    from nbconvert import HTMLExporter
+
+    from prunekit.widgets import _static
+
     page, _ = HTMLExporter().from_notebook_node(content)
-    return str(page)
+    page = re.sub(r'href="((?:results/)?\w[\w-]*)\.(?:ipynb|md)"', r'href="\1.html"', page)
+    style = f"<style>{_static.style('course')}</style></head>"
+    return page.replace("</head>", style, 1).replace("<main>", '<main class="prunekit-course">', 1)
 
 
 def _enliven(content: Any) -> None:
@@ -140,6 +164,8 @@ def _enliven(content: Any) -> None:
     for number, data in enumerate(shown):
         if data.get(output.MIME, {}).get("view"):
             data["text/html"] = output.alive(data[output.MIME], f"prunekit-{number}")
+        elif output.MIME in data:
+            data["text/html"] = data["text/html"].replace(output.HOW, output.ELSEWHERE)
 
 
 def lab(folder: Path, arguments: list[str]) -> int:
@@ -152,7 +178,7 @@ def lab(folder: Path, arguments: list[str]) -> int:
         with replacing(copy) as path:
             path.write_text(_not_yet_run(notebook), encoding="utf-8")
         print(f"copied: {copy}")
-    for table in (notebooks()[0].parent / "results").glob("*.md"):  # to which they link
+    for table in tables():
         if not (copy := folder / "results" / table.name).exists():
             with replacing(copy) as path:
                 path.write_bytes(table.read_bytes())

@@ -1,11 +1,16 @@
 """Names have one look each, for every reader and on every page."""
 
 import itertools
+import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
 
+import prunekit
 from prunekit.looks import COLOURS, CYCLE, INK, NAMES, looks
 
 WORDS = st.sampled_from([*NAMES, "inv-4, B = 10", "inv-8, B = 10", "mine", "a", "b", "paper at 9×"])
@@ -32,6 +37,12 @@ def test_unknown_names_all_look_different(names):
 
 def test_more_names_than_looks_are_drawn_too():
     assert len(looks(str(i) for i in range(200))) == 200
+
+
+def test_the_map_of_the_scripts_is_that_of_the_figures():
+    told = json.loads((Path(prunekit.__file__).parent / "looks.json").read_text())["viridis"]
+    ends = [i / (len(told) - 1) for i in range(len(told))]
+    assert told == [to_hex(colormaps["viridis"](end)) for end in ends]
 
 
 def test_unknown_names_take_colours_that_no_name_beside_them_has():

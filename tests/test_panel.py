@@ -623,7 +623,7 @@ def test_the_guess_lies_dashed_over_the_figure():
 
 
 def test_repr_and_fallback_are_stable_and_escaped():
-    made = panel(ignore=("<b>",), sparsity=0.5)
+    made = panel(ignore=("<b>",), sparsity=0.5, show=("ignore",))
     assert repr(made) == "Panel(magnitude)"
     bundle = made._repr_mimebundle_()
     assert bundle["text/plain"] == "Panel(magnitude)"

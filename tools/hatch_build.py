@@ -21,7 +21,7 @@ def texts(root):
     spec = importlib.util.spec_from_file_location("static", place)
     static = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(static)
-    found = {"connection.css": static.style("connection")}
+    found = {"notebook.css": static.style("connection", "course")}
     for view in static.VIEWS:
         found[f"{view}.js"], found[f"{view}.css"] = static.alone(view)
     return found

@@ -89,10 +89,15 @@ const plugin: JupyterFrontEndPlugin<void> = {
     commands.addCommand(Ids.replay, {
       label: args => `Replay the recorded run: ${args['name'] ?? ''}`,
       execute: guarded(async ({ name }) => {
+        const id = `prunekit-replay-${name}`;
+        if ([...shell.widgets('main')].some(each => each.id === id)) {
+          return shell.activateById(id);
+        }
         const content = new Widget();
         content.node.style.cssText =
           'overflow: auto; padding: 16px; color: var(--jp-ui-font-color1)';
         const tab = new MainAreaWidget({ content });
+        tab.id = id;
         tab.title.label = `Replay ${name}`;
         tab.title.icon = icon;
         shell.add(tab, 'main');

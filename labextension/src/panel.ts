@@ -67,7 +67,7 @@ export class CoursePanel extends Widget {
     }
     const about = document.createElement('p');
     about.style.margin = '0 8px';
-    about.textContent = '✓ run to its end, and saved';
+    about.textContent = 'A ✓ stands behind what was run to its end and saved.';
     this.node.append(heading('Pruning course'), list, about);
     const replays = Object.keys(this.index.replays);
     if (replays.length > 0) {

@@ -17,11 +17,18 @@ const RANK = -20; // before ipywidgets' own, -10
 const FORMAT = 1;
 const OTHER = 'This was written by another version of prunekit.';
 const DAMAGED = 'The data of this view are damaged.';
-const HOW = ' Run this cell (Shift+Enter) to write it anew.';
+const HOW = ' Run the notebook from the top to write it anew.';
 
-/** Draw the outputs of the package's widgets in a notebook. */
+/** Draw the outputs of the package's widgets in a notebook, and the text of one of the course. */
 export function install(panel: NotebookPanel): void {
-  void styled('connection');
+  void styled('notebook');
+  void panel.context.ready.then(() => {
+    if (panel.content.model?.getMetadata('prunekit')) {
+      panel.addClass('prunekit-course');
+      const { code, ...rest } = panel.content.editorConfig;
+      panel.content.editorConfig = { ...rest, code: { ...code, lineWrap: true } };
+    }
+  });
   const { rendermime } = panel.content;
   const living = new Living(panel);
   rendermime.addFactory(

@@ -109,7 +109,7 @@ def roulette(
 
     sparsity: share of the weights removed at the end, unless `tolerance` ends the run before.
     wheel: how the slices shrink with |w|: "sum", "lin", "inv", "exp", "rank"; "uniform" is blind.
-    strength: γ of inv, τ of exp, p of rank; the larger, the closer to magnitude pruning.
+    strength: of inv, exp and rank; the larger, the closer to magnitude pruning.
     branches: children of each level.
     step: share of the survivors that a level removes.
     draw_step: draw each child's step from ½, 1, 1½ and 2 × `step`.

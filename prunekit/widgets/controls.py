@@ -156,7 +156,7 @@ class Slid(Control):
         return round(nearest) if self.knob.whole else float(nearest)
 
     def read(self) -> Any:
-        return _read(self.field.value)
+        return _read(self.field.value.replace(",", "."))  # a number, as many write it
 
     def set(self, value: Any) -> None:
         self.field.value = str(value)

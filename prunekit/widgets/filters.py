@@ -128,9 +128,7 @@ def _of_filters(
     return scores.detach().cpu().double().reshape(len(scores), -1).sum(1)
 
 
-def drawn(
-    means: Tensor, there: Tensor, kept: Tensor, says: str
-) -> tuple[bytes, list[list[float]]]:
+def drawn(means: Tensor, there: Tensor, kept: Tensor, says: str) -> tuple[bytes, list[list[float]]]:
     """One SVG of all filters for light and dark pages, and the place of each in it.
 
     `means` and `there` are of `pictures`; filters that are not `kept`, (out,), are crossed out.

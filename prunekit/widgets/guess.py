@@ -86,10 +86,11 @@ class Guess(OfCell, ipywidgets.VBox):
         unit = f" {self.unit}" if self.unit else ""
         if not math.isfinite(truth):
             return f"You said {self.value:g}{unit}; this run gives no answer."
+        truth = float(f"{truth:.3g}")  # as it is told: the gap has to fit it
         if abs(gap := self.value - truth) <= 0.02 * max(abs(truth), 1e-9):
-            return f"You said {self.value:g}{unit}, it is {truth:.3g}{unit}: right on the spot."
+            return f"You said {self.value:g}{unit}, it is {truth:g}{unit}: right on the spot."
         side = "too high" if gap > 0 else "too low"
-        return f"You said {self.value:g}{unit}, it is {truth:.3g}{unit}: {abs(gap):.3g} {side}."
+        return f"You said {self.value:g}{unit}, it is {truth:g}{unit}: {abs(gap):.3g} {side}."
 
     def __repr__(self) -> str:
         return f"Guess({self.question!r})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -87,8 +88,12 @@ def _control(name: str, place: Place) -> ipywidgets.Widget:
     if isinstance(place[0], str):
         return ipywidgets.Dropdown(options=[*place], **looks)
     low, high, start = (float(number) for number in place)
+    if not low <= start <= high or low == high:
+        raise ValueError(f"Instant: {name} must be low < high with start between, got {place}")
+    power = 10 ** math.floor(math.log10((high - low) / 100))
+    step = next(n * power for n in (5, 2, 1) if n * power <= (high - low) / 100)
     return ipywidgets.FloatSlider(
-        value=start, min=low, max=high, step=(high - low) / 200, readout_format=".3g", **looks
+        value=start, min=low, max=high, step=step, readout_format=".3g", **looks
     )
 
 

@@ -164,7 +164,9 @@ class LineageView(OfCell, anywidget.AnyWidget):
             known = [-math.inf if value is None else value for value in entry["values"]]
             groups.append((place, known, entry["chosen"]))
         x, y = self.family["labels"]
-        figure = plot.generations(groups, x=x, y=y, title=self.title)
+        tree = self.family["kind"] == "tree"
+        names = ("a child", "the chosen one") if tree else ("a candidate", "the best")
+        figure = plot.generations(groups, x=x, y=y, title=self.title, names=names)
         return output.picture(figure, repr(self))
 
     def __repr__(self) -> str:

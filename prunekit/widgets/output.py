@@ -18,7 +18,8 @@ from prunekit.widgets._static import alone
 
 MIME = "application/vnd.prunekit.view+json"
 FORMAT = 1  # of what is written; a page that knows another one says so
-HOW = "Run this cell (Shift+Enter) to make it live."
+HOW = "Run the notebook from the top to make it live."
+ELSEWHERE = "In JupyterLab it is live."  # of a page, where nothing can be run
 
 
 def lasting(view: str, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,7 +66,8 @@ def drawn(shown: str) -> str:
 
     def shown_as_image(found: re.Match[str]) -> str:
         says = re.search('aria-label="([^"]*)"', found[0])
-        named = found[0].replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
+        start = '<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif"'
+        named = found[0].replace("<svg", start, 1)
         svg = named.replace("currentColor", INK)
         return image("svg+xml", svg.encode(), html.unescape(says[1]) if says else "")
 

@@ -99,7 +99,8 @@ class Panel(OfCell, ipywidgets.VBox):
             needed = [values[name] for values in self.presets.values() if name in values]
             self.controls[name] = control(knob, texts.get(name, ""), [first, *needed])
         self.start_values = self.values()
-        super().__init__(self._layout([*show][:OPEN] or [*self.controls][:OPEN], texts))
+        self.shown = [*show][:OPEN] or [*self.controls][:OPEN]
+        super().__init__(self._layout(self.shown, texts))
         self.add_class("pk-panel")
         self._changed(None)
 
@@ -287,7 +288,7 @@ class Panel(OfCell, ipywidgets.VBox):
         words = f"{self.name}: {len(steps)} steps, sparsity {steps[-1].sparsity:.3f}"
         data = base64.b64encode(png.getvalue()).decode()
         self.image.value = (
-            f'<img alt="{html.escape(words)}" style="max-width: 620px" '
+            f'<img alt="{html.escape(words)}" style="max-width: min(620px, 100%)" '
             f'src="data:image/png;base64,{data}">'
         )
         self.drawn = time.monotonic()
@@ -329,8 +330,8 @@ class Panel(OfCell, ipywidgets.VBox):
         return f"Panel({self.name})"
 
     def fallback(self) -> str:
-        """The values that the controls start at, the guess, and the last picture, as HTML."""
-        start = ", ".join(f"{name} = {value}" for name, value in self.start_values.items())
+        """What the open controls start at, the guess, and the last picture, as HTML."""
+        start = ", ".join(f"{name} = {self.start_values[name]}" for name in self.shown)
         asked = self.guess.fallback() if self.guess is not None else ""
         return (
             f"<p><b>{html.escape(self.name)}</b>: a method with its controls. They start at "

@@ -11,6 +11,12 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 # Pictures of what was seen, for who wants to look: a folder named here, or the test's own.
 SHOTS = os.environ.get("PRUNEKIT_SCREENSHOTS")
 MINUTE = 60_000
+# How many letters of its own text a line of a paragraph holds.
+LETTERS = """p => {
+  const pen = document.createElement("canvas").getContext("2d");
+  pen.font = getComputedStyle(p).font;
+  return p.clientWidth * p.innerText.length / pen.measureText(p.innerText).width;
+}"""
 WRONG = "[data-mime-type='application/vnd.jupyter.error'], [data-mime-type$='stderr']"
 CODE = "jupyterapp.shell.currentWidget.content.widgets.filter(c => c.model.type === 'code')"
 
@@ -42,6 +48,17 @@ def seen(tab, name, folder):
                 if shown.is_visible():
                     shown.screenshot(path=folder / f"{name}_{shade}{kind}_{number}.png")
     theme(tab, "JupyterLab Light")
+
+
+def fits(tab, width):
+    """No code is wider than its cell, and a line of text is as long as can be read."""
+    tab.set_viewport_size({"width": width, "height": 1000})
+    for cell in tab.locator(".jp-Notebook .jp-Cell").all():
+        cell.scroll_into_view_if_needed()
+        for code in cell.locator(".cm-scroller >> visible=true").all():
+            assert code.evaluate("e => e.scrollWidth <= e.clientWidth"), code.inner_text()
+        for text in cell.locator(".jp-RenderedMarkdown > p >> visible=true").all():
+            assert text.evaluate(LETTERS) <= 95, text.inner_text()
 
 
 def text_of(shown):
@@ -132,6 +149,8 @@ def test_a_notebook_is_run_and_played_with(path, opened, tmp_path):
     replay(tab)
     assert tab.locator(WRONG).all_inner_texts() == []
     seen(tab, path.stem, tmp_path)
+    for width in (1000, 1600):
+        fits(tab, width)
     tab.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
     for panel in tab.locator(".pk-panel").all():
         panel.get_by_text("No answer from the kernel").wait_for(timeout=MINUTE)

@@ -46,7 +46,7 @@ STILL = {
     "sketch()": ("How does it fall?", True),
     "Guess('How much?', lambda report: 1.0)": ("How much?", False),
 }
-LINE = "Run this cell (Shift+Enter) to make it live."
+LINE = "Run the notebook from the top to make it live."
 
 
 def notebook(sources):
@@ -126,6 +126,21 @@ def test_what_carries_its_data_is_alive(reopened, source):
         view.locator(where).click()
     assert canvas is None or pixels(canvas) != before[0]
     assert view.locator(".pk-words").first.inner_text() != before[1]
+
+
+def test_arms_are_chosen_without_a_kernel(reopened):
+    view = reopened.locator(".prunekit-view[data-shows=view] .pk-results")
+    view.scroll_into_view_if_needed()
+    box = view.locator("input[type=checkbox]").first
+    for on in (not box.is_checked(), box.is_checked()):
+        before = pixels(view.locator(".pk-scatter"))
+        box.click()
+        assert box.is_checked() == on
+        assert pixels(view.locator(".pk-scatter")) != before
+    view.get_by_role("button", name="none").click()
+    assert view.locator("input:checked").count() == 0
+    view.get_by_role("button", name="all arms").click()
+    assert view.locator("input:checked").count() == view.locator("input[type=checkbox]").count()
 
 
 @pytest.mark.parametrize("source", STILL)

@@ -41,18 +41,7 @@ const WAYS = {
       "at 1 this is random search.",
   },
 };
-const VIRIDIS = [
-  [68, 1, 84],
-  [72, 40, 120],
-  [62, 74, 137],
-  [49, 104, 142],
-  [38, 130, 142],
-  [31, 158, 137],
-  [53, 183, 121],
-  [110, 206, 88],
-  [181, 222, 43],
-  [253, 231, 37],
-];
+const VIRIDIS = PALETTE.viridis.map(rgb);
 
 function shade(share) {
   const place = Math.max(0, Math.min(1, share)) * (VIRIDIS.length - 1);
@@ -438,7 +427,8 @@ function drawMap(canvas, look, { map, run, generation, chosen, told, grown, near
 
 // ------------------------------------------------------------------------------------------- view
 
-const RUN = "To move F and CR, or for another strategy and new dots, run this cell (Shift+Enter).";
+const RUN =
+  "To move F and CR, or for another strategy and new dots, run the notebook from the top.";
 
 function render({ model, el }) {
   const map = model.get("map");

@@ -38,7 +38,7 @@ function answerAlone(model) {
       count += rows * columns;
       for (let i = 0; i < rows * columns; i++) left += kept(bits, i);
     }
-    const words = "Run this cell (Shift+Enter) to see the accuracy that is left.";
+    const words = "Run the notebook from the top to see the accuracy that is left.";
     model.set("verdict", `sparsity ${(1 - left / count).toFixed(3)}. ${words}`);
   }
   function put({ layer, keep, weights }) {

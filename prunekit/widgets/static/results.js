@@ -2,6 +2,9 @@
 // its traits and nothing else, so that a page without a kernel can give it a plain object instead.
 
 const REACH = 24; // pixels between the pointer and the mark that it means
+const ABOUT =
+  "An arm is a way of pruning with its settings. A mark is a run of it: from the trained network " +
+  "of that number, with that seed of the random draws. ≥: the last start of the run alone was timed.";
 
 // Of each mark its corners, and by how many eighths of a turn it is turned; stars are deep between.
 const SHAPES = { s: [4, 1], D: [4, 0], "^": [3, 0], v: [3, 4], "<": [3, 6], ">": [3, 2] };
@@ -50,7 +53,7 @@ function tableOf(results, cell) {
     "standard deviation over them",
     ...(several ? ["over the seeds of one"] : []),
   ];
-  const head = row("th", "", "this cell", `mean of ${networks}`, ...deviations);
+  const head = row("th", "", "this run", `mean of ${networks}`, ...deviations);
   const lines = results.measures.map((measure, i) => {
     const least = ({ timed }) => (i === results.timed && !timed ? "≥ " : "");
     return row(
@@ -106,6 +109,7 @@ function render({ model, el }) {
     ),
     element("div", { class: "pk-beside" }, arms, element("div", {}, canvas, words, command)),
     numbers,
+    element("small", {}, ABOUT),
     ...results.damaged.map((text) => element("p", { class: "pk-damaged", role: "note" }, text)),
   );
   keepKeys(root);
@@ -124,12 +128,9 @@ function render({ model, el }) {
   }
 
   function choose() {
-    model.set("x", across.value);
-    model.set("y", up.value);
-    model.set(
-      "shown",
-      results.arms.filter((_, i) => boxes[i].checked).map((arm) => arm.name),
-    );
+    const shown = results.arms.filter((_, i) => boxes[i].checked).map((arm) => arm.name);
+    const chosen = { x: across.value, y: up.value, shown }; // as each that is set is read again
+    for (const [name, value] of Object.entries(chosen)) model.set(name, value);
     model.save_changes();
     draw();
   }
@@ -150,7 +151,7 @@ function render({ model, el }) {
       context.lineWidth = 2;
       dot(context, ...spot(at), 9, true);
     }
-    const count = `${shown.length} of ${results.cells.length} recorded cells`;
+    const count = `${shown.length} of ${results.cells.length} recorded runs`;
     const label = `${labels[1]} over ${labels[0]}; ${count}. Arrow keys select.`;
     canvas.setAttribute("aria-label", label);
     tell(measures);
@@ -161,7 +162,7 @@ function render({ model, el }) {
   function tell(measures) {
     const fact = (m, i) => `${m.name} ${figure(m, place(at)[i])} ${m.unit}`.trim();
     const facts = at && `${nameOf(results, at)}: ${measures.map(fact).join(", ")}`;
-    words.textContent = facts || "No cell is shown: choose an arm, or another measure.";
+    words.textContent = facts || "No run is shown: choose an arm, or another measure.";
     numbers.replaceChildren(...(at ? [tableOf(results, at)] : []));
     command.textContent = at ? at.command : "";
     root.dataset.selected = at ? nameOf(results, at) : "";
@@ -188,6 +189,7 @@ function render({ model, el }) {
   const end = recoloured(draw);
   const resized = new ResizeObserver(draw);
   read();
+  arms.scrollTop = boxes.find((box) => box.checked)?.offsetTop ?? 0;
   resized.observe(canvas);
   return () => {
     names.forEach((name) => model.off(name, read));

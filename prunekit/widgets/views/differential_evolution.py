@@ -24,6 +24,7 @@ def differential_evolution(model: nn.Module, data: Any) -> Instant:
     deviations = {name: float(w.std(correction=0)) for name, w in weights.items()}
     data = wrap(data)
     metric, n = data.metric_name, data.size("validation")
+    before = shown_metric(evaluate(model, data), metric, n)
 
     def work(**sensitivities: float) -> str:
         limits = {name: s * deviations[name] for name, s in sensitivities.items()}
@@ -32,7 +33,10 @@ def differential_evolution(model: nn.Module, data: Any) -> Instant:
         figure = shown_metric(value, metric, n)
         shares = [float(keep.float().mean()) for keep in mask.values()]
         each = ", ".join(f"{name} {s:.1%}" for name, s in zip(mask, shares, strict=True))
-        says = f"{mask.density:.1%} of the weights kept, validation {metric} {figure} ({each})"
+        says = (
+            f"{mask.density:.1%} of the weights kept ({each}), validation {metric} {figure}, "
+            f"before {before}"
+        )
         names = [*mask, "everything"]
         picture = bars(
             [*shares, 1.0], [True] * len(shares) + [False], x="layer", y="share kept", says=says,

@@ -33,7 +33,7 @@ def roulette(model: nn.Module, data: Any = None, layer: str = "") -> Instant:
     """
     layer = layer or next(iter(prunable(model)))
     w = model.get_parameter(layer).detach().cpu().flatten().double()
-    ordered = (w.abs() / w.std(correction=0)).sort().values
+    ordered = (w.abs() / score.deviation(model, Mask.ones(model))).sort().values
     squares, n = ordered**2, round(SHARE * len(ordered))
     smallest = float(squares[:n].sum() / squares.sum())
 
