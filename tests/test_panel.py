@@ -623,13 +623,12 @@ def test_the_guess_lies_dashed_over_the_figure():
 
 
 def test_repr_and_fallback_are_stable_and_escaped():
-    made = panel(ignore=("<b>",), sparsity=0.5, show=("ignore",))
+    settings = dict(ignore=("<b>",), sparsity=0.5, show=("ignore",))
+    made = panel(**settings)
     assert repr(made) == "Panel(magnitude)"
     bundle = made._repr_mimebundle_()
     assert bundle["text/plain"] == "Panel(magnitude)"
     assert "application/vnd.jupyter.widget-view+json" in bundle
     assert "&lt;b&gt;" in bundle["text/html"]
     assert "<b>'" not in bundle["text/html"]
-    assert (
-        bundle["text/html"] == panel(ignore=("<b>",), sparsity=0.5)._repr_mimebundle_()["text/html"]
-    )
+    assert bundle["text/html"] == panel(**settings)._repr_mimebundle_()["text/html"]

@@ -387,7 +387,7 @@ def command(cell: Recorded) -> str:
     return of.command
 
 
-def _network(cell: Recorded) -> int:
+def network_of(cell: Recorded) -> int:
     """Which network it is; one that the cell trained itself has the number of its seed."""
     return cell["seed"] if cell["network"] is None else cell["network"]
 
@@ -397,7 +397,7 @@ def by_network(cells: Sequence[Recorded], measure: Measure) -> dict[int, float]:
     """A measure of each network: the mean over its seeds."""
     groups: dict[int, list[float]] = {}
     for cell in cells:
-        groups.setdefault(_network(cell), []).append(measure(cell))
+        groups.setdefault(network_of(cell), []).append(measure(cell))
     return {network: statistics.fmean(groups[network]) for network in sorted(groups)}
 
 
@@ -407,7 +407,7 @@ def within_networks(cells: Sequence[Recorded], measure: Measure) -> float:
     NaN where none has several seeds. Networks count by the seeds that they have beyond one."""
     squares, free = 0.0, 0
     for network, mean in by_network(cells, measure).items():
-        values = [measure(cell) for cell in cells if _network(cell) == network]
+        values = [measure(cell) for cell in cells if network_of(cell) == network]
         squares += sum((value - mean) ** 2 for value in values)
         free += len(values) - 1
     return math.sqrt(squares / free) if free else math.nan

@@ -33,6 +33,7 @@ from prunekit.experiments.records import (
     is_timed,
     lost,
     minutes,
+    network_of,
     path,
     recorded,
     rows,
@@ -105,6 +106,8 @@ TAKEN: dict[str, Callable[[Difference], Any]] = {
     "compared": _compared,
 }
 
+RUNS = "runs"  # or the number of each run, by network and seed
+
 
 class _Asked:
     """A measure of the arms of an experiment: ``asked["evolution"]``."""
@@ -113,11 +116,15 @@ class _Asked:
         self.cells, self.measure, self.take = cells, measure, take
 
     def __getattr__(self, name: str) -> _Asked:
-        if name not in TAKEN:
-            raise AttributeError(f"report: after a measure comes one of {[*TAKEN]}, got {name!r}")
+        if name not in (*TAKEN, RUNS):
+            known = [*TAKEN, RUNS]
+            raise AttributeError(f"report: after a measure comes one of {known}, got {name!r}")
         return _Asked(self.cells, self.measure, name)
 
     def __getitem__(self, arm: str) -> Any:
+        if self.take == RUNS:
+            ordered = sorted(self._of(arm), key=lambda cell: (network_of(cell), cell["seed"]))
+            return _Each(map(self.measure, ordered))
         one, _, other = arm.partition(MINUS)
         if other:
             found = difference(self._of(one), self._of(other), self.measure)
@@ -150,9 +157,9 @@ class Names(dict[str, Any]):
     ``{size[evolution]:.1f}`` is a measure of an arm (`MEASURES`): the mean over its networks, each
     of which is the mean over its seeds. ``{error[evolution − random search]:+.2f}`` is the mean
     difference on the networks that both have. ``{size.least[evolution]:.0f}`` takes something else
-    of them (`TAKEN`). With another experiment's name before it, ``{baselines.error[...]}`` is that
-    one's. A table of `TABLES` is named alone: ``{rounds}``; ``{pairs}`` explains what
-    ``{error.compared[...]}`` gives.
+    of them (`TAKEN`), ``{size.runs[evolution][0]:.0f}`` that of one run, by network and seed. With
+    another experiment's name before it, ``{baselines.error[...]}`` is that one's. A table of
+    `TABLES` is named alone: ``{rounds}``; ``{pairs}`` says what ``{error.compared[...]}`` gives.
     """
 
     def __init__(self, name: str = "", folder: Path | None = None):

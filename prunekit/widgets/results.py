@@ -25,6 +25,7 @@ from prunekit.experiments.records import (
     has_levels,
     is_timed,
     minutes,
+    network_of,
     readable,
     within_networks,
 )
@@ -51,11 +52,6 @@ def _sparsity(cell: Recorded) -> float:
     return 100 * (1 - kept[-1] / cell["prunable"]) if kept else 0.0
 
 
-def _network(cell: Recorded) -> float:
-    (network,) = by_network([cell], experiments.size)
-    return network
-
-
 def _at(level: float, cell: Recorded) -> float:
     return error_at(cell, level) if has_levels(cell) else math.nan
 
@@ -72,7 +68,7 @@ def measures(cells: Sequence[Recorded]) -> dict[str, Measured]:
         f"test {what} when dense": Measured(experiments.unpruned, *form),
         "lost in the test": Measured(experiments.lost, *lost),
         "minutes": Measured(minutes, "", 1),
-        "network": Measured(_network, "", 0, spreads=False),
+        "network": Measured(network_of, "", 0, spreads=False),
         "seed": Measured(lambda cell: cell["seed"], "", 0, spreads=False),
         **{
             f"test {what} at {100 * level:.0f} % removed": Measured(partial(_at, level), *form)
@@ -123,7 +119,7 @@ def told(name: str, title: str = "", folder: Path | None = None) -> dict[str, An
         "cells": [
             {
                 "arm": names.index(cell["arm"]),
-                "network": int(_network(cell)),
+                "network": network_of(cell),
                 "seed": cell["seed"],
                 "values": [_number(m.of(cell)) for m in found.values()],
                 "timed": is_timed(cell),
