@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import statistics
 from pathlib import Path
 
 import pytest
@@ -93,7 +94,12 @@ def test_texts_name_figures_and_differences(three):
     )
     assert said("{size.each[evolution]:.1f}") == ", ".join(f"{s:.1f}" for s in sizes)
     assert said("{size[evolution − evolution]:.1f}") == "0.0"
-    assert said("{de-lenet300.size[evolution]:.3f}") == f"{sum(sizes) / 3:.3f}"
+    assert said("{size.runs[evolution]:.1f}") == said("{size.each[evolution]:.1f}")
+    every = experiments.where(experiments.recorded("de-lenet300"), arm="evolution")
+    mean = statistics.fmean(experiments.by_network(every, records.size).values())
+    assert said("{de-lenet300.size[evolution]:.3f}") == f"{mean:.3f}"
+    last = next(c for c in every if (c["network"], c["seed"]) == (2, 2))
+    assert said("{de-lenet300.size.runs[evolution][8]:.1f}") == f"{records.size(last):.1f}"
     assert said("{size.compared[evolution − evolution]}") == "+0.00 (0.00; higher on 0 of 3; p = 1)"
     assert "| evolution | 0 | 0 |" in said("{rounds}")
 
