@@ -58,7 +58,7 @@ def fits(tab, width):
         for code in cell.locator(".cm-scroller >> visible=true").all():
             assert code.evaluate("e => e.scrollWidth <= e.clientWidth"), code.inner_text()
         for text in cell.locator(".jp-RenderedMarkdown > p >> visible=true").all():
-            assert text.evaluate(LETTERS) <= 95, text.inner_text()
+            assert text.evaluate(LETTERS) <= 85, text.inner_text()
 
 
 def text_of(shown):

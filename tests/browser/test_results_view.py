@@ -66,7 +66,9 @@ def test_pointing_selects_the_mark_and_tells_each_number_with_its_spread(evolved
     arm = results["arms"][cell["arm"]]
     rows = tab.locator(".pk-results tr").all_inner_texts()
     assert rows[0].split("\t")[2] == f"mean of {arm['networks']} networks"
-    size = [f"{v:.1f}" for v in (cell["values"][0], arm["means"][0], arm["spreads"][0])]
+    figures = cell["values"][0], arm["means"][0], arm["spreads"][0], arm["seeds"][0]
+    assert rows[0].endswith("over the seeds of one")
+    size = [f"{figure:.1f}" for figure in figures]
     assert rows[1].split("\t") == ["size, ×", *size]
     minutes = next(row for row in rows if row.startswith("minutes"))
     assert ("≥" in minutes.split("\t")[1]) == (not cell["timed"])
@@ -84,7 +86,7 @@ def test_arms_and_measures_are_chosen_and_told_to_the_model(evolved):
     evolution = [c for c in results["cells"] if c["arm"] == 0]
     assert label.startswith(f"size, × over minutes; {len(evolution)} of {len(results['cells'])} ")
     tab.get_by_role("button", name="none").click()
-    assert said(tab).startswith("No cell is shown")
+    assert said(tab).startswith("No run is shown")
     assert tab.evaluate("values.shown") == []
     tab.get_by_role("button", name="all arms").click()
     assert len(tab.evaluate("values.shown")) == len(results["arms"])
