@@ -189,7 +189,8 @@ function render({ model, el }) {
   const end = recoloured(draw);
   const resized = new ResizeObserver(draw);
   read();
-  arms.scrollTop = boxes.find((box) => box.checked)?.offsetTop ?? 0;
+  const first = boxes.find((box) => box.checked)?.parentElement;
+  requestAnimationFrame(() => (arms.scrollTop = (first?.offsetTop ?? 0) - 20)); // once it has a size
   resized.observe(canvas);
   return () => {
     names.forEach((name) => model.off(name, read));
