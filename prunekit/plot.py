@@ -340,7 +340,8 @@ def images(
             "plot.images: there must be a picture and a colour map of matplotlib, got "
             f"{len(pictures)} and {cmap!r}"
         )
-    figure, panels = _figure((2.4 * len(pictures) + 0.8, 2.9), len(pictures))
+    wide = min(2.4 * len(pictures), 8.5)  # or the words are too small where there is less room
+    figure, panels = _figure((wide + 0.8, wide / len(pictures) + 0.5), len(pictures))
     arrays = [as_array(values) for _, values in pictures]
     low, high = limits or (min(a.min() for a in arrays), max(a.max() for a in arrays))
     for axis, (caption, _), values in zip(panels[0], pictures, arrays, strict=True):
