@@ -339,7 +339,7 @@ Each runs the cells of an arm that are not recorded; with `--again` all of them,
 they agree; with `--network 0 --seed 0` one alone."""
 HOW_TO_READ = """\
 *Size* counts all parameters, biases too: 10× is a tenth of them. *Dense* is the same network before
-anything was removed. Test figures were read once a run is over; no run chose anything by them. Each
+anything was removed. Test figures were only recorded; no run chose anything by them. Each
 number is a mean over networks, that of a network a mean over its seeds. In brackets stands the
 sample standard deviation over the networks; where a network has several seeds, after *seeds* that
 over the seeds of one network. No brackets: there is one network, or the deviation rounds to 0.
