@@ -37,6 +37,7 @@ Matrix = Annotated[Tensor, shaped("rows", "columns")]
 Point = tuple[float, float]
 F = TypeVar("F", bound=Callable[..., Any])
 LETTERS = 9  # of a title to an inch
+TREE = ("a child", "the chosen one")  # as `generations` calls who was tried and chosen
 FEW, COLUMN = 4, 12  # lines of a legend that have room among the curves, and beside them
 STYLE: Any = {  # beside seaborn's "whitegrid"
     "figure.dpi": 100,
@@ -494,5 +495,4 @@ def tree(steps: Sequence[Step], examples: Count, title: str = "") -> Figure:
         for s in steps
         if s.tried is not None and not s.tried.vectors
     ]
-    names = ("a child", "the chosen one")
-    return generations(groups, x="level", y="validation accuracy", title=title, names=names)
+    return generations(groups, x="level", y="validation accuracy", title=title, names=TREE)

@@ -60,7 +60,8 @@ def run(out: Path) -> None:
     from prunekit import plot
 
     figure_at, pages_at = out / "pruning.png", [out / f"{n.stem}.html" for n in notebooks()]
-    for path in (figure_at, *pages_at):
+    tables_at = [out / "results" / f"{table.stem}.html" for table in tables()]
+    for path in (figure_at, *pages_at, *tables_at):
         try_place(path, PAGES)
     digits, lenet = datasets.mnist_small(), models.pretrained("lenet_300_100")
     print(f"{type(lenet).__name__}, trained on MNIST; {digits!r}")
@@ -75,10 +76,10 @@ def run(out: Path) -> None:
     with replacing(figure_at) as path:
         figure.savefig(path, format="png", dpi=120)
     print(f"the figure:   {figure_at}")
-    for table in tables():
+    for table, table_at in zip(tables(), tables_at, strict=True):
         words = nbformat.v4.new_markdown_cell(table.read_text(encoding="utf-8"))
-        with replacing(out / "results" / f"{table.stem}.html") as path:
-            html = _page(nbformat.v4.new_notebook(cells=[words]))
+        html = _page(nbformat.v4.new_notebook(cells=[words]))
+        with replacing(table_at) as path:
             path.write_text(html, encoding="utf-8")
     clients: list[Any] = []  # of the notebooks that are being executed, each in its own kernel
     with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
@@ -124,8 +125,9 @@ def executed_page(notebook: Path, clients: list[Any] | None = None) -> str:
     from tqdm import tqdm
 
     content: Any = nbformat.read(notebook, as_version=4)
-    bars: Any = {"unit": "cell", "leave": False, "disable": None}  # none in a file
-    with tqdm(total=len(content.cells), desc=notebook.stem, **bars) as bar:
+    with tqdm(
+        total=len(content.cells), desc=notebook.stem, unit="cell", leave=False, disable=None
+    ) as bar:  # which a file has not
         client = NotebookClient(
             content,
             timeout=600,

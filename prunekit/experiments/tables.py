@@ -116,8 +116,7 @@ class _Asked:
         self.cells, self.measure, self.take = cells, measure, take
 
     def __getattr__(self, name: str) -> _Asked:
-        if name not in (*TAKEN, RUNS):
-            known = [*TAKEN, RUNS]
+        if name not in (known := [*TAKEN, RUNS]):
             raise AttributeError(f"report: after a measure comes one of {known}, got {name!r}")
         return _Asked(self.cells, self.measure, name)
 

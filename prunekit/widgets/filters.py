@@ -90,13 +90,13 @@ class FilterView(OfCell, anywidget.AnyWidget):
         keep = mask.get(layer) if mask is not None else None
         keep = torch.ones_like(weight, dtype=torch.bool) if keep is None else keep
         many, inputs = weight.shape[:2]
-        kept = int(keep.flatten(1).any(1).sum())
-        self.stored, self.says = stored, f"{layer}: {kept} of {many} filters kept"
-        self.picture, places = drawn(*pictures(weight, keep), keep.flatten(1).any(1), self.says)
+        kept = keep.flatten(1).any(1)
+        self.stored, says = stored, f"{layer}: {int(kept.sum())} of {many} filters kept"
+        picture, places = drawn(*pictures(weight, keep), kept, says)
         words = told(weight, keep, _of_filters(scores, layer, weight))
-        tiles = [{"place": at, "says": says} for at, says in zip(places, words, strict=True)]
+        tiles = [{"place": at, "says": text} for at, text in zip(places, words, strict=True)]
         note = f"each filter is the mean over its {inputs} inputs" if inputs > 1 else ""
-        shown = {"picture": self.picture, "says": self.says, "note": note, "tiles": tiles}
+        shown = {"picture": picture, "says": says, "note": note, "tiles": tiles}
         super().__init__(filters=shown)
 
     def lasting(self) -> Mapping[str, Any] | None:
@@ -105,10 +105,10 @@ class FilterView(OfCell, anywidget.AnyWidget):
 
     def fallback(self) -> str:
         """The picture, as HTML that needs no script."""
-        return output.image("svg+xml", self.picture, self.says)
+        return output.image("svg+xml", self.filters["picture"], self.filters["says"])
 
     def __repr__(self) -> str:
-        return f"FilterView({self.says})"
+        return f"FilterView({self.filters['says']})"
 
 
 def _of_filters(

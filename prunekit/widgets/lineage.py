@@ -164,9 +164,8 @@ class LineageView(OfCell, anywidget.AnyWidget):
             known = [-math.inf if value is None else value for value in entry["values"]]
             groups.append((place, known, entry["chosen"]))
         x, y = self.family["labels"]
-        tree = self.family["kind"] == "tree"
-        names = ("a child", "the chosen one") if tree else ("a candidate", "the best")
-        figure = plot.generations(groups, x=x, y=y, title=self.title, names=names)
+        names = {"names": plot.TREE} if self.family["kind"] == "tree" else {}
+        figure = plot.generations(groups, x=x, y=y, title=self.title, **names)
         return output.picture(figure, repr(self))
 
     def __repr__(self) -> str:

@@ -129,7 +129,7 @@ function render({ model, el }) {
 
   function choose() {
     const shown = results.arms.filter((_, i) => boxes[i].checked).map((arm) => arm.name);
-    const chosen = { x: across.value, y: up.value, shown }; // as each that is set is read again
+    const chosen = { x: across.value, y: up.value, shown }; // all before any is set, which draws the old ones
     for (const [name, value] of Object.entries(chosen)) model.set(name, value);
     model.save_changes();
     draw();
