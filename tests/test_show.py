@@ -53,6 +53,20 @@ def test_run_prints_every_step_and_the_table_and_writes_figure_and_page(
     assert small_notebook.read_bytes() == before
 
 
+def test_the_links_of_the_pages_lead_to_pages(small_notebook, tmp_path):
+    links = "[next](01_b.ipynb), [table](results/table.md), [paper](https://a.org/b.md)"
+    nb = nbformat.read(small_notebook, as_version=4)
+    nb.cells.append(nbformat.v4.new_markdown_cell(links))
+    nbformat.write(nb, small_notebook)
+    (small_notebook.parent / "results").mkdir()
+    (small_notebook.parent / "results/table.md").write_text("| a |\n|---|\n| 43 |\n")
+    assert main(["run", "--out", str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out/00_small.html").read_text()
+    for link in ("01_b.html", "results/table.html", "https://a.org/b.md"):
+        assert f'href="{link}"' in page
+    assert "<td>43</td>" in (tmp_path / "out/results/table.html").read_text()
+
+
 def test_an_interrupted_run_shows_its_partial_report_and_ends(
     small_notebook, tmp_path, capsys, monkeypatch
 ):
