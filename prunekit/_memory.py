@@ -1,7 +1,9 @@
-"""How many examples of a batch fit into some memory."""
+"""How many examples of a batch fit into some memory, and memory that goes back to the system."""
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import weakref
 from typing import Any
 
@@ -13,7 +15,14 @@ from torch.utils._pytree import tree_leaves
 from prunekit._modules import call, device_of, each, evaluating, place, repeatably
 from prunekit._random import LocalRandom
 
+_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 AT_ONCE = 3  # tensors of the largest layer that a forward pass holds
+
+
+def give_back() -> None:
+    """Give what was freed back to the system: glibc keeps it, in a notebook's kernel all day."""
+    if _TRIM is not None:
+        _TRIM(0)
 
 
 class _Sizes(TorchDispatchMode):

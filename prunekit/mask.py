@@ -141,16 +141,23 @@ class Mask(Mapping[str, Tensor]):
                     kind = "one without values"
                 raise ValueError(f"mask: {name!r} must be a bool tensor, got {kind}")
         # A copy: whoever made the tensors may go on writing into them.
-        self._tensors = {
+        self._tensors: dict[str, Tensor | _Bits] = {
             name: keep.detach().cpu().clone(memory_format=torch.contiguous_format)
             for name, keep in tensors.items()
         }
 
     @classmethod
-    def _sharing(cls, tensors: dict[str, Tensor]) -> Mask:
+    def _sharing(cls, tensors: Mapping[str, Tensor | _Bits]) -> Mask:
         mask = cls({})
-        mask._tensors = tensors
+        mask._tensors = {**tensors}
         return mask
+
+    def rest(self) -> None:
+        """Keep a bit a weight instead of a byte, as the masks of steps that are long past do.
+
+        Nothing else changes: a tensor is made again, and let go, each time that it is read.
+        """
+        self._tensors = {name: _Bits.of(keep) for name, keep in self._tensors.items()}
 
     @classmethod
     @checked
@@ -187,7 +194,8 @@ class Mask(Mapping[str, Tensor]):
         return Mask._sharing(left)
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._tensors[name]
+        keep = self._tensors[name]
+        return keep.tensor() if isinstance(keep, _Bits) else keep
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -224,10 +232,10 @@ class Mask(Mapping[str, Tensor]):
         """How many weights are kept."""
         return sum(int(keep.sum()) for keep in self.values())
 
-    @property
+    @cached_property
     def total(self) -> int:
         """How many weights the mask covers."""
-        return sum(keep.numel() for keep in self.values())
+        return sum(math.prod(keep.shape) for keep in self._tensors.values())
 
     @property
     def density(self) -> float:
@@ -242,7 +250,7 @@ class Mask(Mapping[str, Tensor]):
     @cached_property
     def key(self) -> str:
         """32 hex digits that depend on the content alone, not on the order of the names."""
-        content = Mask._sharing(dict(sorted(self.items())))._content()
+        content = Mask._sharing(dict(sorted(self._tensors.items())))._content()
         return hashlib.blake2b(content, digest_size=16).hexdigest()
 
     @checked
@@ -306,9 +314,9 @@ class Mask(Mapping[str, Tensor]):
 
     def _content(self) -> bytes:
         """One line of JSON with names and shapes, then one bit a weight."""
-        shapes = json.dumps({name: list(keep.shape) for name, keep in self.items()})
-        packed = [np.packbits(keep.numpy().reshape(-1)).tobytes() for keep in self.values()]
-        return b"\n".join([shapes.encode(), b"".join(packed)])
+        shapes = json.dumps({name: list(keep.shape) for name, keep in self._tensors.items()})
+        packed = b"".join(_Bits.of(keep).packed for keep in self._tensors.values())
+        return b"\n".join([shapes.encode(), packed])
 
     def to_bytes(self) -> bytes:
         """A line with format and checksum, one of JSON with names and shapes, one bit a weight."""
@@ -332,8 +340,7 @@ class Mask(Mapping[str, Tensor]):
         tensors, start = {}, 0
         for (name, shape), n in zip(shapes.items(), sizes, strict=True):
             stop = start + (n + 7) // 8
-            flat = np.unpackbits(np.frombuffer(bits[start:stop], np.uint8), count=n)
-            tensors[name] = torch.from_numpy(flat.astype(bool)).reshape(shape)
+            tensors[name] = _Bits(shape, bits[start:stop])
             start = stop
         return cls._sharing(tensors)
 
@@ -353,6 +360,27 @@ class Mask(Mapping[str, Tensor]):
             f"Mask({len(self)} tensors, {self.kept:,} of {self.total:,} kept, "
             f"sparsity {self.sparsity:.3f})"
         )
+
+
+class _Bits:
+    """A tensor of a mask at rest: its shape, and a bit a weight."""
+
+    def __init__(self, shape: tuple[int, ...], packed: bytes):
+        self.shape, self.packed = shape, packed
+
+    @classmethod
+    def of(cls, keep: Tensor | _Bits) -> _Bits:
+        """The bits of a tensor. It remembers them: masks that share it share its bits."""
+        if isinstance(keep, _Bits):
+            return keep
+        if not hasattr(keep, "_bits"):
+            packed = np.packbits(keep.numpy().reshape(-1)).tobytes()
+            keep._bits = cls(tuple(keep.shape), packed)  # type: ignore[attr-defined]
+        return keep._bits  # type: ignore[attr-defined]
+
+    def tensor(self) -> Tensor:
+        flat = np.unpackbits(np.frombuffer(self.packed, np.uint8), count=math.prod(self.shape))
+        return torch.from_numpy(flat.view(bool)).reshape(self.shape)
 
 
 def _checksum(content: bytes) -> bytes:

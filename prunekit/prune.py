@@ -12,6 +12,7 @@ from torch import nn
 
 from prunekit import count
 from prunekit._arguments import checked
+from prunekit._memory import give_back
 from prunekit.data import wrap
 from prunekit.judge import evaluate
 from prunekit.knobs import knobs, shown
@@ -110,6 +111,8 @@ class Pruning:
 
     def __next__(self) -> Step:
         for step in self.steps:  # Python takes no interrupt between a yield and this line
+            if self.history and self.history[-1].mask is not step.mask:
+                self.history[-1].mask.rest()
             self.history.append(step)
             return step
         raise StopIteration
@@ -134,11 +137,13 @@ class Pruning:
                 missing[name] = f"{type(error).__name__}: {error}"
                 return otherwise
 
+        after = figure(metric, lambda: evaluate(self.model, self.data), math.nan)
+        give_back()
         return Report(
             method=self.method.__name__,
             knobs=self.knobs,
             before={metric: self.before},
-            after={metric: figure(metric, lambda: evaluate(self.model, self.data), math.nan)},
+            after={metric: after},
             history=[*self.history],
             model=self.model,
             mask=mask,

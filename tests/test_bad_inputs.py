@@ -356,6 +356,7 @@ GOOD = {
     "mask.Mask.ones": lambda: (
         Mask.ones, dict(model=tiny_model(), biases=False, ignore=("0.*",), example=X)
     ),
+    "mask.Mask.rest": lambda: on(mask(), "rest"),
     "mask.Mask.left": lambda: on(mask(), "left", model=tiny_model()),
     "mask.Mask.check": lambda: on(mask(), "check", model=tiny_model()),
     "mask.Mask.apply_": lambda: on(mask(), "apply_", model=tiny_model()),

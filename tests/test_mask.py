@@ -2,15 +2,17 @@
 
 import copy
 import itertools
+import pickle
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import tiny_model
+from tiny import tiny_data, tiny_model
 from torch import nn
 
+from prunekit import magnitude, prune
 from prunekit.mask import Mask, prunable
 
 NAMES = st.text(min_size=1, max_size=8)
@@ -67,6 +69,41 @@ def test_bytes_make_the_round_trip(mask):
     assert same(back, mask)
     assert [*back] == [*mask]
     assert {n: keep.shape for n, keep in back.items()} == {n: k.shape for n, k in mask.items()}
+
+
+@given(masks(number=2))
+def test_a_mask_at_rest_is_the_same_mask(pair):
+    before, other = [Mask({**mask}) for mask in pair]
+    told = before.to_bytes(), before.total, before.kept, before & other
+    at_rest = Mask({**before})
+    at_rest.rest()
+    assert same(at_rest, before)
+    assert same(at_rest & other, told[3])
+    assert same(other & at_rest, told[3])
+    assert (at_rest.to_bytes(), at_rest.total, at_rest.kept) == told[:3]
+    assert at_rest == before
+    assert [*at_rest] == [*before]
+    assert all(keep.is_contiguous() and keep.dtype == torch.bool for keep in at_rest.values())
+
+
+def test_masks_at_rest_take_a_bit_a_weight_and_share_what_they_shared():
+    wide = {name: torch.rand(300, 400) < 0.5 for name in "ab"}
+    first = Mask(wide)
+    second = first & Mask(wide | {"b": torch.zeros(300, 400, dtype=torch.bool)})
+    assert len(pickle.dumps(first)) > 2 * 300 * 400
+    first.rest()
+    second.rest()
+    packed = [len(pickle.dumps(masks)) for masks in (first, second, [first, second])]
+    assert max(packed[:2]) < 2 * 300 * 400 / 7
+    assert packed[2] < sum(packed[:2]) - 300 * 400 / 9  # "a" is there once
+
+
+def test_the_masks_of_a_run_rest_once_the_next_step_has_another():
+    steps = prune(magnitude, tiny_model(), tiny_data(), rounds=3, epochs=2, bar=False).history
+    now = steps[-1].mask
+    assert len({step.mask for step in steps}) == 3
+    for step in steps:
+        assert (step.mask["0.weight"] is step.mask["0.weight"]) == (step.mask is now)
 
 
 @given(masks(number=2))

@@ -223,6 +223,7 @@ def _steps(record: Mapping[str, Any], arrays: Mapping[str, numpy.ndarray]) -> li
         metrics = {k: v for k, v in row.items() if k in ("loss", record["metric"])}
         place = row["phase"], row["index"], row.get("of", last[row["phase"]])
         steps.append(Step(*place, Mask(masks), metrics, row.get("info", {}), _tried(row)))
+        steps[-1].mask.rest()
     return steps
 
 

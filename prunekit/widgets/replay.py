@@ -15,6 +15,7 @@ import traitlets
 from prunekit import plot
 from prunekit._arguments import checked
 from prunekit._files import replacing
+from prunekit._memory import give_back
 from prunekit.report import Report
 from prunekit.steps import Step
 from prunekit.widgets import output
@@ -61,6 +62,7 @@ def traits(steps: Sequence[Step], title: str = "", dense: float | None = None) -
         "lineage": family(steps, vectors=False),
         "layers": layers,
     }
+    give_back()
     return {"run": run, "masks": b"".join(told)}
 
 
