@@ -4,7 +4,8 @@ Han, Pool, Tran and Dally 2015, arXiv 1506.02626, prune LeNet-300-100 and LeNet-
 without loss. Not all details of their training are told, so ours is stated in the knobs: one-shot,
 iterative and gradual pruning get the same number of epochs. Their rule, a threshold for each layer
 at a multiple of its standard deviation, is that of the arms named "Han's rule"; the others rank the
-weights of the whole network, so they are after the method and do not reproduce it.
+weights of the whole network, gradual pruning those of each layer, so they are after the method and
+do not reproduce it.
 """
 
 from __future__ import annotations
