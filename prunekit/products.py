@@ -82,7 +82,7 @@ _COPIES = ("_to_copy", "clone")
 _LOOKUPS = ("embedding", "_embedding_bag", "_embedding_bag_forward_only", "index", "index_select")
 
 
-def _name(func: Any) -> str:
+def name_of(func: Any) -> str:
     """What an operator is called, without the mark of those that write into their argument."""
     return str(getattr(func, "overloadpacket", func)).rpartition(".")[2].rstrip("_")
 
@@ -95,7 +95,7 @@ def _multiplies(name: str) -> bool:
     )
 
 
-def _bound(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def bound(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of an operator by name."""
     names = [argument.name for argument in func._schema.arguments]
     return dict(zip(names, args, strict=False)) | dict(kwargs)
@@ -103,11 +103,11 @@ def _bound(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[
 
 def _products(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Any:
     """The products that an operator is made of: `Product`s, without the elementwise ones."""
-    name = _name(func)
+    name = name_of(func)
     if name in _MATRICES:
         yield _matrices(name, *args[_MATRICES[name] : _MATRICES[name] + 2])
     elif name in _LAYERS:
-        yield from _layer(_bound(func, args, kwargs))
+        yield from _layer(bound(func, args, kwargs))
     elif name.startswith("_scaled_dot_product_") and "backward" not in name:
         query, key, value = args[:3]  # (..., tokens, width of a head)
         form = "matrices" if query.shape[:-2] == key.shape[:-2] else "shares"  # shared heads
@@ -120,7 +120,7 @@ def _products(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: 
         if name == "conv_tbc":  # (time, n, c)
             yield Product(w.numel() * out.shape[:2].numel(), (x, w))
             return
-        transposed = _bound(func, args, kwargs).get("transposed", "transpose" in name)
+        transposed = bound(func, args, kwargs).get("transposed", "transpose" in name)
         places = (x if transposed else out).shape[2:].numel()
         yield Product(w.numel() * x.shape[0] * places, (x, w))
 
@@ -162,7 +162,7 @@ def _summed(
 ) -> Product | None:
     """The dot products that an elementwise product is, if a dimension of both is summed up next."""
     a, b = torch.broadcast_tensors(*pair)
-    dims = _bound(func, args, kwargs).get("dim") or range(a.ndim)
+    dims = bound(func, args, kwargs).get("dim") or range(a.ndim)
     dims = [dims] if isinstance(dims, int) else dims
     one = pair[0] is pair[1]  # a squared norm
     if one or not any(a.stride(d) and b.stride(d) and a.shape[d] > 1 for d in dims):
@@ -318,7 +318,35 @@ def _composite(func: Any) -> bool:
     return bool(has_kernel(func.name(), "CompositeImplicitAutograd"))
 
 
-class Watcher(TorchDispatchMode):
+class Operators(TorchDispatchMode):
+    """Gives `operator` every operator of a forward pass of this thread, and what it is called with.
+
+    An operator that is made of others is taken apart, where it can be.
+    """
+
+    def operator(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the operator, and give what it gives."""
+        raise NotImplementedError
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if not isinstance(func, torch._ops.OpOverload):
+            return func(*args, **kwargs)
+        if _composite(func):
+            with self:
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        return self.operator(func, args, kwargs)
+
+
+class Watcher(Operators):
     """Sees every operator of a forward pass of this thread, and tells `product` of its products.
 
     What the model works out from parameters alone is worked out from their twins too, and the
@@ -352,22 +380,8 @@ class Watcher(TorchDispatchMode):
         """Whether a tensor depends on the input."""
         return _memory(a) in self.moving
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        if not isinstance(func, torch._ops.OpOverload):
-            return func(*args, **kwargs)
-        if _composite(func):
-            with self:
-                out = func.decompose(*args, **kwargs)
-            if out is not NotImplemented:
-                return out
-        name, tensors = _name(func), _tensors((args, kwargs))
+    def operator(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        name, tensors = name_of(func), _tensors((args, kwargs))
         if name == "embedding_renorm":  # scales rows in place: zeros stay where they are
             return func(*args, **kwargs)
         if name == "lift_fresh":
@@ -427,7 +441,7 @@ class Watcher(TorchDispatchMode):
         """What the operator gives for the twins; tensors without one stand for themselves."""
         writes = func._schema.is_mutable
         cases = dict.fromkeys(case for a in tensors for case in self.twins.cases_of(a, writes))
-        if _multiplies(_name(func)):
+        if _multiplies(name_of(func)):
             cases = {case: None for case in cases if self.follows(case)}
         if not cases or (not writes and _views(func)):
             return {}
@@ -463,7 +477,7 @@ def _views(func: Any) -> bool:
 
 
 @contextmanager
-def watching(model: nn.Module, watcher: Watcher) -> Iterator[None]:
+def watching(model: nn.Module, watcher: Operators) -> Iterator[None]:
     """Inside, `model` answers in eval mode and `watcher` sees it; random draws come from a seed."""
     remembers = torch.is_autocast_cache_enabled()  # casts from before have no known origin
     torch.set_autocast_cache_enabled(False)
@@ -686,7 +700,7 @@ class _Judge(Watcher):
         return set(kept), lost
 
     def taken(self, func: Any, args: tuple[Any, ...], given: list[Tensor], moving: bool) -> None:
-        name = _name(func)
+        name = name_of(func)
         looked = (
             {_memory(a) for a in _tensors(args[0])}
             if name in _LOOKUPS and any(self.moves(a) for a in given[1:])

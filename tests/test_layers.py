@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "prunekit"
 # From the bottom up; `prunekit` itself is the package's `__init__`, which collects the names.
 ORDER = [
     "_files", "_source", "_torchvision", "_random", "_modules", "_memory", "knobs",
-    "_arguments", "looks", "products", "mask", "steps", "select", "evolve", "checkpoint", "journal", "examples", "data", "datasets",
-    "trial", "method", "models", "score", "count", "judge",
+    "_arguments", "looks", "products", "channels", "mask", "steps", "select", "evolve", "checkpoint", "journal", "examples", "data", "datasets",
+    "trial", "surgery", "method", "models", "score", "count", "judge",
     "train", "search", "rounds", "baselines", "methods", "report", "prune", "prunekit",
     "experiments", "plot", "course", "widgets", "doctor", "show", "__main__",
 ]  # fmt: skip

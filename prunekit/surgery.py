@@ -1,0 +1,676 @@
+"""Surgery: from a mask of filters to a network that is really smaller, with proof.
+
+A filter is more than a row of its weight: its bias, its scale and shift in a norm, the columns of
+all layers that read it, and, where networks branch, the filters of other layers that are added to
+it, can only go together. `groups` says what hangs together, `couple` completes a mask over it, and
+`shrink` cuts a copy and compares it with the masked network before it gives it back.
+"""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+import html
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from prunekit._arguments import checked
+from prunekit._modules import call, device_of, each, evaluating, named_tensors, place, repeatably
+from prunekit._random import LocalRandom
+from prunekit.channels import FIXED, Followed, Slot, follow, outside
+from prunekit.mask import Mask
+from prunekit.trial import copied
+
+# ---------------------------------------------------------------------------------------- groups
+
+
+SHOWN = 6  # layers of a family that are named
+
+
+@dataclass(frozen=True)
+class Family:
+    """Groups that are alike: channels of the same layers.
+
+    name: the weight that makes these channels first; size: how many groups there are; makes: the
+    weights of which each group has filters; reads: those that it is an input of; carries: biases,
+    norms and the like; fixed: why none of them can go, or "".
+    """
+
+    name: str
+    size: int
+    makes: tuple[str, ...]
+    reads: tuple[str, ...]
+    carries: tuple[str, ...]
+    fixed: str = ""
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}: {self.size} {'groups' if self.size > 1 else 'group'}"]
+        if self.fixed:
+            lines[0] += f" that cannot go: {self.fixed}"
+        for what in ("makes", "carries", "reads"):
+            if names := getattr(self, what):
+                label = {"makes": "made by", "carries": "carried by", "reads": "read by"}[what]
+                layers = [*dict.fromkeys(name.rpartition(".")[0] or name for name in names)]
+                if len(layers) > SHOWN:
+                    layers[SHOWN - 1 : -1] = [f"… ({len(layers)} in all)"]
+                lines.append(f"    {label:<10} {', '.join(layers)}")
+        return "\n".join(lines)
+
+
+class Groups(Sequence[Family]):
+    """What hangs together in a network: families of groups of channels (see `groups`).
+
+    `names` are the families' names; `filters` of a family are the filters that its groups have:
+    `[(weight, dimension, rows, group)]`, two arrays of the same length.
+    """
+
+    def __init__(self, model: nn.Module, found: Followed):
+        self.model = type(model).__name__
+        self.slots, self.counts = found.slots, found.counts
+        self.shapes = {name: tuple(a.shape) for name, a in named_tensors(model).items()}
+        self.parameters = [name for name, _ in model.named_parameters()]
+        self.unused = [name for name in self.parameters if name not in found.used]
+        labels = _components(found.size, found.ties)
+        self.made, self.taken = np.zeros((2, found.size), bool)
+        for marks, arrays in ((self.made, found.makes), (self.taken, found.takes)):
+            for atoms in arrays:
+                marks[atoms] = True
+        # Groups are numbered by the first atom that a layer makes; what none makes is in none.
+        firsts = {int(label): None for label in labels[self.made]}
+        number = np.full(found.size + 1, FIXED)
+        number[[*firsts]] = np.arange(len(firsts))
+        self.group = number[labels]  # (atoms,) the group of each
+        self.why = _reasons(labels, found.pins)  # {component: reason}
+        self.members: dict[str, np.ndarray] = {}
+        self.component, self.total = labels, len(firsts)
+        self._families = self._sorted()
+
+    def _sorted(self) -> list[Family]:
+        """The families, and which groups are in them: `members`."""
+        where: list[list[Any]] = [[] for _ in range(self.total)]  # places, and roles
+        roles = np.where(self.made, 0, np.where(self.taken, 1, 2))
+        for slot in self.slots:
+            place = str(slot), -1 if slot.attribute else slot.dim
+            own = slice(slot.start, slot.start + slot.size)
+            pairs = zip(self.group[own].tolist(), roles[own].tolist(), strict=True)
+            for group, role in sorted({*pairs}):
+                if group != FIXED:
+                    where[group].append((*place, role))
+        fixed = self._fixed()
+        alike: dict[Any, list[int]] = {}
+        for group, places in enumerate(where):
+            alike.setdefault((tuple(places), fixed[group]), []).append(group)
+        families = list[Family]()
+        for (places, why), members in alike.items():
+            of = [
+                tuple(dict.fromkeys(owner for owner, _, r in places if r == role))
+                for role in range(3)
+            ]
+            name, again = of[0][0], 2
+            while name in self.members:
+                name, again = f"{of[0][0]} ({again})", again + 1
+            self.members[name] = np.array(members)
+            families.append(Family(name, len(members), of[0], of[1], of[2], why))
+        return families
+
+    def _fixed(self) -> list[str]:
+        """Of each group why it cannot go, or ""."""
+        why = [""] * self.total
+        for component, reason in self.why.items():
+            if (group := int(self.group[component])) != FIXED:
+                why[group] = reason
+        return why
+
+    def __getitem__(self, i: Any) -> Any:
+        return self._families[i]
+
+    def __len__(self) -> int:
+        return len(self._families)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The names of the families whose groups can go."""
+        return [family.name for family in self if not family.fixed]
+
+    @checked
+    def filters(self, name: str) -> list[tuple[str, int, np.ndarray, np.ndarray]]:
+        """Of the family of this name, the filters that its groups have."""
+        if name not in self.members:
+            raise ValueError(f"groups: there is no family {name!r}, only {[*self.members]}")
+        at = np.full(self.total, FIXED)
+        at[self.members[name]] = np.arange(len(self.members[name]))
+        family = next(family for family in self if family.name == name)
+        found = []
+        for slot in self.slots:
+            if slot.attribute or slot.owner not in family.makes:
+                continue
+            own = slice(slot.start, slot.start + slot.size)
+            groups = np.where(self.made[own], self.group[own], FIXED)
+            rows = np.flatnonzero(np.isin(groups, self.members[name]))
+            if len(rows):
+                found.append((slot.owner, slot.dim, rows, at[groups[rows]]))
+        return found
+
+    def __str__(self) -> str:
+        going = sum(family.size for family in self if not family.fixed)
+        staying = sum(family.size for family in self if family.fixed)
+        head = f"{self.model}: {going:,} groups of channels can go, {staying:,} cannot"
+        return "\n".join([head, *map(str, self)])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+
+def _components(n: int, ties: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """(n,) for each atom the smallest of those that it is tied to, over any number of ties."""
+    labels = np.arange(n)
+    if not ties:
+        return labels
+    a, b = (np.concatenate(side) for side in zip(*ties, strict=True))
+    while True:
+        low = np.minimum(labels[a], labels[b])
+        before = labels.copy()
+        # Both ends, and what they stood for until now, follow the smaller one.
+        for ends in (a, b):
+            np.minimum.at(labels, before[ends], low)
+        while not np.array_equal(labels, nearer := labels[labels]):
+            labels = nearer
+        if np.array_equal(labels, before):
+            return labels
+
+
+def _reasons(labels: np.ndarray, pins: Sequence[tuple[np.ndarray, str]]) -> dict[int, str]:
+    """Of each component that cannot go, the first reason."""
+    found: dict[int, str] = {}
+    for atoms, why in pins:
+        for label in dict.fromkeys(labels[atoms].tolist()):
+            found.setdefault(label, why)
+    return found
+
+
+@checked
+def groups(model: nn.Module, example: Any) -> Groups:
+    """Which channels of a network hang together, and which cannot go, and why.
+
+    example: a batch as the model takes it; its first example is followed in eval mode, operator by
+        operator, through a copy.
+
+    Filters whose outputs are added to each other, or multiplied, are one group, as is all that goes
+    with them: biases, scales and shifts of norms, running statistics, the columns of the layers
+    that read them, channels of zeros that pad a shortcut. A grouped convolution loses whole groups.
+    What no rule knows cannot go. Printed, each family of groups says what is in it.
+
+    Raises ValueError if the model cannot be copied or fails on the example.
+    """
+    return _groups(_copied("groups", model), example)
+
+
+def _copied(who: str, model: nn.Module) -> nn.Module:
+    if isinstance(model, torch.jit.ScriptModule) or any(
+        isinstance(module, torch.jit.ScriptModule) for module in model.modules()
+    ):
+        raise ValueError(
+            f"{who}: {type(model).__name__} has a part that is compiled by torch.jit, which cannot "
+            "be cut. Pass the model that it was made of."
+        )
+    return copied(who, model)
+
+
+def _groups(twin: nn.Module, example: Any) -> Groups:
+    return Groups(twin, follow(twin, example))
+
+
+# ---------------------------------------------------------------------------------------- couple
+
+
+@checked
+def couple(model: nn.Module, mask: Mask, example: Any, *, ignore: Iterable[str] | str = ()) -> Mask:
+    """The mask that removes, with its filters, all that can only go with them.
+
+    mask: over weights of `model`; what it removes must be whole filters, or whole inputs of a
+        layer: rows, or columns, of which nothing is kept.
+    ignore: names, or shell patterns of names, of weights whose filters stay: groups with a filter
+        of theirs stay whole.
+
+    The result covers the weights, biases, scales and shifts that lose something, and what `mask`
+    covers. A network to which it is applied answers as the smaller one of `shrink` does, and
+    counting under it gives the smaller one's counts. Coupling again changes nothing.
+
+    Raises ValueError, which names the layer and the reason, for filters that are removed in part or
+    cannot go, for a layer that would keep none, and for modules with parameters that did not run.
+    """
+    return _Cut("couple", _groups(_copied("couple", model), example), model, mask, ignore).mask
+
+
+def _matching(who: str, names: Iterable[str], ignore: Iterable[str] | str) -> set[str]:
+    names, found = [*names], set[str]()
+    for pattern in (ignore,) if isinstance(ignore, str) else ignore:
+        hit = set(fnmatch.filter(names, pattern))
+        if not hit:
+            raise ValueError(
+                f"{who}: ignore: no parameter is called {pattern!r}; there are {names}"
+            )
+        found |= hit
+    return found
+
+
+class _Cut:
+    """What a mask comes to in a network of these groups: the coupled mask, and the plan."""
+
+    def __init__(
+        self, who: str, groups: Groups, model: nn.Module, mask: Mask, ignore: Iterable[str] | str
+    ):
+        mask.check(model)
+        self.who, self.groups = who, groups
+        self.ignored = _matching(who, groups.parameters, ignore)
+        if unused := [name for name in groups.unused if name not in self.ignored]:
+            raise ValueError(
+                f"{who}: {unused[0]} of {groups.model} is not used on the example in eval mode, so "
+                f"nothing is known of what reads it. Pass ignore={[*unused[:3]]!r} to leave it as "
+                "it is."
+            )
+        self.stays = self._stays(mask)
+        self.mask = self._closed(mask)
+        self._check_whole(mask)
+
+    def _stays(self, mask: Mask) -> np.ndarray:
+        """(groups,) which the mask leaves."""
+        groups = self.groups
+        gone = np.zeros(groups.total, bool)
+        for slot in groups.slots:
+            if slot.attribute or slot.owner not in mask or slot.owner in self.ignored:
+                continue
+            keep = mask[slot.owner].numpy()
+            if keep.ndim < 2:
+                continue
+            alive = keep.any(axis=tuple(d for d in range(keep.ndim) if d != slot.dim))
+            if not alive.any():
+                raise ValueError(
+                    f"{self.who}: {slot.owner} would keep no filter, every layer keeps at least one"
+                )
+            dead = slot.start + np.flatnonzero(~alive)
+            of = groups.group[dead]
+            self._refuse(slot, dead, of)
+            gone[of] = True
+        for slot in groups.slots:
+            if slot.owner in self.ignored:
+                own = slice(slot.start, slot.start + slot.size)
+                of = groups.group[own][groups.made[own]]
+                gone[of[of != FIXED]] = False
+        return ~gone
+
+    def _refuse(self, slot: Slot, dead: np.ndarray, of: np.ndarray) -> None:
+        """Raise ValueError for what is removed and cannot go."""
+        groups = self.groups
+        for atom, group in zip(dead.tolist(), of.tolist(), strict=True):
+            why = groups.why.get(int(groups.component[atom]))
+            if why is None and group == FIXED:
+                why = "no layer makes it"
+            if why is None:
+                continue
+            what = "filter" if groups.made[atom] else "place"
+            raise ValueError(
+                f"{self.who}: {what} {atom - slot.start} of {slot.owner} (dimension {slot.dim}) of "
+                f"{groups.model} cannot go: {why}. Keep it in the mask, or pass "
+                f"ignore={slot.owner!r}, which leaves the filters of this weight whole."
+            )
+
+    @cached_property
+    def kept(self) -> dict[Slot, np.ndarray]:
+        """What is left of the slots that lose something: the indices."""
+        groups, kept = self.groups, dict[Slot, np.ndarray]()
+        left = np.append(self.stays, True)[groups.group]  # FIXED, the last, stays
+        for slot in groups.slots:
+            own = left[slot.start : slot.start + slot.size]
+            if own.all():
+                continue
+            if not own.any() and not slot.attribute:
+                raise ValueError(
+                    f"{self.who}: {slot.owner} would keep no filter, every layer keeps at least one"
+                )
+            kept[slot] = np.flatnonzero(own)
+        return kept
+
+    def _closed(self, mask: Mask) -> Mask:
+        tensors = {name: mask[name] for name in mask}
+        touched = {name: torch.ones_like(keep) for name, keep in tensors.items()}
+        for slot, places in self.kept.items():
+            if slot.attribute or slot.owner not in self.groups.parameters:
+                continue
+            if slot.owner not in touched:
+                touched[slot.owner] = torch.ones(self.groups.shapes[slot.owner], dtype=torch.bool)
+            gone = torch.ones(slot.size, dtype=torch.bool)
+            gone[torch.from_numpy(places)] = False
+            touched[slot.owner].transpose(0, slot.dim)[gone] = False
+        return Mask(touched)
+
+    def _check_whole(self, mask: Mask) -> None:
+        for name, keep in mask.items():
+            if name in self.ignored:
+                continue
+            extra = self.mask[name] & ~keep
+            if extra.any():
+                at = extra.nonzero()[0].tolist()
+                raise ValueError(
+                    f"{self.who}: {name} must lose whole filters, {int(extra.sum()):,} weights "
+                    f"that are removed are in none, the first at {at}. Choose filters, as with "
+                    "select.pool, or leave the zeros in the network and cut the filters alone."
+                )
+
+    def of(self, family: str) -> _Cut | None:
+        """The part of the cut that lies in one family of groups, None if none does."""
+        part = copy.copy(self)
+        vars(part).pop("kept", None)
+        part.stays = np.ones_like(self.stays)
+        members = self.groups.members[family]
+        part.stays[members] = self.stays[members]
+        return None if part.stays.all() else part
+
+    def plan(self) -> Plan:
+        cuts: dict[str, dict[int, tuple[int, ...]]] = {}
+        sizes: dict[str, dict[str, Any]] = {}
+        for slot, places in self.kept.items():
+            if slot.attribute:
+                sizes.setdefault(slot.owner, {}).setdefault(slot.attribute, {})[slot.dim] = len(
+                    places
+                )
+            else:
+                cuts.setdefault(slot.owner, {})[slot.dim] = tuple(places.tolist())
+        left = np.append(self.stays, True)
+        for (path, attribute), arrays in self.groups.counts.items():
+            found = {
+                int(left[np.append(self.groups.group, FIXED)[atoms]].sum()) for atoms in arrays
+            }
+            if len(found) > 1:
+                raise ValueError(
+                    f"{self.who}: {path} of {self.groups.model} runs more than once, and would "
+                    f"have {' and '.join(map(str, sorted(found)))} {attribute}"
+                )
+            if (n := found.pop()) != len(arrays[0]):
+                sizes.setdefault(path, {})[attribute] = n
+        shapes = {name: self.groups.shapes[name] for name in cuts}
+        return Plan(self.groups.model, cuts, shapes, sizes)
+
+
+# ------------------------------------------------------------------------------------------ plan
+
+
+@checked
+@dataclass(frozen=True)
+class Plan:
+    """How a network is cut; plain data, from which `rebuild` cuts it again.
+
+    cuts: of each parameter and buffer that loses something, by dimension the indices that stay.
+    shapes: what these tensors were before. attributes: what modules say afterwards, such as how
+    many groups a convolution has; of a tuple, as of padding, by place what stands there.
+    """
+
+    model: str
+    cuts: Mapping[str, Mapping[int, tuple[int, ...]]]
+    shapes: Mapping[str, tuple[int, ...]]
+    attributes: Mapping[str, Mapping[str, Any]]
+
+
+def _cut(model: nn.Module, plan: Plan) -> nn.Module:
+    """Cut the model itself."""
+    tensors = named_tensors(model)
+    with torch.no_grad():
+        for name, dims in plan.cuts.items():
+            a = tensors[name]
+            for dim, places in dims.items():
+                index = torch.tensor(places, dtype=torch.int64, device=a.device)
+                a.data = a.data.index_select(dim, index)
+    modules = dict(model.named_modules())
+    for path, attributes in plan.attributes.items():
+        for attribute, value in attributes.items():
+            if isinstance(value, Mapping):
+                now = [*getattr(modules[path], attribute)]
+                for place, n in value.items():
+                    now[place] = n
+                value = type(getattr(modules[path], attribute))(now)
+            setattr(modules[path], attribute, value)
+    model._prunekit_plan = plan  # type: ignore[assignment]
+    return model
+
+
+@checked
+def rebuild(model: nn.Module, plan: Plan) -> nn.Module:
+    """A copy of a network, cut as the plan says; of its weights those that stay.
+
+    Raises ValueError if the plan is for another network.
+    """
+    check_plan("rebuild", model, plan)
+    return _cut(_copied("rebuild", model), plan)
+
+
+def check_plan(who: str, model: nn.Module, plan: Plan) -> None:
+    """Raise ValueError unless the plan is for a network with tensors of these names and shapes."""
+    tensors, modules = named_tensors(model), dict(model.named_modules())
+    for name, shape in plan.shapes.items():
+        found = tuple(tensors[name].shape) if name in tensors else None
+        if found != shape:
+            told = f"has {name} of shape {found}" if found is not None else f"has no {name}"
+            raise ValueError(
+                f"{who}: the plan is for a {plan.model} with {name} of shape {shape}; this "
+                f"{type(model).__name__} {told}"
+            )
+    for path, attributes in plan.attributes.items():
+        for attribute in attributes:
+            if path not in modules or not hasattr(modules[path], attribute):
+                raise ValueError(
+                    f"{who}: the plan is for a {plan.model} with {path}.{attribute}; this "
+                    f"{type(model).__name__} has none"
+                )
+
+
+# ---------------------------------------------------------------------------------------- shrink
+
+
+@checked
+def shrink(
+    model: nn.Module, mask: Mask, example: Any, *, ignore: Iterable[str] | str = ()
+) -> nn.Module:
+    """A smaller network that answers as `model` does under `mask`, with proof.
+
+    The filters that the mask removes (see `couple`) are cut out of a copy, with all that goes with
+    them. Before it is given back, it is compared with the masked network on the example, in eval
+    mode, outputs and shapes; and once more with random weights in both, since a network whose last
+    layer is zero would prove nothing. The given model stays as it is.
+
+    Raises ValueError as `couple` does, and if the two answer differently, as where a size is
+    written in ``forward``; the message says which layers can be left whole with `ignore`.
+    """
+    whole = _copied("shrink", model)
+    cut = _Cut("shrink", _groups(whole, example), model, mask, ignore)
+    plan, x = cut.plan(), place(example, device_of(model))
+    cut.mask.apply_(whole)
+    small = _cut(copied("shrink", whole), plan)
+    _prove(whole, small, x, cut, "")
+    _draw(whole)
+    cut.mask.apply_(whole)
+    drawn = _cut(copied("shrink", whole), plan)
+    _prove(whole, drawn, each(x, lambda a: a[:2]), cut, " of random weights")
+    return small
+
+
+def _prove(whole: nn.Module, small: nn.Module, x: Any, cut: _Cut, of: str) -> None:
+    """Raise ValueError unless both answer the same."""
+    want = _answer(whole, x)
+    try:
+        wrong = _apart(whole, small, x, want)
+    except Exception as error:
+        wrong = f"it fails: {type(error).__name__}: {error}{_place(error)}"
+    if wrong:
+        every = [name for name in cut.groups.members if cut.of(name) is not None]
+        alone = [name for name in every if _wrong_alone(whole, x, cut, name)]
+        raise ValueError(
+            f"shrink: {cut.groups.model}{of} answers otherwise once it is cut than under the "
+            f"mask: {wrong}. Is a size written in forward? Pass ignore={alone or every!r} to leave "
+            "the filters of these weights whole."
+        )
+
+
+def _wrong_alone(whole: nn.Module, x: Any, cut: _Cut, family: str) -> bool:
+    """Whether a network answers otherwise if only this family of groups is cut."""
+    part = cut.of(family)
+    if part is None:
+        return False
+    try:
+        small = _cut(copied("shrink", whole), part.plan())
+        return bool(_apart(whole, small, x, _answer(whole, x)))
+    except Exception:
+        return True
+
+
+def _apart(whole: nn.Module, small: nn.Module, x: Any, want: list[Tensor]) -> str:
+    """What tells the answers of two networks apart, or "".
+
+    Sums in another order give other numbers, which a network can amplify. So where single or half
+    precision tells the two apart, or is too coarse to tell, double precision does, where a network
+    works in it.
+    """
+    close = _tolerance(whole)
+    wrong = differs(want, _answer(small, x), close)
+    if not wrong and close <= CLOSE[torch.float32]:
+        return ""
+    try:
+        one, two = (_answer(copied("shrink", m).double(), _double(x)) for m in (whole, small))
+    except Exception:
+        return wrong
+    return differs(one, two, CLOSE[torch.float64])
+
+
+def _double(x: Any) -> Any:
+    return each(x, lambda a: a.double() if a.is_floating_point() else a)
+
+
+def _answer(model: nn.Module, x: Any) -> list[Tensor]:
+    def once() -> Any:
+        with torch.no_grad(), evaluating(model), LocalRandom(0):
+            return call(model, x)
+
+    return [a for a in tree_leaves(repeatably(model, once)) if isinstance(a, Tensor)]
+
+
+# How far two answers may lie apart that only the order of sums tells apart, of the largest output.
+CLOSE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+CLOSE_ELSEWHERE = 2e-3  # on accelerators, which round the factors of products
+
+
+def _tolerance(model: nn.Module) -> float:
+    kinds = [a.dtype for a in named_tensors(model).values() if a.dtype in CLOSE]
+    elsewhere = CLOSE_ELSEWHERE if device_of(model).type != "cpu" else 0.0
+    return max([elsewhere, *(CLOSE[kind] for kind in kinds)])
+
+
+def differs(want: Sequence[Tensor], got: Sequence[Tensor], close: float) -> str:
+    """What tells two answers apart, or "": shapes, kinds, or numbers by more than `close` of the
+    largest."""
+    if len(want) != len(got):
+        return f"it has {len(got)} outputs instead of {len(want)}"
+    for a, b in zip(want, got, strict=True):
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return f"its output is {tuple(b.shape)} {b.dtype}, not {tuple(a.shape)} {a.dtype}"
+        if not a.is_floating_point():
+            if not torch.equal(a, b):
+                return "whole numbers of its output differ"
+            continue
+        a, b = a.double(), b.double()
+        if not (finite := a.isfinite()).equal(b.isfinite()) or not finite.any():
+            return "its outputs are not finite"
+        scale = float(a[finite].abs().max())
+        if (apart := float((a - b)[finite].abs().max())) > close * scale:
+            return f"outputs of up to {scale:.2g} differ by up to {apart:.2g}"
+    return ""
+
+
+def _place(error: Exception) -> str:
+    """The line of the model at which it fails."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if outside(f.filename)]
+    return (
+        f" ({Path(frames[-1].filename).name}:{frames[-1].lineno}: {frames[-1].line})"
+        if frames
+        else ""
+    )
+
+
+@torch.no_grad()
+def _draw(model: nn.Module) -> None:
+    """Give all numbers of a model new values of about the size that layers begin with."""
+    generator = torch.Generator().manual_seed(0)
+    parameters = {name for name, _ in model.named_parameters()}
+    for name, a in named_tensors(model).items():
+        if not a.is_floating_point() or not a.numel():
+            continue
+        drawn = torch.randn(a.shape, generator=generator, dtype=torch.float32)
+        if a.ndim > 1 and name in parameters:
+            drawn *= (2 / max(a[0].numel(), 1)) ** 0.5
+        elif name.endswith(("var", "weight")) or (a.ndim <= 1 and bool((a > 0).all())):
+            drawn = 0.5 + torch.rand(a.shape, generator=generator)
+        else:
+            drawn *= 0.3
+        if name in parameters or name.endswith(("running_mean", "running_var")):
+            a.copy_(drawn)
+
+
+# ------------------------------------------------------------------------------------- write back
+
+
+@checked
+def plan_of(small: nn.Module) -> Plan:
+    """The plan by which a network was cut. Raises ValueError for one that was not."""
+    plan = vars(small).get("_prunekit_plan")
+    if not isinstance(plan, Plan):
+        raise ValueError(
+            f"plan_of: {type(small).__name__} was not cut. Pass what shrink or rebuild gave."
+        )
+    return plan
+
+
+@checked
+@torch.no_grad()
+def write_back(small: nn.Module, model: nn.Module) -> nn.Module:
+    """Put the weights of a shrunk network into the one that it was cut from, in place.
+
+    What was cut is 0 there afterwards, so that `model` is masked and answers as `small` does.
+    Running statistics of channels that were cut stay as they were.
+
+    Raises ValueError if `small` was not cut from such a network; then `model` stays as it is.
+    """
+    plan = plan_of(small)
+    check_plan("write_back", model, plan)
+    now, own = named_tensors(model), named_tensors(small)
+    parameters = {name for name, _ in model.named_parameters()}
+    where = {}
+    for name, a in own.items():
+        cuts = plan.cuts.get(name, {})
+        shape = (
+            tuple(len(cuts[d]) if d in cuts else n for d, n in enumerate(now[name].shape))
+            if name in now
+            else None
+        )
+        if shape != tuple(a.shape):
+            raise ValueError(
+                f"write_back: {name} must have shape {shape} after the cut, got {tuple(a.shape)}"
+            )
+        where[name] = [torch.tensor(cuts.get(d, range(n))) for d, n in enumerate(now[name].shape)]
+    for name, a in own.items():
+        target = now[name]
+        if name not in plan.cuts:
+            target.copy_(a)
+            continue
+        full = torch.zeros_like(target) if name in parameters else target.clone()
+        full[torch.meshgrid(*where[name], indexing="ij")] = a.to(full)
+        target.copy_(full)
+    return model
