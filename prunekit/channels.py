@@ -12,6 +12,7 @@ from __future__ import annotations
 import linecache
 import math
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,17 +72,17 @@ class Followed:
 
 
 def follow(model: nn.Module, x: Any) -> Followed:
-    """Follow the channels of `model`, whose modules get hooks meanwhile, on the first example of x.
+    """Follow the channels of `model`, whose modules get hooks meanwhile, on two examples of x, so
+    that a batch is told from a single thing, or on its only one.
 
-    Raises ValueError if the model fails on it.
+    Raises ValueError if the model fails on them.
     """
-    x = first("surgery", model, x)
+    x = first("surgery", model, x, 2)
     try:
         return repeatably(model, lambda: _followed(model, x))
     except Exception as error:
         raise ValueError(
-            f"surgery: {type(model).__name__} fails on the first example: "
-            f"{type(error).__name__}: {error}"
+            f"surgery: {type(model).__name__} fails on the example: {type(error).__name__}: {error}"
         ) from error
 
 
@@ -204,8 +205,11 @@ class _Follower(Operators):
         if atoms is None or not self.stack:
             return False
         path, module = self.stack[-1]
-        if getattr(module, attribute, None) != len(atoms):
-            return False
+        said = getattr(module, attribute, None)
+        if said != len(atoms):
+            atoms = np.unique(atoms)  # each may be there for each example, as in an instance norm
+            if said != len(atoms) or FIXED in atoms:
+                return False
         self.found.counts.setdefault((path, attribute), []).append(atoms)
         return True
 
@@ -218,9 +222,8 @@ class _Follower(Operators):
         if any(atoms is not None for a in given for atoms in self.axes(a)):
             name = name_of(func)
             told = bound(func, args, kwargs)
-            rule = RULES.get(name)
-            if rule is None and torch.Tag.pointwise in func.tags:
-                rule = _pointwise
+            tagged = POINTWISE if torch.Tag.pointwise in func.tags else name
+            rule = RULES.get(name, RULES.get(tagged))
             if rule is None:
                 self.pin_all(given, f"it goes into {name}, of which nothing is known here")
             else:
@@ -238,6 +241,7 @@ class _Follower(Operators):
 _TORCH, _HERE = (
     str(Path(module.__file__ or "").parent) for module in (torch, sys.modules["prunekit"])
 )
+_PYTHON = sysconfig.get_path("stdlib")
 
 
 def outside(file: str) -> bool:
@@ -245,7 +249,8 @@ def outside(file: str) -> bool:
     watches = file.startswith(_HERE) and Path(file).stem in (
         "channels", "surgery", "products", "_modules", "_random", "_arguments",
     )  # fmt: skip
-    return not watches and not file.startswith((_TORCH, "<"))
+    library = file.startswith(_PYTHON) and "site-packages" not in file
+    return not (watches or library or file.startswith((_TORCH, "<")))
 
 
 def line_of_model() -> str:
@@ -264,6 +269,7 @@ def line_of_model() -> str:
 Given = dict[str, Any]  # the arguments of an operator by their names
 Rule = Callable[[_Follower, Given, list[Tensor]], list[Axes]]
 RULES: dict[str, Rule] = {}
+POINTWISE = "any that torch calls pointwise"
 
 
 def _for(*names: str) -> Callable[[Rule], Rule]:
@@ -272,6 +278,10 @@ def _for(*names: str) -> Callable[[Rule], Rule]:
         return rule
 
     return keep
+
+
+def _none(ndim: int) -> Axes:
+    return [None] * ndim
 
 
 def _tensors(given: Given) -> list[Tensor]:
@@ -299,7 +309,7 @@ def _aligned(f: _Follower, tensors: Sequence[Tensor], shape: Sequence[int], why:
 
 
 @_for(
-    "clone", "_to_copy", "alias", "detach", "lift", "lift_fresh", "contiguous", "copy", "positive",
+    POINTWISE, "clone", "_to_copy", "alias", "detach", "lift", "lift_fresh", "contiguous", "copy", "positive",
     "hardswish", "hardsigmoid", "hardtanh", "_prelu_kernel", "native_dropout", "bernoulli",
     "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "celu", "elu",
     "leaky_relu", "log_sigmoid_forward", "softplus", "rrelu_with_noise", "view_of", "fill", "zero",
@@ -312,13 +322,20 @@ def _pointwise(f: _Follower, given: Given, outs: list[Tensor]) -> list[Axes]:
     return [_aligned(f, tensors, out.shape, why) for out in outs]
 
 
+NO_CHANNELS = "it is multiplied with what has no channels that can go, such as the network's input"
+UNKNOWN_WEIGHT = "the weight that reads it is worked out in a way that is not known here"
+
+
 def _product(f: _Follower, a: Tensor, b: Tensor, one: Atoms | None, two: Atoms | None) -> None:
     """A dimension of two factors over which a product sums up."""
     if f.moves(a) and f.moves(b):
         for atoms in (one, two):
             f.pin(atoms, "it is summed up in a product of two activations")
         return
-    f.tie(one, two, "it is multiplied with what does not change, such as the network's input")
+    of_weight = (one is None and not f.moves(a)) or (two is None and not f.moves(b))
+    f.tie(one, two, UNKNOWN_WEIGHT if of_weight else NO_CHANNELS)
+    if not (f.moves(a) or f.moves(b)):  # a weight in two factors, of so many ranks
+        _makes(f, b, two)
     for factor, atoms in ((a, one), (b, two)):
         if not f.moves(factor) and atoms is not None:
             f.found.takes.append(atoms[atoms != FIXED])
@@ -425,7 +442,7 @@ def _batch_norm(f: _Follower, given: Given, outs: list[Tensor]) -> list[Axes]:
     for a in others:
         f.tie(axes[1], f.axes(a)[0], "it normalises what cannot go")
     f.count("num_features", axes[1])
-    return [axes, *([None] * a.ndim for a in outs[1:])]
+    return [axes, *(_none(a.ndim) for a in outs[1:])]
 
 
 @_for("native_group_norm")
@@ -441,7 +458,7 @@ def _group_norm(f: _Follower, given: Given, outs: list[Tensor]) -> list[Axes]:
         f.count("num_channels", atoms)
         if not f.count("num_groups", heads):
             f.pin(atoms, "how many groups the norm has is no attribute of a module")
-    return [axes, *([None] * a.ndim for a in outs[1:])]
+    return [axes, *(_none(a.ndim) for a in outs[1:])]
 
 
 @_for("native_layer_norm", "_fused_rms_norm", "rms_norm")
@@ -551,7 +568,8 @@ def _viewed(f: _Follower, given: Given, outs: list[Tensor]) -> list[Axes]:
     if a.element_size() != outs[0].element_size():
         f.pin_all([a], "its bytes are taken for another kind of number")
         return [[None] * outs[0].ndim]
-    axes, new = f.axes(a), Axes()
+    axes: Axes = f.axes(a)
+    new: Axes = []
     for old, to in _blocks(a.shape, outs[0].shape):
         merged = _merged(f, [axes[d] for d in old], [a.shape[d] for d in old])
         new += _split(f, merged, [outs[0].shape[d] for d in to])
@@ -654,10 +672,12 @@ def _expanded(f: _Follower, given: Given, outs: list[Tensor]) -> list[Axes]:
 @_for("repeat")
 def _repeated(f: _Follower, given: Given, outs: list[Tensor]) -> list[Axes]:
     a, times = given["self"], given["repeats"]
-    axes = [None] * (len(times) - a.ndim) + [*f.axes(a)]
-    return [
-        [None if atoms is None else np.tile(atoms, n) for atoms, n in zip(axes, times, strict=True)]
-    ]
+    axes: Axes = [None for _ in range(len(times) - a.ndim)]
+    axes += f.axes(a)
+    for d, n in enumerate(times):
+        if (atoms := axes[d]) is not None:
+            axes[d] = np.tile(atoms, n)
+    return [axes]
 
 
 @_for("flip")
@@ -761,9 +781,8 @@ def _shuffled(f: _Follower, given: Given, outs: list[Tensor]) -> list[Axes]:
     channel = 1 if "groups" in given or "kernel_size" in given else x.ndim - 3
     axes = f.axes(x)
     atoms = axes[channel]
-    for d, places in enumerate(axes):
-        if d > channel:
-            f.pin(places, "it is a place in an image")
+    for other in axes[channel + 1 :]:
+        f.pin(other, "it is a place in an image")
     if atoms is not None and "groups" in given:
         turns = atoms.reshape(given["groups"], -1)
         for other in turns[1:]:
@@ -776,4 +795,5 @@ def _shuffled(f: _Follower, given: Given, outs: list[Tensor]) -> list[Axes]:
         atoms = turns[:, 0]
     elif atoms is not None:
         atoms = np.repeat(atoms, out.shape[channel] // x.shape[channel])
-    return [[*axes[:channel], atoms, *[None] * (out.ndim - channel - 1)]]
+    places: Axes = [None] * (out.ndim - channel - 1)
+    return [[*axes[:channel], atoms, *places]]

@@ -494,8 +494,8 @@ def watching(model: nn.Module, watcher: Operators) -> Iterator[None]:
         torch.set_autocast_cache_enabled(remembers)
 
 
-def first(who: str, model: nn.Module, x: Any) -> Any:
-    """The first example of a batch, as a batch of one on the model's device.
+def first(who: str, model: nn.Module, x: Any, n: int = 1) -> Any:
+    """The first `n` examples of a batch, on the model's device.
 
     Raises ValueError that names `who` unless x is a tensor or a tuple or mapping of tensors.
     """
@@ -515,7 +515,7 @@ def first(who: str, model: nn.Module, x: Any) -> Any:
         )
     if next(model.parameters(), None) is not None:
         x = place(x, device_of(model))
-    return each(x, lambda tensor: tensor[:1])
+    return each(x, lambda tensor: tensor[:n])
 
 
 # ------------------------------------------------------------------------------ what feeds products

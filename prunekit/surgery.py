@@ -203,8 +203,8 @@ def _reasons(labels: np.ndarray, pins: Sequence[tuple[np.ndarray, str]]) -> dict
 def groups(model: nn.Module, example: Any) -> Groups:
     """Which channels of a network hang together, and which cannot go, and why.
 
-    example: a batch as the model takes it; its first example is followed in eval mode, operator by
-        operator, through a copy.
+    example: a batch as the model takes it; two of its examples are followed in eval mode, operator
+        by operator, through a copy.
 
     Filters whose outputs are added to each other, or multiplied, are one group, as is all that goes
     with them: biases, scales and shifts of norms, running statistics, the columns of the layers
@@ -213,7 +213,7 @@ def groups(model: nn.Module, example: Any) -> Groups:
 
     Raises ValueError if the model cannot be copied or fails on the example.
     """
-    return _groups(_copied("groups", model), example)
+    return _groups("groups", model, example)
 
 
 def _copied(who: str, model: nn.Module) -> nn.Module:
@@ -227,8 +227,19 @@ def _copied(who: str, model: nn.Module) -> nn.Module:
     return copied(who, model)
 
 
-def _groups(twin: nn.Module, example: Any) -> Groups:
-    return Groups(twin, follow(twin, example))
+def _groups(who: str, model: nn.Module, example: Any) -> Groups:
+    """Those that are handed over in the place of an example, or new ones."""
+    if not isinstance(example, Groups):
+        twin = _copied(who, model)
+        return Groups(twin, follow(twin, example))
+    shapes = {name: tuple(a.shape) for name, a in named_tensors(model).items()}
+    if shapes != example.shapes:
+        name = next(n for n in shapes | example.shapes if shapes.get(n) != example.shapes.get(n))
+        raise ValueError(
+            f"{who}: the groups are of a {example.model} with {name} of shape "
+            f"{example.shapes.get(name)}, in this {type(model).__name__} it is {shapes.get(name)}"
+        )
+    return example
 
 
 # ---------------------------------------------------------------------------------------- couple
@@ -240,6 +251,7 @@ def couple(model: nn.Module, mask: Mask, example: Any, *, ignore: Iterable[str] 
 
     mask: over weights of `model`; what it removes must be whole filters, or whole inputs of a
         layer: rows, or columns, of which nothing is kept.
+    example: a batch as the model takes it, or the `groups` that were found with one.
     ignore: names, or shell patterns of names, of weights whose filters stay: groups with a filter
         of theirs stay whole.
 
@@ -250,7 +262,7 @@ def couple(model: nn.Module, mask: Mask, example: Any, *, ignore: Iterable[str] 
     Raises ValueError, which names the layer and the reason, for filters that are removed in part or
     cannot go, for a layer that would keep none, and for modules with parameters that did not run.
     """
-    return _Cut("couple", _groups(_copied("couple", model), example), model, mask, ignore).mask
+    return _Cut("couple", _groups("couple", model, example), model, mask, ignore).mask
 
 
 def _matching(who: str, names: Iterable[str], ignore: Iterable[str] | str) -> set[str]:
@@ -492,7 +504,7 @@ def shrink(
     written in ``forward``; the message says which layers can be left whole with `ignore`.
     """
     whole = _copied("shrink", model)
-    cut = _Cut("shrink", _groups(whole, example), model, mask, ignore)
+    cut = _Cut("shrink", Groups(whole, follow(whole, example)), model, mask, ignore)
     plan, x = cut.plan(), place(example, device_of(model))
     cut.mask.apply_(whole)
     small = _cut(copied("shrink", whole), plan)
@@ -510,7 +522,7 @@ def _prove(whole: nn.Module, small: nn.Module, x: Any, cut: _Cut, of: str) -> No
     try:
         wrong = _apart(whole, small, x, want)
     except Exception as error:
-        wrong = f"it fails: {type(error).__name__}: {error}{_place(error)}"
+        wrong = f"it fails: {type(error).__name__}: {str(error).rstrip('.')}{_place(error)}"
     if wrong:
         every = [name for name in cut.groups.members if cut.of(name) is not None]
         alone = [name for name in every if _wrong_alone(whole, x, cut, name)]

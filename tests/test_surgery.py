@@ -1,0 +1,289 @@
+"""Surgery: what hangs together, and the law that a cut network answers as the masked one."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+from zoo import GOING, ZOO, Of, head
+
+from prunekit import channels, count, models, surgery
+from prunekit._modules import call, named_tensors
+from prunekit._random import LocalRandom
+from prunekit._torchvision import torchvision
+from prunekit.mask import Mask
+
+
+def drawn(model, seed=0):
+    """Random numbers in all weights, norms and statistics, so that nothing is 0 or 1."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, a in named_tensors(model).items():
+            if a.is_floating_point() and a.numel():
+                if name.endswith("var") or (a.ndim == 1 and name.endswith("weight")):
+                    a.copy_(0.5 + torch.rand(a.shape, generator=generator))
+                elif a.ndim > 1:
+                    a.copy_(torch.randn(a.shape, generator=generator) * a[0].numel() ** -0.5)
+                else:
+                    a.copy_(0.5 * torch.randn(a.shape, generator=generator))
+    return model
+
+
+def filters_of(groups, gone):
+    """The mask of the filters of some groups: {family: bool tensor, True where one goes}."""
+    masks = {}
+    for name, leaves in gone.items():
+        for weight, dim, rows, of in groups.filters(name):
+            keep = masks.setdefault(weight, torch.ones(groups.shapes[weight], dtype=torch.bool))
+            for row, group in zip(rows.tolist(), of.tolist(), strict=True):
+                if leaves[group]:
+                    keep.select(dim, row).fill_(False)
+    return Mask(masks)
+
+
+def chosen(groups, share, seed):
+    """Some groups of each family, never all of one."""
+    generator, gone = torch.Generator().manual_seed(seed), {}
+    for name in groups.names:
+        n = len(groups.members[name])
+        gone[name] = torch.rand(n, generator=generator) < share
+        gone[name][torch.randint(n, (), generator=generator)] = False
+    return gone
+
+
+def answers(model, x):
+    with torch.no_grad():
+        out = call(model, x)
+    return out if isinstance(out, torch.Tensor) else out[0]
+
+
+def apart(a, b):
+    """The largest difference, of the largest number."""
+    assert a.shape == b.shape
+    return float((a - b).abs().max() / a.abs().max())
+
+
+SIZES = {
+    nn.Linear: lambda m: {"out_features": m.weight.shape[0], "in_features": m.weight.shape[1]},
+    nn.modules.conv._ConvNd: lambda m: {
+        ("in" if m.transposed else "out") + "_channels": m.weight.shape[0],
+        ("out" if m.transposed else "in") + "_channels": m.weight.shape[1] * m.groups,
+    },
+    nn.modules.batchnorm._NormBase: lambda m: (
+        {} if m.running_var is None else {"num_features": len(m.running_var)}
+    ),
+    nn.GroupNorm: lambda m: {} if m.weight is None else {"num_channels": len(m.weight)},
+    nn.Embedding: lambda m: {"embedding_dim": m.weight.shape[1]},
+}  # what layers say of their tensors
+
+
+def law(model, x, mask, close=1e-5, counted=True):
+    """Check the law for one mask; how far the mask moves the answer."""
+    before = {name: a.clone() for name, a in named_tensors(model).items()}
+    coupled, small = surgery.couple(model, mask, x), surgery.shrink(model, mask, x)
+    masked = coupled.apply_(copy.deepcopy(model))
+    want, got = answers(masked, x), answers(small, x)
+    assert apart(want, got) < close
+    # Coupling again changes nothing; it removes nothing that is in no group of the mask.
+    assert surgery.couple(model, coupled, x) == coupled
+    assert all(not bool((coupled[name] & ~keep).any()) for name, keep in mask.items())
+    # Counting under the coupled mask is counting the smaller network.
+    assert count.params(model, coupled) == count.params(small)
+    if counted:
+        assert count.macs(model, x, coupled).sparse == count.macs(small, x).dense
+    ran = {path for path, _ in surgery.groups(model, x).counts}
+    for module in (m for path, m in small.named_modules() if path in ran):
+        for kind in (kind for kind in SIZES if isinstance(module, kind)):
+            said = SIZES[kind](module)
+            assert {name: getattr(module, name) for name in said} == said
+    # Written back, the weights of the smaller network are those of the masked one.
+    whole = surgery.write_back(small, drawn(copy.deepcopy(model), 9))
+    weights = dict(masked.named_parameters())
+    assert all(torch.equal(p, weights[name]) for name, p in whole.named_parameters())
+    # By its plan alone the same network is cut again; the given one is as it was.
+    again = surgery.rebuild(masked, surgery.plan_of(small))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(named_tensors(again).values(), named_tensors(small).values(), strict=True)
+    )
+    assert all(torch.equal(a, before[name]) for name, a in named_tensors(model).items())
+    return apart(answers(model, x), want)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_as_many_groups_can_go_as_by_hand(name):
+    groups = surgery.groups(*ZOO[name]())
+    assert sum(family.size for family in groups if not family.fixed) == GOING[name]
+    assert sum(len(groups.members[name]) for name in groups.names) == GOING[name]
+
+
+@pytest.mark.parametrize("name", [name for name, going in GOING.items() if going])
+def test_a_cut_network_answers_as_the_masked_one(name):
+    model, x = ZOO[name]()
+    moved = 0.0
+    for seed, share in enumerate([0.2, 0.5, 0.8, 0.5]):
+        drawn(model, seed)
+        groups = surgery.groups(model, x)
+        gone = chosen(groups, share, seed)
+        # Zeros in a product of two parameters are not followed where multiply-adds are counted.
+        counted = name != "two_factors"
+        moved = max(moved, law(model, x, filters_of(groups, gone), counted=counted))
+    assert moved > 1e-3  # else a network that does not read its filters would pass
+
+
+OWN = {
+    "lenet_300_100": (1, 28, 28), "lenet_5": (1, 28, 28), "lenet_5_1998": (1, 28, 28),
+    "vgg_small": (1, 28, 28), "alexnet": (3, 32, 32), "vgg_16": (3, 32, 32),
+    "resnet_20": (3, 32, 32), "resnet_56": (3, 32, 32),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_the_law_holds_for_the_networks_of_the_papers(name):
+    model, x = drawn(models.build(name).eval()), torch.rand(2, *OWN[name])
+    groups = surgery.groups(model, x)
+    assert law(model, x, filters_of(groups, chosen(groups, 0.4, 1))) > 1e-3
+
+
+THEIRS = [
+    "resnet18", "mobilenet_v2", "densenet121", "squeezenet1_1", "resnext50_32x4d",
+    "convnext_tiny", "vit_b_16",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_the_law_holds_for_networks_of_torchvision(name):
+    settings = {"image_size": 32} if name == "vit_b_16" else {}
+    with LocalRandom(0):
+        model = getattr(torchvision().models, name)(**settings).eval()
+        x = torch.rand(2, 3, 32, 32)
+    drawn(model)
+    groups = surgery.groups(model, x)
+    assert len(groups.names) > 3
+    mask = filters_of(groups, chosen(groups, 0.3, 1))
+    coupled, small = surgery.couple(model, mask, x), surgery.shrink(model, mask, x)
+    want = answers(coupled.apply_(copy.deepcopy(model)), x)
+    assert apart(want, answers(small, x)) < 1e-5
+    assert apart(answers(model, x), want) > 1e-3
+    assert count.params(model, coupled) == count.params(small)
+    assert count.macs(model, x, coupled).sparse == count.macs(small, x).dense
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from(sorted(n for n in ZOO if GOING[n])), st.integers(0, 10**6), st.data())
+def test_what_is_chosen_among_groups_is_what_goes(name, seed, data):
+    model, x = ZOO[name]()
+    groups = surgery.groups(model, x)
+    gone = chosen(groups, data.draw(st.floats(0, 0.9)), seed)
+    coupled = surgery.couple(model, filters_of(groups, gone), groups)
+    for family, leaves in gone.items():
+        for weight, dim, rows, of in groups.filters(family):
+            keep = coupled.get(weight, torch.ones(groups.shapes[weight], dtype=torch.bool))
+            for row, group in zip(rows.tolist(), of.tolist(), strict=True):
+                assert bool(keep.select(dim, row).any()) != bool(leaves[group])
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64])
+def test_other_precisions_are_cut_at_their_own(kind):
+    model, x = ZOO["residual"]()
+    model, x = drawn(model).to(kind), x.to(kind)
+    groups = surgery.groups(model, x)
+    mask = filters_of(groups, chosen(groups, 0.5, 3))
+    small = surgery.shrink(model, mask, x)
+    want = answers(surgery.couple(model, mask, x).apply_(copy.deepcopy(model)), x)
+    assert answers(small, x).dtype == kind
+    assert apart(want, answers(small, x)) < (0.05 if kind == torch.bfloat16 else 1e-12)
+
+
+# -------------------------------------------------------------------------------------- the rules
+
+
+def holds(name):
+    """Whether all that is known of a network of the zoo is found there, and it can be cut."""
+    model, x = ZOO[name]()
+    try:
+        groups = surgery.groups(drawn(model), x)
+        if sum(family.size for family in groups if not family.fixed) != GOING[name]:
+            return False
+        if GOING[name]:
+            for seed in (1, 2):
+                mask = filters_of(groups, chosen(groups, 0.5, seed))
+                law(model, x, mask, counted=name != "two_factors")
+    except Exception:
+        return False
+    return True
+
+
+def asked():
+    """By rule, and by what it says (a step of it), in which networks of the zoo it does so."""
+    found = {}
+
+    def noting(rule, name):
+        def noted(follower, given, outs):
+            found.setdefault(rule, {}).setdefault("", []).append(name)
+            for step in ("tie", "pin", "count"):
+                setattr(follower, step, saying(follower, rule, step, name))
+            try:
+                return rule(follower, given, outs)
+            finally:
+                for step in ("tie", "pin", "count"):
+                    delattr(follower, step)
+
+        return noted
+
+    def saying(follower, rule, step, name):
+        def said(*args, **kwargs):
+            atoms = [a for a in args if isinstance(a, np.ndarray) and (a != channels.FIXED).any()]
+            if atoms and (step != "tie" or args[0] is not args[1]):
+                found[rule].setdefault(step, []).append(name)
+            return getattr(type(follower), step)(follower, *args, **kwargs)
+
+        return said
+
+    for name, build in ZOO.items():
+        with pytest.MonkeyPatch.context() as patch:
+            for operator, rule in channels.RULES.items():
+                patch.setitem(channels.RULES, operator, noting(rule, name))
+            surgery.groups(*build())
+    return found
+
+
+ASKED = asked()
+RULES = [*dict.fromkeys(channels.RULES.values())]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_without_a_rule_a_network_is_cut_otherwise(rule, monkeypatch):
+    for operator in [name for name, known in channels.RULES.items() if known is rule]:
+        monkeypatch.delitem(channels.RULES, operator)
+    assert not all(holds(name) for name in dict.fromkeys(ASKED[rule][""]))
+
+
+# What these say cannot go no layer makes, or what is said besides keeps it: they give the reason.
+REASONS = [("_batch_norm", "pin"), ("_expanded", "pin"), ("_looked_up", "pin")]
+
+
+@pytest.mark.parametrize(
+    ("rule", "step"),
+    [
+        (rule, step)
+        for rule in RULES
+        for step in ASKED[rule]
+        if step and (rule.__name__, step) not in REASONS
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+def test_no_step_of_a_rule_can_be_left_out(rule, step, monkeypatch):
+    def without(follower, given, outs):
+        setattr(follower, step, lambda *args, **kwargs: True)
+        try:
+            return rule(follower, given, outs)
+        finally:
+            delattr(follower, step)
+
+    for operator in [name for name, known in channels.RULES.items() if known is rule]:
+        monkeypatch.setitem(channels.RULES, operator, without)
+    assert not all(holds(name) for name in dict.fromkeys(ASKED[rule][step]))
