@@ -309,12 +309,12 @@ def _aligned(f: _Follower, tensors: Sequence[Tensor], shape: Sequence[int], why:
 
 
 @_for(
-    POINTWISE, "clone", "_to_copy", "alias", "detach", "lift", "lift_fresh", "contiguous", "copy", "positive",
-    "hardswish", "hardsigmoid", "hardtanh", "_prelu_kernel", "native_dropout", "bernoulli",
-    "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "celu", "elu",
-    "leaky_relu", "log_sigmoid_forward", "softplus", "rrelu_with_noise", "view_of", "fill", "zero",
-    "masked_fill", "where", "lerp", "addcmul", "addcdiv", "nan_to_num", "mish", "silu", "gelu",
-    "threshold", "heaviside", "_conj", "resolve_conj", "resolve_neg", "uniform", "normal",
+    POINTWISE, "clone", "_to_copy", "alias", "detach", "lift", "lift_fresh", "contiguous", "copy",
+    "positive", "hardswish", "hardsigmoid", "hardtanh", "_prelu_kernel", "native_dropout",
+    "bernoulli", "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like",
+    "celu", "elu", "leaky_relu", "log_sigmoid_forward", "softplus", "fill", "zero", "masked_fill",
+    "where", "lerp", "addcmul", "addcdiv", "nan_to_num", "mish", "silu", "gelu", "threshold",
+    "uniform", "normal",
 )  # fmt: skip
 def _pointwise(f: _Follower, given: Given, outs: list[Tensor]) -> list[Axes]:
     tensors = [a for a in _tensors(given) if a.ndim]

@@ -8,7 +8,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
-from zoo import GOING, ZOO, Of, head
+from zoo import GOING, ZOO, Of
 
 from prunekit import channels, count, models, surgery
 from prunekit._modules import call, named_tensors
@@ -80,6 +80,17 @@ SIZES = {
 }  # what layers say of their tensors
 
 
+def ran(model, x):
+    """The modules that are at work."""
+    found, hooks = [], []
+    for module in model.modules():
+        hooks.append(module.register_forward_hook(lambda m, *_: found.append(m)))
+    answers(model, x)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
 def law(model, x, mask, close=1e-5, counted=True):
     """Check the law for one mask; how far the mask moves the answer."""
     before = {name: a.clone() for name, a in named_tensors(model).items()}
@@ -94,8 +105,7 @@ def law(model, x, mask, close=1e-5, counted=True):
     assert count.params(model, coupled) == count.params(small)
     if counted:
         assert count.macs(model, x, coupled).sparse == count.macs(small, x).dense
-    ran = {path for path, _ in surgery.groups(model, x).counts}
-    for module in (m for path, m in small.named_modules() if path in ran):
+    for module in ran(small, x):
         for kind in (kind for kind in SIZES if isinstance(module, kind)):
             said = SIZES[kind](module)
             assert {name: getattr(module, name) for name in said} == said
@@ -287,3 +297,165 @@ def test_no_step_of_a_rule_can_be_left_out(rule, step, monkeypatch):
     for operator in [name for name, known in channels.RULES.items() if known is rule]:
         monkeypatch.setitem(channels.RULES, operator, without)
     assert not all(holds(name) for name in dict.fromkeys(ASKED[rule][step]))
+
+
+# --------------------------------------------------------------------------------- what is refused
+
+
+def first_gone(model, weight):
+    """The mask that removes the first filter of a weight."""
+    keep = torch.ones(dict(model.named_parameters())[weight].shape, dtype=torch.bool)
+    keep[0] = False
+    return Mask({weight: keep})
+
+
+class Written(nn.Module):
+    """The size of what is flattened is written in forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 6, 1)
+        self.out = nn.Linear(6 * 16, 2)
+
+    def forward(self, x):
+        x = torch.relu(self.two(torch.relu(self.one(x))))
+        return self.out(x.view(-1, 96))
+
+
+def test_a_size_that_is_written_in_forward_is_told_with_what_to_leave():
+    model, x = drawn(Written().eval()), torch.rand(2, 1, 6, 6)
+    both = Mask({**first_gone(model, "one.weight"), **first_gone(model, "two.weight")})
+    with pytest.raises(ValueError, match=r"96.*ignore=\['two\.weight'\]") as told:
+        surgery.shrink(model, both, x)
+    assert "test_surgery.py" in str(told.value)
+    small = surgery.shrink(model, both, x, ignore=["two.weight"])
+    assert small.one.weight.shape[0] == 3
+    assert small.two.weight.shape[:2] == (6, 3)
+
+
+def test_twice_as_many_answers_are_no_answer():
+    """With half of the channels, the same view makes one example of two."""
+
+    class Halves(Written):
+        def forward(self, x):
+            return torch.relu(self.two(torch.relu(self.one(x)))).view(-1, 96).sum(1, keepdim=True)
+
+    model, x = drawn(Halves().eval()), torch.rand(2, 1, 6, 6)
+    keep = torch.ones(6, 4, 1, 1, dtype=torch.bool)
+    keep[:3] = False
+    with pytest.raises(ValueError, match=r"cannot go: |its output is \(1, 1\)"):
+        surgery.shrink(model, Mask({"two.weight": keep}), x, ignore="out.*")
+
+
+def test_a_network_whose_last_layer_is_zero_is_proven_all_the_same(monkeypatch):
+    model, x = ZOO["residual"]()
+    groups = surgery.groups(model, x)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()
+    mask = filters_of(groups, chosen(groups, 0.5, 1))
+    surgery.shrink(model, mask, x)
+    rule = channels.RULES["convolution"]
+
+    def wrong(follower, told, outs):  # reads its inputs from behind
+        axes = rule(follower, told, outs)
+        return [[axes[0][0], None if axes[0][1] is None else axes[0][1][::-1], *axes[0][2:]]]
+
+    monkeypatch.setitem(channels.RULES, "convolution", wrong)
+    with pytest.raises(ValueError, match="of random weights answers otherwise"):
+        surgery.shrink(model, first_gone(model, groups.names[0]), x)
+
+
+@pytest.mark.parametrize(
+    ("mask", "why"),
+    [
+        ({"0.weight": [[1, 1, 1, 0]] + [[1] * 4] * 4}, "must lose whole filters, 1 weights"),
+        ({"0.weight": [[0] * 4] * 5}, "0.weight would keep no filter"),
+        ({"2.weight": [[0] * 5] + [[1] * 5] * 3, "4.weight": [[0] * 4] * 3}, "keep no filter"),
+        ({"4.weight": [[0] * 4] + [[1] * 4] * 2}, "filter 0 of 4.weight .* is an output of the"),
+        ({"0.weight": [[0, 1, 1, 1]] * 5}, r"place 0 of 0.weight .* the network's input"),
+        ({"0.bias": [0, 1, 1, 1, 1]}, "0.bias must lose whole filters"),
+    ],
+)
+def test_what_is_no_whole_filter_or_cannot_go_is_refused(mask, why):
+    model, x = ZOO["linear"]()
+    mask = Mask({name: torch.tensor(keep, dtype=torch.bool) for name, keep in mask.items()})
+    before = copy.deepcopy(model.state_dict())
+    for cut in (surgery.couple, surgery.shrink):
+        with pytest.raises(ValueError, match=why):
+            cut(model, mask, x)
+    assert all(torch.equal(a, before[name]) for name, a in model.state_dict().items())
+
+
+def test_a_part_that_did_not_run_is_refused_or_left():
+    model = Of(
+        lambda m, x: m.out(torch.relu(m.into(x))),
+        into=nn.Linear(4, 5), out=nn.Linear(5, 2), aux=nn.Linear(5, 2),
+    )  # fmt: skip
+    x = torch.rand(2, 4)
+    mask = first_gone(model, "into.weight")
+    with pytest.raises(ValueError, match=r"aux.weight of Of is not used on the example .* ignore="):
+        surgery.shrink(model, mask, x)
+    assert surgery.shrink(model, mask, x, ignore="aux.*").aux.in_features == 5
+
+
+def test_groups_plans_and_patterns_of_others_are_refused():
+    model, x = ZOO["linear"]()
+    other, y = ZOO["flattened"]()
+    mask = first_gone(model, "0.weight")
+    small = surgery.shrink(model, mask, x)
+    with pytest.raises(ValueError, match="the groups are of a Sequential with"):
+        surgery.couple(model, mask, surgery.groups(other, y))
+    with pytest.raises(ValueError, match="the plan is for a Sequential with 0.weight of shape"):
+        surgery.rebuild(other, surgery.plan_of(small))
+    with pytest.raises(ValueError, match="the plan is for a Sequential with 0.weight of shape"):
+        surgery.write_back(small, other)
+    with pytest.raises(ValueError, match="Sequential was not cut"):
+        surgery.write_back(model, model)
+    with pytest.raises(ValueError, match=r"ignore: no parameter is called 'haed\.\*'"):
+        surgery.couple(model, mask, x, ignore="haed.*")
+    with pytest.raises(ValueError, match="compiled by torch.jit"):
+        surgery.groups(torch.jit.script(model), x)
+    with pytest.raises(ValueError, match="fails on the example"):
+        surgery.groups(model, torch.rand(2, 5))
+
+
+def test_the_mode_and_the_hooks_stay():
+    model, x = ZOO["residual"]()
+    model.train()
+    groups = surgery.groups(model, x)
+    small = surgery.shrink(model, filters_of(groups, chosen(groups, 0.5, 1)), x)
+    assert model.training
+    assert small.training
+    for module in [*model.modules(), *small.modules()]:
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+
+
+# ------------------------------------------------------------------------------- torch-pruning
+
+
+@pytest.mark.parametrize("name", ["lenet_5", "vgg_small", "vgg_16"])
+def test_torch_pruning_cuts_the_same_where_it_is_right(name):
+    import torch_pruning
+
+    model, x = drawn(models.build(name).eval()), torch.rand(2, *OWN[name])
+    groups = surgery.groups(model, x)
+    modules = dict(model.named_modules())
+    for family in groups.names[:4]:
+        weight, _, rows, _ = groups.filters(family)[0]
+        gone = rows[:: max(len(rows) // 3, 1)].tolist()[:2]
+        keep = torch.ones(groups.shapes[weight], dtype=torch.bool)
+        keep[gone] = False
+        small = surgery.shrink(model, Mask({weight: keep}), x)
+        peer = copy.deepcopy(model)
+        graph = torch_pruning.DependencyGraph().build_dependency(peer, x)
+        layer = dict(peer.named_modules())[weight.rpartition(".")[0]]
+        prune = (
+            torch_pruning.prune_linear_out_channels
+            if isinstance(modules[weight.rpartition(".")[0]], nn.Linear)
+            else torch_pruning.prune_conv_out_channels
+        )
+        graph.get_pruning_group(layer, prune, idxs=gone).prune()
+        theirs, ours = peer.state_dict(), small.state_dict()
+        assert all(torch.equal(a, ours[name]) for name, a in theirs.items())

@@ -267,14 +267,14 @@ def down_and_up():
 
 @network(6, 2, 3, 6, 6)
 def weights_worked_out():
-    """A convolution whose weight is divided by the norm of each filter."""
+    """A convolution whose weight is divided by the norm of each filter: its inputs stay."""
 
     def run(m, x):
         w = m.conv.weight
         w = w / w.flatten(1).norm(dim=1).view(-1, 1, 1, 1).clamp(min=1e-6)
-        return m.head(torch.relu(F.conv2d(x, w, m.conv.bias)))
+        return m.head(torch.relu(F.conv2d(m.before(x), w, m.conv.bias)))
 
-    return Of(run, conv=nn.Conv2d(3, 6, 3), head=head(6))
+    return Of(run, before=nn.Conv2d(3, 4, 1), conv=nn.Conv2d(4, 6, 3), head=head(6))
 
 
 class Twice(nn.Module):
@@ -373,11 +373,11 @@ def drawn_as_images():
     """What linear layers make are places of images."""
 
     def run(m, x):
-        small = F.max_pool2d(m.one(x).view(-1, 1, 4, 4), 2)
-        return m.head(m.conv(small + m.two(x).view(-1, 1, 2, 2)))
+        pooled = F.max_pool2d(m.one(x).view(-1, 1, 4, 4), 2).flatten(1)
+        return m.head(m.conv(m.two(x).view(-1, 1, 4, 4))) + m.out(pooled)
 
-    one, two = nn.Linear(4, 16), nn.Linear(4, 4)
-    return Of(run, one=one, two=two, conv=nn.Conv2d(1, 4, 2), head=head(4))
+    one, two, out = nn.Linear(4, 16), nn.Linear(4, 16), nn.Linear(4, 3)
+    return Of(run, one=one, two=two, out=out, conv=nn.Conv2d(1, 4, 2), head=head(4))
 
 
 @network(4, 2, 5, 4)
