@@ -525,7 +525,7 @@ _FEEDING = (
     nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase,
     nn.MultiheadAttention, nn.Embedding, nn.EmbeddingBag,
 )  # fmt: skip
-_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 # What these classes call their matrices; `torch.nn.utils` appends to it.
 _THEIRS = re.compile(r"((in|[qkv])_proj_)?weight(_(ih|hh|hr)(_l\d+(_reverse)?)?)?(_orig)?")
 
@@ -577,7 +577,7 @@ def _by_class(layer: nn.Module, name: str, p: nn.Parameter, path: str) -> Verdic
         return Verdict(False, "its values are complex, only real ones are pruned")
     if not p.is_floating_point():
         return Verdict(False, f"its values are {str(p.dtype).removeprefix('torch.')}, not floats")
-    if isinstance(layer, _NORMS):
+    if isinstance(layer, NORMS):
         return Verdict(False, f"{_SCALE}, {kind}")
     table, own = isinstance(layer, (nn.Embedding, nn.EmbeddingBag)), _THEIRS.fullmatch(name)
     feeds = isinstance(layer, _FEEDING) and own is not None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import Any, Unpack
+from dataclasses import replace
+from typing import Annotated, Any, Unpack
 
 from torch import nn
 
-from prunekit import search, select
+from prunekit import search, select, surgery
 from prunekit._arguments import checked
-from prunekit.knobs import knobs
+from prunekit.knobs import Choice, knobs
 from prunekit.mask import Mask
 from prunekit.steps import Run, Step, derive
 from prunekit.train import Tuning, fit
@@ -17,6 +18,7 @@ from prunekit.train import Tuning, fit
 # choose(mask, sparsity): what is left of the mask at that sparsity. It is called once a round, in
 # their order, also by a run that is resumed, so it may count.
 Choose = Callable[[Mask, float], Mask]
+On = Annotated[str, Choice("masked", "shrunk")]
 
 
 def _check_tuning(*_: Any, sparsity: float, rounds: int, **others: Any) -> None:
@@ -38,17 +40,33 @@ def in_rounds(
     rounds: int,
     seed: int,
     run: Run,
+    on: On = "masked",
     **tuning: Unpack[Tuning],
 ) -> Generator[Step, None, Mask]:
     """Choose what stays, cut the rest and fine-tune, `rounds` times; gives back the last mask.
 
     ``choose(mask, target)`` gives the next mask and is called once a round; each round's target
     removes an equal share of what is left, so that the last is `sparsity`.
+
+    on: which network is trained: "masked", the whole one, or "shrunk", the one that is left once
+        the removed filters are cut out, which is faster; before every step its weights are put back
+        under their names. The masks must then be those of `surgery.couple`. Both give the same
+        history, to rounding.
+
+    Raises ValueError, before anything is trained, for a network that cannot be cut so.
     """
     for index, target in enumerate(select.stages(sparsity, rounds), start=1):
         mask = choose(mask, target)
         yield search.cut(model, data, mask, index, rounds, run)
-        yield from fit(
-            model, data, mask=mask, phase="finetune", seed=derive(seed, index), run=run, **tuning
+        settings: dict[str, Any] = dict(
+            phase="finetune", seed=derive(seed, index), run=run, **tuning
         )
+        if on == "masked":
+            yield from fit(model, data, mask=mask, **settings)
+            continue
+        small = surgery.shrink(model, mask, data.example, partial=True)
+        zeros = Mask.ones(small, example=data.example).left(small)  # of an earlier pruning
+        for step in fit(small, data, mask=zeros, **settings):
+            surgery.write_back(small, model)
+            yield replace(step, mask=mask)
     return mask

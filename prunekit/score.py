@@ -35,6 +35,21 @@ def magnitude(model: nn.Module, names: Iterable[str]) -> Scores:
 
 
 @checked
+def median(model: nn.Module, names: Iterable[str]) -> Scores:
+    """How far a filter is from all others of its weight: the sum of the L2 distances.
+
+    The smallest are nearest to the geometric median, where others can stand in for them: He et al.
+    2019, arXiv 1811.00250, equation 8. `(out, 1, ..., 1)`, of weights `(out, ...)`.
+    """
+    scores = {}
+    for name, p in _parameters(model, names).items():
+        rows = p.detach().flatten(1).float()
+        apart = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").sum(1)
+        scores[name] = apart.reshape(-1, *[1] * (p.ndim - 1))
+    return scores
+
+
+@checked
 def relative(model: nn.Module, mask: Mask) -> Scores:
     """|w| / σ, σ the standard deviation of the parameter's weights that the mask keeps.
 

@@ -6,8 +6,9 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,8 +37,26 @@ REDUCTIONS: dict[str, Callable[..., Tensor]] = {
 SAMPLE, MARGIN, CHUNK = 2**16, 1_000, 2**22
 
 
+@runtime_checkable
+class Groups(Protocol):
+    """What is known here of the groups of `prunekit.surgery`."""
+
+    @property
+    def names(self) -> list[str]: ...
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+    @property
+    def members(self) -> Mapping[str, np.ndarray]: ...
+    def filters(self, name: str) -> list[tuple[str, int, np.ndarray, np.ndarray]]: ...
+
+
 @checked
-def pool(scores: Mapping[str, Tensor], granularity: str, reduce: str = "sum") -> dict[str, Tensor]:
+def pool(
+    scores: Mapping[str, Tensor],
+    granularity: str,
+    reduce: str = "sum",
+    groups: Groups | None = None,
+) -> dict[str, Tensor]:
     """The scores of units larger than a weight, from those of their weights.
 
     scores: of weights (out, in) or (out, in, *kernel); of biases (out,), which are filters' alone.
@@ -45,6 +64,9 @@ def pool(scores: Mapping[str, Tensor], granularity: str, reduce: str = "sum") ->
         kernels, over all inputs: Meng et al. 2020, arXiv 2009.14410), "filter" (one output; a row
         of a linear layer) or "channel" (one input of all filters).
     reduce: "sum", "mean" or "norm" (L2) over the weights of a unit.
+    groups: of `prunekit.surgery`, for the granularity "filter": the units are then groups of
+        filters that can only go together, `(n, 1)` for a family of n groups, by its name. Filters
+        that cannot go are in none; weights without scores are left out.
 
     The axes that a unit goes over stay, with size 1: the filters of (out, in, 3, 3) are
     (out, 1, 1, 1). The weight of a transposed convolution is (in, out, *kernel): its filters are
@@ -58,6 +80,12 @@ def pool(scores: Mapping[str, Tensor], granularity: str, reduce: str = "sum") ->
     ):
         if value not in names:
             raise ValueError(f"pool: {what} must be one of {str([*names])[1:-1]}, got {value!r}")
+    if groups is not None:
+        if granularity != "filter":
+            raise ValueError(
+                f"pool: groups are of filters, granularity must be, got {granularity!r}"
+            )
+        return _pooled_over(groups, scores, reduce)
     pooled = {}
     for name, s in scores.items():
         if s.ndim < 2 and granularity not in ("weight", "filter"):
@@ -74,15 +102,42 @@ def pool(scores: Mapping[str, Tensor], granularity: str, reduce: str = "sum") ->
     return pooled
 
 
+def _pooled_over(groups: Groups, scores: Mapping[str, Tensor], reduce: str) -> dict[str, Tensor]:
+    pooled = {}
+    for family in groups.names:
+        n, parts = len(groups.members[family]), list[tuple[Tensor, Tensor]]()
+        for weight, dim, rows, of in groups.filters(family):
+            if weight in scores:
+                s = scores[weight].detach().cpu().movedim(dim, 0).flatten(1)  # (filters, weights)
+                parts.append((s[torch.from_numpy(rows)], torch.from_numpy(of)))
+        if not parts:
+            continue
+        kind = torch.promote_types(parts[0][0].dtype, torch.float32)
+        total, counted = torch.zeros(n, 1, dtype=kind), torch.zeros(n, 1, dtype=kind)
+        for s, group in parts:
+            s = s.to(kind)
+            values = (s * s if reduce == "norm" else s).sum(1, keepdim=True)
+            total.index_add_(0, group, values)
+            counted.index_add_(0, group, torch.full_like(values, s.shape[1]))
+        pooled[family] = total.sqrt() if reduce == "norm" else total
+        if reduce == "mean":
+            pooled[family] = total / counted
+    return pooled
+
+
 @checked
-def spread(mask: Mask, like: Mapping[str, Tensor]) -> Mask:
+def spread(mask: Mask, like: Mapping[str, Tensor] | Groups) -> Mask:
     """The mask of weights that a mask of units (see `pool`) stands for.
 
     like: tensors with the parameters' shapes, such as the scores that were pooled; may hold more.
+        For units that are groups of filters, these groups: the mask is then of their filters, which
+        `prunekit.surgery.couple` completes.
 
     Raises ValueError for units without a tensor in `like`, or whose axes have other sizes than
     the tensor's or 1.
     """
+    if not isinstance(like, Mapping):
+        return _spread_over(like, mask)
     full = {}
     for name, units in mask.items():
         if name not in like:
@@ -99,8 +154,26 @@ def spread(mask: Mask, like: Mapping[str, Tensor]) -> Mask:
     return Mask(full)
 
 
+def _spread_over(groups: Groups, mask: Mask) -> Mask:
+    full: dict[str, Tensor] = {}
+    for family, units in mask.items():
+        n = len(groups.members.get(family, ()))
+        if family not in groups.names or units.shape != (n, 1):
+            raise ValueError(
+                f"spread: {family!r} must be a family of groups that can go and its units (n, 1), "
+                f"got {tuple(units.shape)}; there are {groups.names}"
+            )
+        for weight, dim, rows, of in groups.filters(family):
+            keep = full.setdefault(weight, torch.ones(groups.shapes[weight], dtype=torch.bool))
+            gone = torch.from_numpy(rows)[~units[torch.from_numpy(of), 0]]
+            keep.index_fill_(dim, gone, False)
+    return Mask(full)
+
+
 @checked
-def largest(scores: Mapping[str, Tensor], sparsity: float, scope: str, within: Mask) -> Mask:
+def largest(
+    scores: Mapping[str, Tensor], sparsity: float, scope: str, within: Mask, multiple: Natural = 1
+) -> Mask:
     """Keep the largest scores, so that a share `sparsity` of the weights of `within` is removed.
 
     What `within` has removed stays removed and counts. With scope ``"global"`` all weights compete,
@@ -110,18 +183,38 @@ def largest(scores: Mapping[str, Tensor], sparsity: float, scope: str, within: M
 
     With the scores of larger units from `pool` and a mask of their shapes, the share is one of
     units, which `spread` makes a mask of weights; ``"global"`` is then fair only between units of
-    as many weights.
+    as many weights. With `multiple`, each parameter keeps the nearest multiple of so many units, at
+    least one multiple and at most what `within` has: processors compute widths in eights faster.
 
     Raises ValueError for scores that are NaN, miss a name or have another shape.
     """
     if scope not in ("layer", "global"):
         raise ValueError(f"select: scope must be 'layer' or 'global', got {scope!r}")
     sparsity = _SPARSITY.check("select", sparsity)
+    if multiple < 1:
+        raise ValueError(f"select: multiple must be 1 or more, got {multiple}")
     _check(scores, within)
     kept: dict[str, Tensor] = {}
     for names in scoped(within, scope):
         kept |= _kept(scores, {name: within[name] for name in names}, sparsity)
+    if multiple > 1:
+        kept = {
+            name: _rounded(scores[name], keep, within[name], multiple)
+            for name, keep in kept.items()
+        }
     return within & Mask(kept)
+
+
+def _rounded(scores: Tensor, keep: Tensor, within: Tensor, multiple: int) -> Tensor:
+    """What is kept, or less or more of `within`, so that it is a multiple."""
+    left, n = int(within.sum()), int(keep.sum())
+    n = min(max((n + multiple // 2) // multiple, 1) * multiple, left)
+    # The largest first, of equal ones the last, as where they are chosen.
+    alone = scores.detach().cpu().masked_fill(~within, -torch.inf).flatten()
+    order = alone.flip(0).argsort(descending=True, stable=True)[:n]
+    rounded = torch.zeros(keep.numel(), dtype=torch.bool)
+    rounded[keep.numel() - 1 - order] = True
+    return rounded.reshape(keep.shape)
 
 
 def _kept(

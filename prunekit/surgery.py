@@ -105,10 +105,10 @@ class Groups(Sequence[Family]):
             for group, role in sorted({*pairs}):
                 if group != FIXED:
                     where[group].append((*place, role))
-        fixed = self._fixed()
+        self.fixed = self._fixed()
         alike: dict[Any, list[int]] = {}
         for group, places in enumerate(where):
-            alike.setdefault((tuple(places), fixed[group]), []).append(group)
+            alike.setdefault((tuple(places), self.fixed[group]), []).append(group)
         families = list[Family]()
         for (places, why), members in alike.items():
             of = [
@@ -144,17 +144,24 @@ class Groups(Sequence[Family]):
     @checked
     def filters(self, name: str) -> list[tuple[str, int, np.ndarray, np.ndarray]]:
         """Of the family of this name, the filters that its groups have."""
+        return self._of(name, self.made)
+
+    @checked
+    def carried(self, name: str) -> list[tuple[str, int, np.ndarray, np.ndarray]]:
+        """The same of the biases, scales, shifts and statistics that go with them."""
+        return self._of(name, ~self.made & ~self.taken)
+
+    def _of(self, name: str, marked: np.ndarray) -> list[tuple[str, int, np.ndarray, np.ndarray]]:
         if name not in self.members:
             raise ValueError(f"groups: there is no family {name!r}, only {[*self.members]}")
         at = np.full(self.total, FIXED)
         at[self.members[name]] = np.arange(len(self.members[name]))
-        family = next(family for family in self if family.name == name)
         found = []
         for slot in self.slots:
-            if slot.attribute or slot.owner not in family.makes:
+            if slot.attribute:
                 continue
             own = slice(slot.start, slot.start + slot.size)
-            groups = np.where(self.made[own], self.group[own], FIXED)
+            groups = np.where(marked[own], self.group[own], FIXED)
             rows = np.flatnonzero(np.isin(groups, self.members[name]))
             if len(rows):
                 found.append((slot.owner, slot.dim, rows, at[groups[rows]]))
@@ -246,7 +253,14 @@ def _groups(who: str, model: nn.Module, example: Any) -> Groups:
 
 
 @checked
-def couple(model: nn.Module, mask: Mask, example: Any, *, ignore: Iterable[str] | str = ()) -> Mask:
+def couple(
+    model: nn.Module,
+    mask: Mask,
+    example: Any,
+    *,
+    ignore: Iterable[str] | str = (),
+    partial: bool = False,
+) -> Mask:
     """The mask that removes, with its filters, all that can only go with them.
 
     mask: over weights of `model`; what it removes must be whole filters, or whole inputs of a
@@ -254,6 +268,8 @@ def couple(model: nn.Module, mask: Mask, example: Any, *, ignore: Iterable[str] 
     example: a batch as the model takes it, or the `groups` that were found with one.
     ignore: names, or shell patterns of names, of weights whose filters stay: groups with a filter
         of theirs stay whole.
+    partial: whether more may be removed than whole filters that can go; it stays in the mask, and
+        in the smaller network as zeros. A group then goes where all of its filters are removed.
 
     The result covers the weights, biases, scales and shifts that lose something, and what `mask`
     covers. A network to which it is applied answers as the smaller one of `shrink` does, and
@@ -262,7 +278,7 @@ def couple(model: nn.Module, mask: Mask, example: Any, *, ignore: Iterable[str] 
     Raises ValueError, which names the layer and the reason, for filters that are removed in part or
     cannot go, for a layer that would keep none, and for modules with parameters that did not run.
     """
-    return _Cut("couple", _groups("couple", model, example), model, mask, ignore).mask
+    return _Cut("couple", _groups("couple", model, example), model, mask, ignore, partial).mask
 
 
 def _matching(who: str, names: Iterable[str], ignore: Iterable[str] | str) -> set[str]:
@@ -281,10 +297,16 @@ class _Cut:
     """What a mask comes to in a network of these groups: the coupled mask, and the plan."""
 
     def __init__(
-        self, who: str, groups: Groups, model: nn.Module, mask: Mask, ignore: Iterable[str] | str
+        self,
+        who: str,
+        groups: Groups,
+        model: nn.Module,
+        mask: Mask,
+        ignore: Iterable[str] | str,
+        partial: bool,
     ):
         mask.check(model)
-        self.who, self.groups = who, groups
+        self.who, self.groups, self.partial = who, groups, partial
         self.ignored = _matching(who, groups.parameters, ignore)
         if unused := [name for name in groups.unused if name not in self.ignored]:
             raise ValueError(
@@ -292,14 +314,17 @@ class _Cut:
                 f"nothing is known of what reads it. Pass ignore={[*unused[:3]]!r} to leave it as "
                 "it is."
             )
+        self.fixed = np.array([bool(why) for why in groups.fixed], bool)
         self.stays = self._stays(mask)
         self.mask = self._closed(mask)
-        self._check_whole(mask)
+        if not partial:
+            self._check_whole(mask)
 
     def _stays(self, mask: Mask) -> np.ndarray:
-        """(groups,) which the mask leaves."""
+        """(groups,) which the mask leaves. A group goes with any of its filters or columns; where
+        more may be removed than whole filters, with all of its filters."""
         groups = self.groups
-        gone = np.zeros(groups.total, bool)
+        dead = np.zeros(len(groups.group), bool)
         for slot in groups.slots:
             if slot.attribute or slot.owner not in mask or slot.owner in self.ignored:
                 continue
@@ -311,23 +336,26 @@ class _Cut:
                 raise ValueError(
                     f"{self.who}: {slot.owner} would keep no filter, every layer keeps at least one"
                 )
-            dead = slot.start + np.flatnonzero(~alive)
-            of = groups.group[dead]
-            self._refuse(slot, dead, of)
-            gone[of] = True
+            dead[slot.start : slot.start + slot.size] = ~alive
+            if not self.partial:
+                self._refuse(slot, slot.start + np.flatnonzero(~alive))
+        gone = np.zeros(groups.total + 1, bool)
+        gone[groups.group[dead]] = True
+        if self.partial:
+            gone[groups.group[groups.made & ~dead]] = False
+            gone[:-1] &= ~self.fixed
         for slot in groups.slots:
             if slot.owner in self.ignored:
                 own = slice(slot.start, slot.start + slot.size)
-                of = groups.group[own][groups.made[own]]
-                gone[of[of != FIXED]] = False
-        return ~gone
+                gone[groups.group[own][groups.made[own]]] = False
+        return ~gone[:-1]
 
-    def _refuse(self, slot: Slot, dead: np.ndarray, of: np.ndarray) -> None:
+    def _refuse(self, slot: Slot, dead: np.ndarray) -> None:
         """Raise ValueError for what is removed and cannot go."""
         groups = self.groups
-        for atom, group in zip(dead.tolist(), of.tolist(), strict=True):
+        for atom in dead.tolist():
             why = groups.why.get(int(groups.component[atom]))
-            if why is None and group == FIXED:
+            if why is None and groups.group[atom] == FIXED:
                 why = "no layer makes it"
             if why is None:
                 continue
@@ -355,8 +383,9 @@ class _Cut:
         return kept
 
     def _closed(self, mask: Mask) -> Mask:
-        tensors = {name: mask[name] for name in mask}
-        touched = {name: torch.ones_like(keep) for name, keep in tensors.items()}
+        touched = {name: keep.clone() for name, keep in mask.items()}
+        if not self.partial:  # what is ignored stays whole
+            touched = {name: torch.ones_like(keep) for name, keep in touched.items()}
         for slot, places in self.kept.items():
             if slot.attribute or slot.owner not in self.groups.parameters:
                 continue
@@ -491,20 +520,26 @@ def check_plan(who: str, model: nn.Module, plan: Plan) -> None:
 
 @checked
 def shrink(
-    model: nn.Module, mask: Mask, example: Any, *, ignore: Iterable[str] | str = ()
+    model: nn.Module,
+    mask: Mask,
+    example: Any,
+    *,
+    ignore: Iterable[str] | str = (),
+    partial: bool = False,
 ) -> nn.Module:
     """A smaller network that answers as `model` does under `mask`, with proof.
 
-    The filters that the mask removes (see `couple`) are cut out of a copy, with all that goes with
-    them. Before it is given back, it is compared with the masked network on the example, in eval
-    mode, outputs and shapes; and once more with random weights in both, since a network whose last
-    layer is zero would prove nothing. The given model stays as it is.
+    The filters that the mask removes (see `couple`, also for `ignore` and `partial`) are cut out of
+    a copy, with all that goes with them. Before it is given back, it is compared with the masked
+    network on the example, in eval mode, outputs and shapes; and once more with random weights in
+    both, since a network whose last layer is zero would prove nothing. The given model stays as it
+    is.
 
     Raises ValueError as `couple` does, and if the two answer differently, as where a size is
     written in ``forward``; the message says which layers can be left whole with `ignore`.
     """
     whole = _copied("shrink", model)
-    cut = _Cut("shrink", Groups(whole, follow(whole, example)), model, mask, ignore)
+    cut = _Cut("shrink", Groups(whole, follow(whole, example)), model, mask, ignore, partial)
     plan, x = cut.plan(), place(example, device_of(model))
     cut.mask.apply_(whole)
     small = _cut(copied("shrink", whole), plan)

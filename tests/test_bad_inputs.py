@@ -57,6 +57,7 @@ from prunekit import (
     search,
     select,
     steps,
+    surgery,
     train,
     widgets,
 )
@@ -77,7 +78,7 @@ DRAINED = 3  # steps that are asked of a generator
 ROOMS = [
     "looks", "data", "datasets", "judge", "score", "select", "search", "count", "mask", "knobs", "steps",
     "method", "models", "evolve", "rounds", "report", "prune", "journal", "checkpoint", "course",
-    "plot", "train",
+    "plot", "train", "surgery",
 ]  # fmt: skip
 FAMILIES = ["methods", "baselines", "widgets.views"]
 GATHERED = ["experiments", "widgets"]  # what their `__all__` names is public
@@ -88,7 +89,8 @@ INNER = {
     "train.Form", "train.autocast", "train.fastest_form", "data.Foreign", "knobs.Default", "knobs.Before",
     "knobs.unpacked", "knobs.unpacked_type", "knobs.read_knobs", "datasets.read",
     "datasets.folder_of", "models.Block", "models.ResNet", "prune.share_done", "prune.whole",
-    "prune.bound", "select.emptied_by", "select.rest", "select.scoped", "select.flat",
+    "prune.bound", "surgery.Family", "surgery.Groups", "surgery.check_plan", "surgery.differs",
+    "select.Groups", "select.emptied_by", "select.rest", "select.scoped", "select.flat",
     "checkpoint.text_of", "datasets.crop_and_mirror", "knobs.knob_of", "knobs.Range.check", "mask.check_prunable", "widgets.views.roulette.Tree",
 }  # fmt: skip
 
@@ -220,6 +222,21 @@ def picture():
     return np.arange(6.0).reshape(2, 3)
 
 
+def groups():
+    return surgery.groups(tiny_model(), tiny_data().example)
+
+
+def filters():
+    """A mask of filters of the tiny model."""
+    keep = torch.ones(12, 8, dtype=torch.bool)
+    keep[2:5] = False
+    return Mask({"0.weight": keep})
+
+
+def small_one():
+    return surgery.shrink(tiny_model(), filters(), tiny_data().example)
+
+
 X, Y = torch.randn(12, 8), torch.arange(12) % 3
 OUT = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
 FIT = ("model",)  # what a call may change when it works: methods change the model in place
@@ -279,6 +296,7 @@ GOOD = {
         dict(a=tiny_model(), b=tiny_model(seed=1), data=small(), split="validation", run=Run()),
     ),
     "score.magnitude": lambda: (score.magnitude, dict(model=tiny_model(), names=["0.weight"])),
+    "score.median": lambda: (score.median, dict(model=tiny_model(), names=["0.weight"])),
     "score.relative": lambda: (score.relative, dict(model=tiny_model(), mask=mask())),
     "score.sizes": lambda: (
         score.sizes, dict(model=tiny_model(), mask=mask(), measure="absolute", dense=0.1)
@@ -295,6 +313,31 @@ GOOD = {
     "select.pool": lambda: (
         select.pool, dict(scores=scores(), granularity="filter", reduce="sum")
     ),
+    "surgery.groups": lambda: (
+        surgery.groups, dict(model=tiny_model(), example=tiny_data().example)
+    ),
+    "surgery.couple": lambda: (
+        surgery.couple,
+        dict(model=tiny_model(), mask=filters(), example=tiny_data().example, ignore=("2.*",),
+             partial=False),
+    ),
+    "surgery.shrink": lambda: (
+        surgery.shrink,
+        dict(model=tiny_model(), mask=filters(), example=tiny_data().example, ignore=("2.*",),
+             partial=False),
+    ),
+    "surgery.Plan": lambda: (
+        surgery.Plan,
+        dict(model="Sequential", cuts={"0.weight": {0: (0, 1)}}, shapes={"0.weight": (12, 8)},
+             attributes={"0": {"out_features": 2}}),
+    ),
+    "surgery.rebuild": lambda: (
+        surgery.rebuild, dict(model=tiny_model(), plan=surgery.plan_of(small_one()))
+    ),
+    "surgery.plan_of": lambda: (surgery.plan_of, dict(small=small_one())),
+    "surgery.write_back": lambda: (
+        surgery.write_back, dict(small=small_one(), model=tiny_model())
+    ),
     "select.spread": lambda: (
         select.spread,
         dict(mask=Mask({n: s > 0 for n, s in select.pool(scores(), "filter").items()}),
@@ -302,7 +345,8 @@ GOOD = {
     ),
     "select.largest": lambda: (
         select.largest,
-        dict(scores=scores(), sparsity=0.5, scope="layer", within=Mask.ones(tiny_model())),
+        dict(scores=scores(), sparsity=0.5, scope="layer", within=Mask.ones(tiny_model()),
+             multiple=2),
     ),
     "select.above": lambda: (
         select.above,

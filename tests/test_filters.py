@@ -1,0 +1,148 @@
+"""Filter pruning: what the criteria score, against loops, and which filters go."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_data, tiny_images, tiny_model, tiny_residual
+from torch import nn
+
+from prunekit import Data, count, prune, score, select, surgery
+from prunekit.baselines.filters import filters
+from prunekit.mask import Mask
+
+
+def rows(model, name):
+    return model.get_parameter(name).detach().flatten(1).double().numpy()
+
+
+CRITERIA = {
+    "l1": lambda w: np.abs(w).sum(1),
+    "l2": lambda w: np.sqrt((w * w).sum(1)),
+    "median": lambda w: np.array([sum(np.linalg.norm(a - b) for b in w) for a in w]),
+}
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_the_filters_with_the_smallest_figures_go(criterion):
+    model = tiny_model()
+    worth = CRITERIA[criterion](rows(model, "0.weight"))
+    report = prune(filters, model, tiny_data(), criterion=criterion, share=0.5, bar=False)
+    gone = ~report.mask["0.weight"].any(1).numpy()
+    assert gone.sum() == 6
+    assert worth[gone].max() < worth[~gone].min()
+    assert not report.mask["0.bias"].numpy()[gone].any()
+    assert not report.mask["2.weight"].numpy()[:, gone].any()
+
+
+def test_groups_are_judged_as_one_and_by_the_scales_of_their_norms():
+    model, data = tiny_residual(), tiny_images()
+    with torch.no_grad():
+        for norm in (model.bn1, model.bn2, model.bn3):
+            norm.weight.uniform_(0.5, 1.5)
+    groups = surgery.groups(model, data.example)
+    trunk = next(n for n in groups.names if len(groups.filters(n)) == 2)
+    both = [rows(model, name) for name, *_ in groups.filters(trunk)]
+    pooled = select.pool(
+        score.magnitude(model, ["conv1.weight", "conv2.weight", "conv3.weight"]), "filter", "norm",
+        groups,
+    )  # fmt: skip
+    want = np.sqrt(sum((w * w).sum(1) for w in both))
+    assert np.allclose(pooled[trunk].numpy()[:, 0], want, rtol=1e-6)
+    mean = select.pool(score.median(model, ["conv2.weight"]), "filter", "mean", groups)
+    assert {len(groups.members[name]) for name in mean} == {model.conv2.weight.shape[0]}
+    report = prune(filters, model, data, criterion="scale", share=0.5, bar=False)
+    for name in groups.names:
+        weights = [n.removesuffix("weight") for n, *_ in groups.filters(name)]
+        norms = [model.get_submodule(n[:-1].replace("conv", "bn")) for n in weights]
+        scale = torch.stack([norm.weight.abs() for norm in norms]).mean(0)
+        gone = ~report.mask[f"{weights[0]}weight"].flatten(1).any(1)
+        assert gone.sum() == len(gone) // 2
+        assert scale[gone].max() < scale[~gone].min()
+
+
+@pytest.mark.parametrize("multiple", [2, 4, 5])
+def test_widths_are_multiples_and_the_nearest_ones(multiple):
+    report = prune(filters, tiny_model(), tiny_data(), share=0.4, multiple=multiple, bar=False)
+    kept = int(report.mask["0.weight"].any(1).sum())
+    assert kept % multiple == 0
+    assert abs(kept - 7) <= multiple / 2  # 12 filters, 0.4 of them are 5
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_so_many_filters_go_as_was_asked(scope):
+    model, data = tiny_residual(), tiny_images()
+    groups = surgery.groups(model, data.example)
+    report = prune(filters, model, data, share=0.5, rounds=3, scope=scope, bar=False)
+    units = {
+        name: report.mask[groups.filters(name)[0][0]].flatten(1).any(1) for name in groups.names
+    }
+    gone = sum(int((~keep).sum()) for keep in units.values())
+    assert gone == sum(len(keep) for keep in units.values()) // 2
+    if scope == "layer":
+        assert all(int((~keep).sum()) == len(keep) // 2 for keep in units.values())
+    # The masks are of whole groups, so that the report is of the network one gets.
+    assert surgery.couple(model, report.mask, data.example) == report.mask
+    small = surgery.shrink(report.model, report.mask, data.example)
+    assert count.params(small) == count.params(report.model, report.mask)
+
+
+@pytest.mark.parametrize("net", [(tiny_model, tiny_data), (tiny_residual, tiny_images)])
+def test_training_what_is_left_is_training_under_the_mask(net):
+    model, data = net[0](), net[1]()
+    runs = [
+        prune(filters, model, data, share=0.5, rounds=2, epochs=3, on=on, bar=False, seed=4)
+        for on in ("masked", "shrunk")
+    ]
+    masked, shrunk = (run.history for run in runs)
+    assert [(s.phase, s.index, s.of, s.mask) for s in masked] == [
+        (s.phase, s.index, s.of, s.mask) for s in shrunk
+    ]
+    for one, two in zip(masked, shrunk, strict=True):
+        assert one.metrics == pytest.approx(two.metrics, rel=1e-4, abs=1e-5)
+    for (name, p), q in zip(
+        runs[0].model.named_parameters(), runs[1].model.parameters(), strict=True
+    ):
+        assert torch.allclose(p, q, rtol=1e-3, atol=1e-5), name
+    statistics = dict(runs[1].model.named_buffers())
+    for name, b in runs[0].model.named_buffers():
+        left = runs[0].mask.get(name.replace("running_mean", "weight"))
+        if name.endswith("running_mean"):
+            assert torch.allclose(b[left], statistics[name][left], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("on", ["masked", "shrunk"])
+def test_zeros_of_an_earlier_pruning_stay_zeros_while_what_is_left_is_trained(on):
+    model, data = tiny_residual(), tiny_images()
+    sparse = Mask({"conv2.weight": torch.rand(model.conv2.weight.shape) < 0.6})
+    sparse.apply_(model)
+    report = prune(filters, model, data, share=0.5, epochs=2, on=on, bar=False)
+    assert not report.model.conv2.weight[~sparse["conv2.weight"]].any()
+
+
+def test_networks_without_filters_that_can_go_are_refused():
+    x, y = torch.rand(30, 4), torch.arange(30) % 3
+    model = nn.Linear(4, 3)
+    with pytest.raises(ValueError, match="Linear has no filters that can go .*is an output"):
+        filters(model, Data.of((x, y), 0.3))
+    with pytest.raises(ValueError, match="Sequential has no norms whose scales"):
+        filters(tiny_model(), tiny_data(), criterion="scale")
+
+
+def test_a_network_that_cannot_be_cut_is_told_before_it_is_trained():
+
+    class Written(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.out = nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.out(torch.relu(self.inner(x)).view(-1, 6))
+
+    model, x = Written(), torch.rand(30, 4)
+    data = Data.of((x, torch.arange(30) % 3), 0.3)
+    steps = filters(model, data, share=0.5, epochs=1, on="shrunk")
+    next(steps)
+    with pytest.raises(ValueError, match="Is a size written in forward"):
+        next(steps)
+    masked = [*filters(model, data, share=0.5, epochs=1, on="masked")]
+    assert len(masked) == 2
