@@ -11,11 +11,14 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -55,23 +58,34 @@ def content_key(tensors: Mapping[str, Tensor]) -> str:
 
 @checked
 def save(
-    path: str | os.PathLike[str], model: nn.Module, info: dict[str, Any], *, half: bool = False
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    info: dict[str, Any],
+    *,
+    half: bool = False,
+    mask: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write ``path.safetensors`` and ``path.json``, over older ones if there are any.
 
     Killed at any moment, it leaves the older checkpoint or the new one. Tied weights are stored
     once; ``tied`` in the JSON says under which name. With `half`, floating-point tensors are stored
-    with 16 bits; `load_into` gives them back the model's own type.
+    with 16 bits; `load_into` gives them back the model's own type. With `mask`, by names what is
+    kept, a weight takes about as much as a code for its place can: of the masked tensors the kept
+    numbers are stored alone, `(k,)`, and beside them where they belong (see `pack`).
 
     Raises ValueError, before anything is written, for a model with extra state that is no tensor,
-    and OSError that names the file where the disk is full.
+    and for a mask that is not applied to it, and OSError that names the file where the disk is
+    full.
     """
     file, text = _pair(path)
     if half:
         model = copy.deepcopy(model).half()
     tensors, tied = _apart(model)
+    told: dict[str, Any] = {"tied": tied}
+    if mask is not None:
+        tensors, told["packed"] = _packed(tensors, mask, tied)
     try:
-        info = seal(info | {"tied": tied, "tensors": content_key(tensors)}, FORMAT)
+        info = seal(info | told | {"tensors": content_key(tensors)}, FORMAT)
         described = json.dumps(info, indent=1) + "\n"
     except (TypeError, ValueError) as error:
         raise TypeError(f"checkpoint: info must be plain JSON: {error}") from error
@@ -115,6 +129,109 @@ def _apart(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
         storages.add(storage)
         tensors[name] = apart
     return tensors, tied
+
+
+# ---------------------------------------------------------------------------------- packed tensors
+
+PLACES = " places"  # what the name of the places of a tensor's kept numbers ends with
+_LONG = 255  # a gap of so many or more goes on in the next byte
+
+
+@checked
+def pack(keep: Tensor) -> bytes:
+    """Where the True entries of a bool tensor are, in nearly as few bits as a random one needs.
+
+    A byte says how, the rest follows: a bit an entry; the same deflated, which finds patterns; or
+    the gaps between entries that are True, or those that are False, in Huffman's code. Of n
+    entries, k of them True at random, n H(k / n) bits are the least, H the binary entropy.
+    """
+    bits = keep.detach().cpu().numpy().reshape(-1)
+    plain = np.packbits(bits).tobytes()
+    forms = [
+        plain,
+        _deflated(plain, zlib.Z_DEFAULT_STRATEGY),
+        _deflated(_gaps(bits), zlib.Z_HUFFMAN_ONLY),
+        _deflated(_gaps(~bits), zlib.Z_HUFFMAN_ONLY),
+    ]
+    best = min(range(len(forms)), key=lambda form: len(forms[form]))
+    return bytes([best]) + forms[best]
+
+
+@checked
+def unpack(packed: bytes, shape: Sequence[int]) -> Tensor:
+    """Turns `pack` around. Raises ValueError for bytes that do not fit the shape."""
+    n = math.prod(shape)
+    try:
+        form, rest = packed[0], packed[1:]
+        if form > 3:
+            raise ValueError(f"there is no form {form}")
+        if form:
+            stream = zlib.decompressobj(-zlib.MAX_WBITS)
+            rest = stream.decompress(rest, 2 * n + 16)
+            if not stream.eof:
+                raise ValueError("they are cut short, or too many")
+        if form < 2:
+            if len(rest) != (n + 7) // 8:
+                raise ValueError(f"{len(rest)} bytes are not {n} bits")
+            bits = np.unpackbits(np.frombuffer(rest, np.uint8), count=n).astype(bool)
+        else:
+            bytes_ = np.frombuffer(rest, np.uint8)
+            ends = np.flatnonzero(bytes_ < _LONG)
+            at = np.cumsum(bytes_.astype(np.int64))[ends] + np.arange(len(ends))
+            if len(at) and at[-1] >= n:
+                raise ValueError(f"place {at[-1]} is beyond {n}")
+            bits = np.full(n, form == 3)
+            bits[at] = form == 2
+    except (ValueError, IndexError, zlib.error) as error:
+        raise ValueError(f"unpack: the packed places are damaged: {error}") from error
+    return torch.from_numpy(bits).reshape(tuple(shape))
+
+
+def _deflated(plain: bytes, strategy: int) -> bytes:
+    stream = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS, 9, strategy)
+    return stream.compress(plain) + stream.flush()
+
+
+def _gaps(bits: np.ndarray) -> bytes:
+    """How many False stand before each True; one that is long takes several bytes."""
+    gaps = np.diff(np.flatnonzero(bits), prepend=-1) - 1
+    more = gaps // _LONG
+    told = np.full(int((more + 1).sum()), _LONG, np.uint8)
+    told[np.cumsum(more + 1) - 1] = gaps % _LONG
+    return told.tobytes()
+
+
+def _packed(
+    tensors: dict[str, Tensor], mask: Mapping[str, Tensor], tied: Mapping[str, str]
+) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
+    """The kept numbers and their places, in the place of masked tensors, whose shapes come too."""
+    packed, shapes = dict(tensors), dict[str, list[int]]()
+    for name, keep in mask.items():
+        own = tied.get(name, name)
+        if own not in tensors or tensors[own].shape != keep.shape:
+            raise ValueError(f"checkpoint: the mask has {name} {tuple(keep.shape)}, the model not")
+        a = tensors[own]
+        if bool((a[~keep.to(a.device)] != 0).any()):
+            raise ValueError(
+                f"checkpoint: the mask removes weights of {name} that are not 0. Apply it first."
+            )
+        shapes[own] = [*a.shape]
+        packed[own] = a[keep.to(a.device)].contiguous()
+        packed[own + PLACES] = torch.frombuffer(bytearray(pack(keep)), dtype=torch.uint8)
+    return packed, shapes
+
+
+def _unpacked(tensors: dict[str, Tensor], shapes: Mapping[str, list[int]]) -> dict[str, Tensor]:
+    """Turns `_packed` around."""
+    whole = dict(tensors)
+    for name, shape in shapes.items():
+        keep = unpack(whole.pop(name + PLACES).numpy().tobytes(), shape)
+        if int(keep.sum()) != whole[name].numel():
+            raise ValueError(f"unpack: {whole[name].numel()} numbers have {int(keep.sum())} places")
+        full = torch.zeros(shape, dtype=whole[name].dtype)
+        full[keep] = whole[name]
+        whole[name] = full
+    return whole
 
 
 def _place(tensor: Tensor) -> Any:
@@ -189,6 +306,10 @@ def load_into(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, Any]:
         whole = _checksum(file) == info.get("sha256")
     if not whole:
         raise ValueError(f"checkpoint: {file} is damaged, or does not belong to {text}")
+    try:
+        tensors = _unpacked(tensors, info.get("packed", {}))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"checkpoint: {file} is damaged: {error}") from error
     own = model.state_dict()
     state = _with_tied(tensors, own, info.get("tied", {}))
     before = {

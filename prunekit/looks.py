@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prunekit._arguments import checked
+from prunekit.knobs import shown
 
 _TABLE: dict[str, Any] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 INK = str(_TABLE["ink"])  # text, ticks, frames: 4.6 : 1 on white, 4.1 : 1 on #111111
@@ -98,6 +99,8 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
     most figures, and of colours that no name beside it has, as long as there are any.
     """
     names = dict.fromkeys(names)
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        raise TypeError(f"looks: names must be words, got {shown(wrong[0])}")
     found = {name: look for name in names if (look := _known(name)) is not None}
     for name in sorted(names):
         if name not in found:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from itertools import pairwise
@@ -14,11 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunekit import checkpoint
+from prunekit import checkpoint, surgery
 from prunekit._arguments import checked
 from prunekit._files import home
+from prunekit._modules import device_of
 from prunekit._random import LocalRandom
 from prunekit.knobs import Knob, Range
+from prunekit.trial import copied
 
 
 def _check_outputs(model: nn.Module, outputs: int = 10, *_: Any, **others: Any) -> None:
@@ -312,6 +315,106 @@ def pretrained(name: str, seed: int = 0, variant: str = "") -> nn.Module:
     with _found(name, seed, variant) as path:
         checkpoint.load_into(model, path)
     return model.eval()
+
+
+@checked
+def save(
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    info: Mapping[str, Any] | None = None,
+    *,
+    mask: Mapping[str, Tensor] | None = None,
+    example: Any = None,
+    half: bool = False,
+) -> Path:
+    """Write a network as ``path.safetensors`` and ``path.json``, so that `load` makes it again.
+
+    info: what else to say of it, as plain JSON. mask: by names what is kept; then the kept weights
+    alone are written, and where they belong. example: a batch; its shape, and what the network
+    answers to random numbers of that shape, are written too, and held against the answer after
+    loading. half: with 16 bits a number.
+
+    How a network was cut is in the JSON. Of one that `build` made, its name is there too.
+
+    Raises ValueError as `checkpoint.save` does.
+    """
+    told = dict(info or {})
+    if built := _built(model):
+        told["built"] = built
+    if surgery.was_cut(model):
+        told["plan"] = surgery.plan_of(model).to_json()
+    if isinstance(example, Tensor) and example.is_floating_point():
+        told |= {"check": check} if (check := _check_of(model, [2, *example.shape[1:]])) else {}
+    return checkpoint.save(path, model, told, half=half, mask=mask)
+
+
+@checked
+def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
+    """The network that `save` wrote, in eval mode, cut as it was.
+
+    model: a network of the same kind before it was cut, which stays as it is; not needed for those
+        that `build` makes.
+
+    Raises ValueError that names the file if it is missing or damaged, does not fit the model, or
+    the network answers otherwise than it did when it was written.
+    """
+    info, what = checkpoint.read_info(path), f"load: {checkpoint.text_of(path)}"
+    if model is None:
+        built = info.get("built")
+        if not isinstance(built, dict) or built.get("name") not in MODELS:
+            raise ValueError(f"{what} is of no network that build knows. Pass the model, too.")
+        model = build(built["name"], **built.get("settings", {}))
+    if "plan" in info:
+        try:
+            plan = surgery.Plan.from_json(info["plan"])
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{what} is damaged: {error}") from error
+        model = surgery.rebuild(model, plan)
+    else:
+        model = copied("load", model)
+    checkpoint.load_into(model, path)
+    if isinstance(check := info.get("check"), dict):
+        found = _check_of(model, check["shape"]) or {"outputs": []}
+        want, got = torch.tensor(check["outputs"]), torch.tensor(found["outputs"])
+        if wrong := surgery.differs([want], [got], CLOSE):
+            raise ValueError(f"{what}: the network answers otherwise than when written: {wrong}")
+    return model.eval()
+
+
+CLOSE = 1e-3  # of the largest output: processors round differently, and so do 16 bits
+
+
+def _check_of(model: nn.Module, shape: Sequence[int]) -> dict[str, Any] | None:
+    """What a network answers to random numbers of a shape; None if it cannot be told so."""
+    x = torch.rand(*shape, generator=torch.Generator().manual_seed(0))
+    kind = next((p.dtype for p in model.parameters()), torch.float32)
+    try:
+        outputs = surgery.answers(model, x.to(device_of(model), kind))[0].float().flatten(1)[:, :10]
+    except Exception:
+        return None
+    finite = bool(outputs.isfinite().all())
+    return {"shape": [*shape], "outputs": outputs.tolist()} if finite else None
+
+
+def _built(model: nn.Module) -> dict[str, Any] | None:
+    """The name and the settings with which `build` makes such a network, by its shapes."""
+    name = next((name for name, kind in MODELS.items() if type(model) is kind), None)
+    if name is None:
+        return None
+    shapes = {n: tuple(p.shape) for n, p in model.named_parameters()}
+    if surgery.was_cut(model):
+        shapes |= {n: s for n, s in surgery.plan_of(model).shapes.items() if n in shapes}
+    wide = [shape for shape in shapes.values() if len(shape) > 1]
+    plain = [p.shape for p in MODELS[name]().parameters() if p.ndim > 1]
+    guessed = {
+        "outputs": wide[-1][0],
+        "width": wide[0][0] / plain[0][0],
+        "inputs": wide[0][1],
+    }
+    known = inspect.signature(MODELS[name]).parameters
+    settings = {n: v for n, v in guessed.items() if n in known and v != known[n].default}
+    same = {n: tuple(p.shape) for n, p in MODELS[name](**settings).named_parameters()} == shapes
+    return {"name": name, "settings": settings} if same else None
 
 
 @checked

@@ -10,16 +10,16 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from torch import nn
 
-from prunekit import checkpoint, count
+from prunekit import checkpoint, count, models, surgery
 from prunekit._arguments import checked
 from prunekit._files import describe
 from prunekit.journal import environment
 from prunekit.judge import evaluate
-from prunekit.knobs import Natural
+from prunekit.knobs import Choice, Natural
 from prunekit.mask import Mask
 from prunekit.steps import Step
 
@@ -112,9 +112,23 @@ class Report:
         )
         return f"<table>{''.join(lines)}</table>"
 
+    def shrink(self) -> nn.Module:
+        """The network without the filters that the method removed (see `surgery.shrink`).
+
+        Where no whole filter went, it is as large as before. Raises ValueError if it cannot be cut.
+        """
+        return surgery.shrink(self.model, self.mask, self._data.example, partial=True)
+
     @checked
-    def save(self, path: str | os.PathLike[str]) -> Path:
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        form: Annotated[str, Choice("masked", "packed", "shrunk")] = "masked",
+    ) -> Path:
         """Write ``path.safetensors`` (the pruned model's ``state_dict``) and ``path.json``.
+
+        form: "masked", the network as it was, with zeros; "packed", the kept weights alone and
+            their places; "shrunk", the smaller network of `shrink`. `models.load` reads them all.
 
         Plain torch and safetensors load the first; the second holds method, knobs, figures,
         versions and the mask. Over an older report the two change together: killed at any moment,
@@ -139,7 +153,10 @@ class Report:
             "environments": self.environments or [environment()],
             "mask": base64.b64encode(zlib.compress(self.mask.to_bytes(), 9)).decode(),
         }
-        return checkpoint.save(path, self.model, info)
+        model = self.shrink() if form == "shrunk" else self.model
+        packed = self.mask if form == "packed" else None
+        example = None if self._data is None else self._data.example
+        return models.save(path, model, info, mask=packed, example=example)
 
 
 @checked

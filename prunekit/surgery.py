@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from prunekit._arguments import checked
 from prunekit._modules import call, device_of, each, evaluating, named_tensors, place, repeatably
 from prunekit._random import LocalRandom
 from prunekit.channels import FIXED, Followed, Slot, follow, outside
+from prunekit.knobs import shown
 from prunekit.mask import Mask
 from prunekit.trial import copied
 
@@ -77,6 +79,12 @@ class Groups(Sequence[Family]):
         self.model = type(model).__name__
         self.slots, self.counts = found.slots, found.counts
         self.shapes = {name: tuple(a.shape) for name, a in named_tensors(model).items()}
+        modules = dict(model.named_modules())
+        self.told = {  # numbers in tuples, of which some count channels
+            (slot.owner, slot.attribute): tuple(getattr(modules[slot.owner], slot.attribute))
+            for slot in found.slots
+            if slot.attribute
+        }
         self.parameters = [name for name, _ in model.named_parameters()]
         self.unused = [name for name in self.parameters if name not in found.used]
         labels = _components(found.size, found.ties)
@@ -284,6 +292,8 @@ def couple(
 def _matching(who: str, names: Iterable[str], ignore: Iterable[str] | str) -> set[str]:
     names, found = [*names], set[str]()
     for pattern in (ignore,) if isinstance(ignore, str) else ignore:
+        if not isinstance(pattern, str):
+            raise TypeError(f"{who}: ignore: must be names or patterns, got {shown(pattern)}")
         hit = set(fnmatch.filter(names, pattern))
         if not hit:
             raise ValueError(
@@ -423,9 +433,9 @@ class _Cut:
         sizes: dict[str, dict[str, Any]] = {}
         for slot, places in self.kept.items():
             if slot.attribute:
-                sizes.setdefault(slot.owner, {}).setdefault(slot.attribute, {})[slot.dim] = len(
-                    places
-                )
+                told = self.groups.told[slot.owner, slot.attribute]
+                own = sizes.setdefault(slot.owner, {}).setdefault(slot.attribute, [*told])
+                own[slot.dim] = len(places)
             else:
                 cuts.setdefault(slot.owner, {})[slot.dim] = tuple(places.tolist())
         left = np.append(self.stays, True)
@@ -454,13 +464,57 @@ class Plan:
 
     cuts: of each parameter and buffer that loses something, by dimension the indices that stay.
     shapes: what these tensors were before. attributes: what modules say afterwards, such as how
-    many groups a convolution has; of a tuple, as of padding, by place what stands there.
+    many groups a convolution has; a list for a tuple, as of padding.
     """
 
     model: str
     cuts: Mapping[str, Mapping[int, tuple[int, ...]]]
     shapes: Mapping[str, tuple[int, ...]]
     attributes: Mapping[str, Mapping[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as plain JSON; indices in runs, both ends within."""
+        cuts = {
+            name: {str(dim): _runs(places) for dim, places in dims.items()}
+            for name, dims in self.cuts.items()
+        }
+        shapes = {name: [*shape] for name, shape in self.shapes.items()}
+        attributes = {path: dict(named) for path, named in self.attributes.items()}
+        return {"model": self.model, "cuts": cuts, "shapes": shapes, "attributes": attributes}
+
+    @classmethod
+    @checked
+    def from_json(cls, told: Mapping[str, Any]) -> Plan:
+        """Turns `to_json` around. Raises ValueError for what is no plan."""
+        try:
+            shapes = {str(name): tuple(map(int, shape)) for name, shape in told["shapes"].items()}
+            cuts = {
+                str(name): {int(dim): _from_runs(runs) for dim, runs in dims.items()}
+                for name, dims in told["cuts"].items()
+            }
+            for name, dims in cuts.items():
+                for dim, places in dims.items():
+                    if not places or places[0] < 0 or places[-1] >= shapes[name][dim]:
+                        raise ValueError(f"{name} has no such places in dimension {dim}")
+            attributes = {str(path): dict(named) for path, named in told["attributes"].items()}
+            return cls(str(told["model"]), cuts, shapes, attributes)
+        except (LookupError, AttributeError, TypeError, ValueError) as error:
+            raise ValueError(f"Plan: this is no plan: {error}") from error
+
+
+def _runs(places: Sequence[int]) -> list[list[int]]:
+    """[0, 1, 2, 5] -> [[0, 2], [5, 5]]"""
+    at = np.array(places)
+    ends = np.flatnonzero(np.diff(at) != 1)
+    firsts, lasts = at[np.append(0, ends + 1)], at[np.append(ends, len(at) - 1)]
+    return [[int(a), int(b)] for a, b in zip(firsts, lasts, strict=True)]
+
+
+def _from_runs(runs: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    places = tuple(i for first, last in runs for i in range(int(first), int(last) + 1))
+    if any(first > last for first, last in runs) or any(a >= b for a, b in pairwise(places)):
+        raise ValueError("places must rise")
+    return places
 
 
 def _cut(model: nn.Module, plan: Plan) -> nn.Module:
@@ -475,12 +529,7 @@ def _cut(model: nn.Module, plan: Plan) -> nn.Module:
     modules = dict(model.named_modules())
     for path, attributes in plan.attributes.items():
         for attribute, value in attributes.items():
-            if isinstance(value, Mapping):
-                now = [*getattr(modules[path], attribute)]
-                for place, n in value.items():
-                    now[place] = n
-                value = type(getattr(modules[path], attribute))(now)
-            setattr(modules[path], attribute, value)
+            setattr(modules[path], attribute, tuple(value) if isinstance(value, list) else value)
     model._prunekit_plan = plan  # type: ignore[assignment]
     return model
 
@@ -553,7 +602,7 @@ def shrink(
 
 def _prove(whole: nn.Module, small: nn.Module, x: Any, cut: _Cut, of: str) -> None:
     """Raise ValueError unless both answer the same."""
-    want = _answer(whole, x)
+    want = answers(whole, x)
     try:
         wrong = _apart(whole, small, x, want)
     except Exception as error:
@@ -575,7 +624,7 @@ def _wrong_alone(whole: nn.Module, x: Any, cut: _Cut, family: str) -> bool:
         return False
     try:
         small = _cut(copied("shrink", whole), part.plan())
-        return bool(_apart(whole, small, x, _answer(whole, x)))
+        return bool(_apart(whole, small, x, answers(whole, x)))
     except Exception:
         return True
 
@@ -588,11 +637,11 @@ def _apart(whole: nn.Module, small: nn.Module, x: Any, want: list[Tensor]) -> st
     works in it.
     """
     close = _tolerance(whole)
-    wrong = differs(want, _answer(small, x), close)
+    wrong = differs(want, answers(small, x), close)
     if not wrong and close <= CLOSE[torch.float32]:
         return ""
     try:
-        one, two = (_answer(copied("shrink", m).double(), _double(x)) for m in (whole, small))
+        one, two = (answers(copied("shrink", m).double(), _double(x)) for m in (whole, small))
     except Exception:
         return wrong
     return differs(one, two, CLOSE[torch.float64])
@@ -602,7 +651,9 @@ def _double(x: Any) -> Any:
     return each(x, lambda a: a.double() if a.is_floating_point() else a)
 
 
-def _answer(model: nn.Module, x: Any) -> list[Tensor]:
+def answers(model: nn.Module, x: Any) -> list[Tensor]:
+    """What a network answers in eval mode, the same every time."""
+
     def once() -> Any:
         with torch.no_grad(), evaluating(model), LocalRandom(0):
             return call(model, x)
@@ -675,14 +726,19 @@ def _draw(model: nn.Module) -> None:
 
 
 @checked
+def was_cut(model: nn.Module) -> bool:
+    """Whether `shrink` or `rebuild` made a network."""
+    return isinstance(vars(model).get("_prunekit_plan"), Plan)
+
+
+@checked
 def plan_of(small: nn.Module) -> Plan:
     """The plan by which a network was cut. Raises ValueError for one that was not."""
-    plan = vars(small).get("_prunekit_plan")
-    if not isinstance(plan, Plan):
+    if not was_cut(small):
         raise ValueError(
             f"plan_of: {type(small).__name__} was not cut. Pass what shrink or rebuild gave."
         )
-    return plan
+    return vars(small)["_prunekit_plan"]
 
 
 @checked

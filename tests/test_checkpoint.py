@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -13,12 +14,15 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny import tiny_model
 from torch import nn
 
 from prunekit import checkpoint
 from prunekit._files import seal
 from prunekit._random import LocalRandom
+from prunekit.mask import Mask
 
 FIXTURES = Path(__file__).parent / "fixtures"  # what earlier versions wrote
 
@@ -399,4 +403,57 @@ def test_a_tensor_that_cannot_be_written_is_refused_by_name(tmp_path, buffer, ki
     model.register_buffer("odd", buffer)
     with pytest.raises(ValueError, match=f"'odd' of Sequential is {kind}"):
         checkpoint.save(tmp_path / "model", model, {})
+    assert not [*tmp_path.iterdir()]
+
+
+# ---------------------------------------------------------------------------------- packed tensors
+
+
+@given(st.integers(0, 3000), st.floats(0, 1), st.integers(0, 10**6))
+def test_packed_places_come_back(n, density, seed):
+    keep = torch.rand(n, generator=torch.Generator().manual_seed(seed)) < density
+    assert torch.equal(checkpoint.unpack(checkpoint.pack(keep), (n,)), keep)
+
+
+@pytest.mark.parametrize("keep", [torch.zeros(70_000), torch.ones(70_000), torch.eye(300)])
+def test_long_gaps_and_patterns_come_back_in_little(keep):
+    keep = keep.bool()
+    packed = checkpoint.pack(keep)
+    assert torch.equal(checkpoint.unpack(packed, keep.shape), keep)
+    assert len(packed) < 700
+
+
+@pytest.mark.parametrize("density", [0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 0.95])
+def test_random_places_and_their_numbers_take_hardly_more_than_they_must(density, tmp_path):
+    layers = [(300, 784), (100, 300), (50, 20, 5, 5), (64,)]
+    generator = torch.Generator().manual_seed(7)
+    keeps = {f"{i}": torch.rand(n, generator=generator) < density for i, n in enumerate(layers)}
+    model = nn.ParameterDict({n: nn.Parameter(torch.randn(k.shape) * k) for n, k in keeps.items()})
+    checkpoint.save(tmp_path / "m", model, {}, mask=Mask(keeps))
+    least = 0.0  # bits
+    for keep in keeps.values():
+        n, k = keep.numel(), int(keep.sum())
+        share = [p for p in (k / n, 1 - k / n) if p]
+        least += n * -sum(p * math.log2(p) for p in share) + 32 * k
+    stored = safetensors.torch.load_file(tmp_path / "m.safetensors")
+    assert 8 * sum(a.nbytes for a in stored.values()) < 1.1 * least
+    other = nn.ParameterDict(
+        {name: nn.Parameter(torch.randn(k.shape)) for name, k in keeps.items()}
+    )
+    checkpoint.load_into(other, tmp_path / "m")
+    assert equal(model, other)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x09", b"\x00", b"\x01\x00", b"\x02\xff\xff", b"\x03"])
+def test_damaged_places_are_refused(damage):
+    with pytest.raises(ValueError, match="the packed places are damaged"):
+        checkpoint.unpack(damage, (100,))
+
+
+def test_a_mask_that_is_not_applied_or_of_another_model_is_refused(tmp_path):
+    model = tiny_model()
+    with pytest.raises(ValueError, match=r"removes weights of 0\.weight that are not 0"):
+        checkpoint.save(tmp_path / "m", model, {}, mask={"0.weight": torch.zeros(12, 8).bool()})
+    with pytest.raises(ValueError, match=r"the mask has 0\.weight \(3,\), the model not"):
+        checkpoint.save(tmp_path / "m", model, {}, mask={"0.weight": torch.zeros(3).bool()})
     assert not [*tmp_path.iterdir()]
