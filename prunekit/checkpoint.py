@@ -145,6 +145,8 @@ def pack(keep: Tensor) -> bytes:
     the gaps between entries that are True, or those that are False, in Huffman's code. Of n
     entries, k of them True at random, n H(k / n) bits are the least, H the binary entropy.
     """
+    if keep.dtype != torch.bool:
+        raise TypeError(f"pack: keep must be a bool tensor, got {keep.dtype}")
     bits = keep.detach().cpu().numpy().reshape(-1)
     plain = np.packbits(bits).tobytes()
     forms = [
@@ -208,6 +210,8 @@ def _packed(
     packed, shapes = dict(tensors), dict[str, list[int]]()
     for name, keep in mask.items():
         own = tied.get(name, name)
+        if keep.dtype != torch.bool:
+            raise TypeError(f"checkpoint: the mask of {name} must be bool, got {keep.dtype}")
         if own not in tensors or tensors[own].shape != keep.shape:
             raise ValueError(f"checkpoint: the mask has {name} {tuple(keep.shape)}, the model not")
         a = tensors[own]

@@ -21,7 +21,6 @@ from prunekit._files import home
 from prunekit._modules import device_of
 from prunekit._random import LocalRandom
 from prunekit.knobs import Knob, Range
-from prunekit.trial import copied
 
 
 def _check_outputs(model: nn.Module, outputs: int = 10, *_: Any, **others: Any) -> None:
@@ -371,7 +370,7 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
             raise ValueError(f"{what} is damaged: {error}") from error
         model = surgery.rebuild(model, plan)
     else:
-        model = copied("load", model)
+        model = surgery.copy_of("load", model)
     checkpoint.load_into(model, path)
     if isinstance(check := info.get("check"), dict):
         found = _check_of(model, check["shape"]) or {"outputs": []}

@@ -494,8 +494,8 @@ def watching(model: nn.Module, watcher: Operators) -> Iterator[None]:
         torch.set_autocast_cache_enabled(remembers)
 
 
-def first(who: str, model: nn.Module, x: Any, n: int = 1) -> Any:
-    """The first `n` examples of a batch, on the model's device.
+def first(who: str, model: nn.Module, x: Any, n: int | None = 1) -> Any:
+    """The first `n` examples of a batch, None for all, on the model's device.
 
     Raises ValueError that names `who` unless x is a tensor or a tuple or mapping of tensors.
     """

@@ -8,12 +8,15 @@ from typing import Annotated, Any, Unpack
 
 from torch import nn
 
-from prunekit import search, select, surgery
+from prunekit import search, select, surgery, train
 from prunekit._arguments import checked
+from prunekit._modules import put_back, snapshot
+from prunekit.judge import evaluate
 from prunekit.knobs import Choice, knobs
 from prunekit.mask import Mask
 from prunekit.steps import Run, Step, derive
 from prunekit.train import Tuning, fit
+from prunekit.trial import copied
 
 # choose(mask, sparsity): what is left of the mask at that sparsity. It is called once a round, in
 # their order, also by a run that is resumed, so it may count.
@@ -41,6 +44,7 @@ def in_rounds(
     seed: int,
     run: Run,
     on: On = "masked",
+    recalibrate: bool = False,
     **tuning: Unpack[Tuning],
 ) -> Generator[Step, None, Mask]:
     """Choose what stays, cut the rest and fine-tune, `rounds` times; gives back the last mask.
@@ -53,11 +57,16 @@ def in_rounds(
         under their names. The masks must then be those of `surgery.couple`. Both give the same
         history, to rounding.
 
+    recalibrate: estimate the running statistics of norms anew after each cut.
+
     Raises ValueError, before anything is trained, for a network that cannot be cut so.
     """
     for index, target in enumerate(select.stages(sparsity, rounds), start=1):
         mask = choose(mask, target)
-        yield search.cut(model, data, mask, index, rounds, run)
+        if recalibrate:
+            yield _recalibrated(model, data, mask, index, rounds, derive(seed, index), run)
+        else:
+            yield search.cut(model, data, mask, index, rounds, run)
         settings: dict[str, Any] = dict(
             phase="finetune", seed=derive(seed, index), run=run, **tuning
         )
@@ -67,6 +76,17 @@ def in_rounds(
         small = surgery.shrink(model, mask, data.example, partial=True)
         zeros = Mask.ones(small, example=data.example).left(small)  # of an earlier pruning
         for step in fit(small, data, mask=zeros, **settings):
-            surgery.write_back(small, model)
+            surgery.write_back(small, model).eval()
             yield replace(step, mask=mask)
     return mask
+
+
+def _recalibrated(
+    model: nn.Module, data: Any, mask: Mask, index: int, of: int, seed: int, run: Run
+) -> Step:
+    """As `search.cut`, with running statistics that are of the network that is left."""
+    twin = train.recalibrate(mask.apply_(copied("recalibrate", model)), data, seed=seed, run=run)
+    metrics = {data.metric_name: evaluate(twin, data)}
+    run.poll()
+    put_back(model, snapshot(twin))
+    return Step("prune", index, of, mask, metrics, {"recalibrated": True})

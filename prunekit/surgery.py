@@ -25,7 +25,16 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from prunekit._arguments import checked
-from prunekit._modules import call, device_of, each, evaluating, named_tensors, place, repeatably
+from prunekit._modules import (
+    call,
+    check_values,
+    device_of,
+    each,
+    evaluating,
+    named_tensors,
+    place,
+    repeatably,
+)
 from prunekit._random import LocalRandom
 from prunekit.channels import FIXED, Followed, Slot, follow, outside
 from prunekit.knobs import shown
@@ -231,7 +240,8 @@ def groups(model: nn.Module, example: Any) -> Groups:
     return _groups("groups", model, example)
 
 
-def _copied(who: str, model: nn.Module) -> nn.Module:
+def copy_of(who: str, model: nn.Module) -> nn.Module:
+    """A copy that can be cut. Raises ValueError for what is compiled, or cannot be copied."""
     if isinstance(model, torch.jit.ScriptModule) or any(
         isinstance(module, torch.jit.ScriptModule) for module in model.modules()
     ):
@@ -239,13 +249,14 @@ def _copied(who: str, model: nn.Module) -> nn.Module:
             f"{who}: {type(model).__name__} has a part that is compiled by torch.jit, which cannot "
             "be cut. Pass the model that it was made of."
         )
+    check_values(who, model)
     return copied(who, model)
 
 
 def _groups(who: str, model: nn.Module, example: Any) -> Groups:
     """Those that are handed over in the place of an example, or new ones."""
     if not isinstance(example, Groups):
-        twin = _copied(who, model)
+        twin = copy_of(who, model)
         return Groups(twin, follow(twin, example))
     shapes = {name: tuple(a.shape) for name, a in named_tensors(model).items()}
     if shapes != example.shapes:
@@ -541,7 +552,7 @@ def rebuild(model: nn.Module, plan: Plan) -> nn.Module:
     Raises ValueError if the plan is for another network.
     """
     check_plan("rebuild", model, plan)
-    return _cut(_copied("rebuild", model), plan)
+    return _cut(copy_of("rebuild", model), plan)
 
 
 def check_plan(who: str, model: nn.Module, plan: Plan) -> None:
@@ -587,7 +598,7 @@ def shrink(
     Raises ValueError as `couple` does, and if the two answer differently, as where a size is
     written in ``forward``; the message says which layers can be left whole with `ignore`.
     """
-    whole = _copied("shrink", model)
+    whole = copy_of("shrink", model)
     cut = _Cut("shrink", Groups(whole, follow(whole, example)), model, mask, ignore, partial)
     plan, x = cut.plan(), place(example, device_of(model))
     cut.mask.apply_(whole)

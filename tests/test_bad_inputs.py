@@ -89,7 +89,8 @@ INNER = {
     "train.Form", "train.autocast", "train.fastest_form", "data.Foreign", "knobs.Default", "knobs.Before",
     "knobs.unpacked", "knobs.unpacked_type", "knobs.read_knobs", "datasets.read",
     "datasets.folder_of", "models.Block", "models.ResNet", "prune.share_done", "prune.whole",
-    "prune.bound", "surgery.Family", "surgery.Groups", "surgery.check_plan", "surgery.differs",
+    "prune.bound", "surgery.Family", "surgery.Groups", "surgery.check_plan", "surgery.differs", "surgery.copy_of",
+    "surgery.answers", "surgery.was_cut",
     "select.Groups", "select.emptied_by", "select.rest", "select.scoped", "select.flat",
     "checkpoint.text_of", "datasets.crop_and_mirror", "knobs.knob_of", "knobs.Range.check", "mask.check_prunable", "widgets.views.roulette.Tree",
 }  # fmt: skip
@@ -391,6 +392,22 @@ GOOD = {
     "count.params": lambda: (count.params, dict(model=tiny_model(), mask=mask())),
     "count.compression": lambda: (count.compression, dict(model=tiny_model(), mask=mask())),
     "count.Macs": lambda: (count.Macs, dict(dense=2, sparse=1)),
+    "count.size": lambda: (count.size, dict(model=tiny_model(), mask=mask())),
+    "count.latency": lambda: (
+        count.latency, dict(models={"a": tiny_model()}, x=X, seconds=0.01, warmup=1, threads=1)
+    ),
+    "count.Latency": lambda: (
+        count.Latency, dict(median=0.2, low=0.1, high=0.3, runs=5, batch=2, threads=1)
+    ),
+    "count.Costs": lambda: (count.Costs, dict(rows={})),
+    "count.costs": lambda: (
+        count.costs,
+        dict(model=tiny_model(), mask=filters(), x=X, small=small_one(), seconds=0.01, threads=1),
+    ),
+    "train.recalibrate": lambda: (
+        train.recalibrate,
+        dict(model=tiny_model(), data=small(), examples=20, batch=10, seed=0, run=Run()),
+    ),
     "count.macs": lambda: (count.macs, dict(model=tiny_model(), x=X, mask=mask())),
     "mask.prunable": lambda: (
         mask_room.prunable,
@@ -497,8 +514,9 @@ GOOD = {
              macs=count.Macs(2, 1), missing={}, environments=[], tests=[]),
     ),
     "report.Report.test": lambda: on(pruned(), "test"),
+    "report.Report.shrink": lambda: on(pruned(), "shrink"),
     "report.Report.rows": lambda: on(pruned(), "rows"),
-    "report.Report.save": lambda: on(pruned(), "save", path="report"),
+    "report.Report.save": lambda: on(pruned(), "save", path="report", form="masked"),
     "report.load_mask": lambda: (report.load_mask, dict(path=saved())),
     "report.with_error": lambda: (report.with_error, dict(accuracy=0.5, n=10)),
     "report.shown_metric": lambda: (
@@ -541,6 +559,15 @@ GOOD = {
     "checkpoint.save": lambda: (
         checkpoint.save, dict(path="c", model=tiny_model(), info={"a": 1}, half=False)
     ),
+    "checkpoint.pack": lambda: (checkpoint.pack, dict(keep=torch.ones(3, 4).bool())),
+    "checkpoint.unpack": lambda: (
+        checkpoint.unpack, dict(packed=checkpoint.pack(torch.ones(9).bool()), shape=(3, 3))
+    ),
+    "models.save": lambda: (
+        models.save,
+        dict(path="m", model=tiny_model(), info={"a": 1}, mask=None, example=X, half=False),
+    ),
+    "models.load": lambda: (models.load, dict(path=saved(), model=tiny_model())),
     "checkpoint.exists": lambda: (checkpoint.exists, dict(path=saved())),
     "checkpoint.read_info": lambda: (checkpoint.read_info, dict(path=saved())),
     "checkpoint.load_into": lambda: (

@@ -6,13 +6,14 @@ import itertools
 import pytest
 import torch
 from networks import Computes, loop, random_network
-from tiny import tiny_model
+from safetensors.torch import load_file
+from tiny import tiny_images, tiny_model, tiny_residual
 from torch import nn
 from torch.nn.functional import linear, relu, scaled_dot_product_attention
 from torch.nn.utils import parametrizations, parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
-from prunekit import count
+from prunekit import checkpoint, count, surgery
 from prunekit.count import Macs
 from prunekit.mask import Mask
 from prunekit.models import build
@@ -668,3 +669,56 @@ def test_a_model_without_parameters_costs_its_products():
 def test_what_is_no_batch_is_refused(x):
     with pytest.raises(ValueError, match="macs: the example must be a batch"):
         count.macs(tiny_model(), x)
+
+
+# ------------------------------------------------------------------------------------ bytes, time
+
+
+def cut():
+    model, x = tiny_residual().eval(), tiny_images().example
+    keep = torch.ones(model.conv2.weight.shape, dtype=torch.bool)
+    keep[:2] = False
+    return model, Mask({"conv2.weight": keep}), x
+
+
+def test_bytes_are_those_of_the_tensors_and_packed_those_that_a_file_holds(tmp_path):
+    model, mask, x = cut()
+    coupled = surgery.couple(model, mask, x)
+    coupled.apply_(model)
+    floats = sum(a.numel() * a.element_size() for a in model.state_dict().values())
+    assert count.size(model) == floats
+    path = checkpoint.save(tmp_path / "m", model, {}, mask=coupled)
+    assert count.size(model, coupled) == sum(a.nbytes for a in load_file(path).values())
+
+
+def test_the_faster_of_two_networks_takes_less_time_and_settings_stay():
+    wide, narrow = (nn.Sequential(nn.Linear(64, n), nn.Linear(n, 8)).train() for n in (8192, 8))
+    threads = torch.get_num_threads()
+    told = count.latency({"wide": wide, "narrow": narrow}, torch.rand(64, 64), seconds=0.3)
+    assert told["narrow"].median < told["wide"].median
+    for each in told.values():
+        assert 0 < each.low <= each.median <= each.high
+        assert each.runs >= 5
+        assert (each.batch, each.threads) == (64, 1)
+    assert torch.get_num_threads() == threads
+    assert wide.training
+    with pytest.raises(ValueError, match="latency: there must be at least one model"):
+        count.latency({}, torch.rand(2, 3))
+    with pytest.raises(ValueError, match="latency: the example must be a batch"):
+        count.latency({"wide": wide}, torch.tensor(1.0))
+
+
+def test_costs_say_what_the_zeros_cost_and_what_cutting_saves():
+    model, mask, x = cut()
+    coupled = surgery.couple(model, mask, x)
+    told = count.costs(model, coupled, x, seconds=0.05)
+    dense, masked, shrunk = (told.rows[name] for name in ("dense", "masked", "shrunk"))
+    assert masked["params"] == dense["params"]
+    assert masked["macs"] == dense["macs"]
+    assert masked["bytes"] == dense["bytes"]  # that is why a masked network is no smaller
+    assert masked["params"] - masked["zeros"] == shrunk["params"]
+    assert masked["sparse"] == shrunk["macs"] == shrunk["sparse"]
+    assert shrunk["bytes"] < masked["packed"] < dense["bytes"]
+    for text in (str(told), told._repr_html_()):
+        assert f"{shrunk['macs']:,}" in text
+        assert " ms (" in text

@@ -1,14 +1,17 @@
 """Filter pruning: what the criteria score, against loops, and which filters go."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
 from tiny import tiny_data, tiny_images, tiny_model, tiny_residual
 from torch import nn
 
-from prunekit import Data, count, prune, score, select, surgery
+from prunekit import Data, Run, count, prune, score, select, surgery, train
 from prunekit.baselines.filters import filters
 from prunekit.mask import Mask
+from prunekit.steps import Stopped, derive
 
 
 def rows(model, name):
@@ -94,6 +97,7 @@ def test_training_what_is_left_is_training_under_the_mask(net):
         for on in ("masked", "shrunk")
     ]
     masked, shrunk = (run.history for run in runs)
+    assert not any(run.model.training for run in runs)
     assert [(s.phase, s.index, s.of, s.mask) for s in masked] == [
         (s.phase, s.index, s.of, s.mask) for s in shrunk
     ]
@@ -146,3 +150,44 @@ def test_a_network_that_cannot_be_cut_is_told_before_it_is_trained():
         next(steps)
     masked = [*filters(model, data, share=0.5, epochs=1, on="masked")]
     assert len(masked) == 2
+
+
+def test_recalibrated_statistics_are_the_means_over_minibatches():
+    model, data = tiny_residual(dropout=0.3), tiny_images()
+    weights = [p.clone() for p in model.parameters()]
+    train.recalibrate(model.train(), data, examples=10**6, batch=40, seed=3)
+    assert model.training
+    assert all(torch.equal(a, b) for a, b in zip(weights, model.parameters(), strict=True))
+    means, variances = [], []
+    generator = torch.Generator().manual_seed(derive(3, "recalibrate"))
+    for x, _ in data.batches("train", 40, generator):
+        out = model.conv1(x).detach()
+        means.append(out.mean((0, 2, 3)))
+        variances.append(out.var((0, 2, 3)))
+    assert torch.allclose(model.bn1.running_mean, torch.stack(means).mean(0), atol=1e-5)
+    assert torch.allclose(model.bn1.running_var, torch.stack(variances).mean(0), rtol=1e-4)
+    assert model.bn1.momentum == 0.1
+
+
+def test_recalibration_that_is_stopped_or_fails_leaves_what_was():
+    model, data = tiny_residual(), tiny_images()
+    before = {name: b.clone() for name, b in model.named_buffers()}
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Stopped):
+        train.recalibrate(model, data, run=Run(stop=stop))
+    assert all(torch.equal(b, before[name]) for name, b in model.named_buffers())
+    assert model.bn1.momentum == 0.1
+    plain = tiny_model()
+    assert train.recalibrate(plain, tiny_data()) is plain
+
+
+def test_a_recalibrated_cut_is_judged_with_its_new_statistics():
+    model, data = tiny_residual(), tiny_images()
+    one, two = (
+        prune(filters, model, data, share=0.5, recalibrate=again, bar=False)
+        for again in (False, True)
+    )
+    assert one.mask == two.mask
+    assert not torch.equal(one.model.bn1.running_mean, two.model.bn1.running_mean)
+    assert two.history[-1].metrics["accuracy"] == two.after["accuracy"]

@@ -50,6 +50,7 @@ def filters(
     scope: Scope = "layer",
     multiple: Count = 1,
     on: On = "shrunk",
+    recalibrate: bool = False,
     ignore: Names = (),
     seed: int = 0,
     run: Run = Run(),
@@ -68,6 +69,7 @@ def filters(
         weights.
     multiple: each layer keeps a multiple of so many filters, if it has as many.
     on: which network is fine-tuned: "shrunk", without the filters, or "masked", which takes longer.
+    recalibrate: estimate the running statistics of norms anew after each cut, before training.
     ignore: names of weights whose filters stay.
     """
     groups = surgery.groups(model, data.example)
@@ -97,7 +99,8 @@ def filters(
 
     yield from in_rounds(
         model, data, _whole(model, groups, families, data), choose,
-        sparsity=share, rounds=rounds, seed=seed, run=run, on=on, **tuning,
+        sparsity=share, rounds=rounds, seed=seed, run=run, on=on, recalibrate=recalibrate,
+        **tuning,
     )  # fmt: skip
 
 
