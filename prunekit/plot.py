@@ -30,6 +30,7 @@ from prunekit.knobs import Count, shown
 from prunekit.looks import BLUE, COLOURS, FAINTEST, INK, NEGATIVE, POSITIVE, looks
 from prunekit.report import Comparison, Report
 from prunekit.steps import Step
+from prunekit.surgery import Groups
 
 Numbers = Annotated[Any, numbers("n")]
 Table = Annotated[Any, numbers("rows", "columns")]
@@ -293,6 +294,42 @@ def comparison(result: Comparison, title: str = "") -> Figure:
         for method, reports in result.reports.items()
     }
     return dots(rows, x=f"validation {metric}", title=title)
+
+
+@checked
+@_styled
+def groups(found: Groups, title: str = "") -> Figure:
+    """What hangs together in a network: a column for each family of groups of channels, a row for
+    each layer; a mark says that a layer makes these channels, carries or reads them.
+
+    Below a column stands how many groups it has; a dashed one cannot go.
+    """
+    layers = dict.fromkeys(
+        layer for family in found for of in family.layers().values() for layer in of
+    )
+    order = [name.rpartition(".")[0] or name for name in found.parameters]
+    rows = [*dict.fromkeys([*(name for name in order if name in layers), *layers])]
+    size = (2.5 + 0.55 * len(found), 1.6 + 0.28 * len(rows))
+    figure, axis = axes(title or f"What can only go together in a {found.model}", "", "", size)
+    shown_once, names = set[str](), looks(["made by", "carried by", "read by"])
+    for column, family in enumerate(found):
+        places = [rows.index(layer) for of in family.layers().values() for layer in of]
+        dash = "--" if family.fixed else "-"
+        axis.plot([column] * 2, [min(places), max(places)], dash, color=INK, linewidth=1, zorder=1)
+        for shift, (what, of) in enumerate(family.layers().items()):
+            look, label = names[what], what if what not in shown_once and of else None
+            shown_once |= {what} if of else set()
+            xs = [column + 0.14 * (shift - 1)] * len(of)
+            ys = [rows.index(layer) for layer in of]
+            axis.plot(xs, ys, look.marker, color=look.colour, label=label, markersize=7)
+    counts = [f"{family.size}" + ("\nstay" if family.fixed else "") for family in found]
+    axis.set_xticks(range(len(found)), counts)
+    axis.set_yticks(range(len(rows)), rows)
+    axis.set(xlabel="number of such groups")
+    axis.set(xlim=(-0.6, len(found) - 0.4), ylim=(len(rows) - 0.5, -0.5))
+    axis.grid(axis="x", visible=False)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
 
 
 @checked

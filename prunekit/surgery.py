@@ -63,14 +63,20 @@ class Family:
     carries: tuple[str, ...]
     fixed: str = ""
 
+    def layers(self) -> dict[str, list[str]]:
+        """By what they do with these channels, the layers: "made by", "carried by", "read by"."""
+        parts = {"made by": self.makes, "carried by": self.carries, "read by": self.reads}
+        return {
+            what: [*dict.fromkeys(name.rpartition(".")[0] or name for name in names)]
+            for what, names in parts.items()
+        }
+
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.size} {'groups' if self.size > 1 else 'group'}"]
         if self.fixed:
             lines[0] += f" that cannot go: {self.fixed}"
-        for what in ("makes", "carries", "reads"):
-            if names := getattr(self, what):
-                label = {"makes": "made by", "carries": "carried by", "reads": "read by"}[what]
-                layers = [*dict.fromkeys(name.rpartition(".")[0] or name for name in names)]
+        for label, layers in self.layers().items():
+            if layers:
                 if len(layers) > SHOWN:
                     layers[SHOWN - 1 : -1] = [f"… ({len(layers)} in all)"]
                 lines.append(f"    {label:<10} {', '.join(layers)}")
@@ -604,7 +610,7 @@ def shrink(
     cut.mask.apply_(whole)
     small = _cut(copied("shrink", whole), plan)
     _prove(whole, small, x, cut, "")
-    _draw(whole)
+    draw(whole)
     cut.mask.apply_(whole)
     drawn = _cut(copied("shrink", whole), plan)
     _prove(whole, drawn, each(x, lambda a: a[:2]), cut, " of random weights")
@@ -715,7 +721,7 @@ def _place(error: Exception) -> str:
 
 
 @torch.no_grad()
-def _draw(model: nn.Module) -> None:
+def draw(model: nn.Module) -> None:
     """Give all numbers of a model new values of about the size that layers begin with."""
     generator = torch.Generator().manual_seed(0)
     parameters = {name for name, _ in model.named_parameters()}

@@ -90,7 +90,7 @@ INNER = {
     "knobs.unpacked", "knobs.unpacked_type", "knobs.read_knobs", "datasets.read",
     "datasets.folder_of", "models.Block", "models.ResNet", "prune.share_done", "prune.whole",
     "prune.bound", "surgery.Family", "surgery.Groups", "surgery.check_plan", "surgery.differs", "surgery.copy_of",
-    "surgery.answers", "surgery.was_cut",
+    "surgery.answers", "surgery.was_cut", "surgery.draw",
     "select.Groups", "select.emptied_by", "select.rest", "select.scoped", "select.flat",
     "checkpoint.text_of", "datasets.crop_and_mirror", "knobs.knob_of", "knobs.Range.check", "mask.check_prunable", "widgets.views.roulette.Tree",
 }  # fmt: skip
@@ -608,6 +608,7 @@ GOOD = {
     "plot.comparison": lambda: (
         plot.comparison, dict(result=report.Comparison({"a": [pruned()]}, (0,)), title="t")
     ),
+    "plot.groups": lambda: (plot.groups, dict(found=groups(), title="t")),
     "plot.matrix": lambda: (
         plot.matrix, dict(values=torch.rand(2, 3), keep=torch.rand(2, 3) > 0.5, title="t")
     ),

@@ -15,9 +15,9 @@ from matplotlib.collections import PathCollection, QuadMesh
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
-from tiny import tiny_data, tiny_model
+from tiny import tiny_data, tiny_images, tiny_model, tiny_residual
 
-from prunekit import plot
+from prunekit import plot, surgery
 from prunekit.baselines.magnitude import magnitude
 from prunekit.baselines.random import random
 from prunekit.looks import COLOURS, FAINTEST, INK, NEGATIVE, POSITIVE
@@ -283,6 +283,7 @@ FIGURES = {
         compare({"magnitude": magnitude, "random": random}, tiny_model(), tiny_data(),
                 seeds=(0, 1), sparsity=0.6, bar=False), "t",
     ),
+    "groups": lambda: plot.groups(surgery.groups(tiny_residual(), tiny_images().example)),
     "matrix": lambda: plot.matrix(WEIGHTS, WEIGHTS.abs() > 0.4, "t"),
     "images": lambda: plot.images([("a", WEIGHTS)], label="weight", cmap="weights", title="t"),
     "wheel": lambda: plot.wheel([0.5, 0.3, 0.2], [3.0, 2.0, 1.0], "t", [1]),
