@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import html
+import math
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from prunekit import checkpoint, surgery
+from prunekit import checkpoint, select, surgery
 from prunekit._arguments import checked
 from prunekit._modules import call, device_of, evaluating, named_tensors, repeatably
 from prunekit.knobs import Count, Positive
@@ -100,6 +101,43 @@ class _Counter(Watcher):
         twins = [self.twins.of(a, None) for a in product.factors]
         self.dense += product.count
         self.sparse += product.kept(None if twin is None else twin != 0 for twin in twins)
+
+
+# ----------------------------------------------------------------------------------------- budgets
+
+
+@checked
+def budget(model: nn.Module, x: Any, told: Mapping[str, float]) -> select.Budget:
+    """What a network may cost once it is pruned, in the place of a sparsity.
+
+    told: of "macs", "params" and "bytes" (see `macs`, `params` and `size`; the bytes are packed)
+        how much: a share of what the network costs now, in (0, 1], or a number above 1. Of several
+        all hold.
+    x: a batch as the model takes it.
+
+    Raises ValueError for another name, or a number out of range.
+    """
+    costs: dict[str, Callable[[Mask], float]] = {
+        "macs": lambda mask: macs(model, x, mask).sparse,
+        "params": lambda mask: params(model, mask),
+        "bytes": lambda mask: size(model, mask),
+    }
+    if not told:
+        raise ValueError(f"budget: must name one of {[*costs]}, got nothing")
+    limits = {}
+    for name, value in told.items():
+        if name not in costs:
+            raise ValueError(f"budget: must be of {[*costs]}, got {name!r}")
+        if not 0 < value < math.inf:
+            raise ValueError(
+                f"budget: {name} must be a share in (0, 1] or a number above 1, got {value!r}"
+            )
+        limits[name] = value * costs[name](Mask({})) if value <= 1 else value
+
+    def cost(mask: Mask) -> float:
+        return max(costs[name](mask) / limit for name, limit in limits.items())
+
+    return select.Budget(cost, cost(Mask({})), told=tuple(sorted(told.items())))
 
 
 # ------------------------------------------------------------------------------------ bytes, time

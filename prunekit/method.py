@@ -16,6 +16,7 @@ from torch import nn
 from prunekit._modules import device_of, remembered
 from prunekit.data import Data, wrap
 from prunekit.knobs import Knob, Range, read_knobs, shown, unpacked
+from prunekit.select import TARGETS, Budget
 from prunekit.steps import Run, Step, Stopped
 from prunekit.trial import check_model, check_writable, try_out
 
@@ -167,7 +168,8 @@ def method(
                 raise TypeError(f"{who}: has no knob {name!r}; it has {[*declared]}.{hint}")
         settings = defaults | given
         for name, knob in declared.items():
-            settings[name] = knob.check(who, settings[name])
+            if not (name in TARGETS and isinstance(settings[name], Budget)):
+                settings[name] = knob.check(who, settings[name])
         settings["seed"] = seed_knob.check(who, settings["seed"])
         if not isinstance(settings["run"], Run):
             raise TypeError(f"{who}: run must be a prunekit Run, got {shown(settings['run'])}")
@@ -275,6 +277,7 @@ def _drive(
     try:
         if journal is not None:
             plain = {name: settings[name] for name in settings if name not in ("seed", "run")}
+            plain = {n: dict(v.told) if isinstance(v, Budget) else v for n, v in plain.items()}
             with surroundings:
                 journal.open(function, plain, settings["seed"], model, data, before)
                 opened = journal

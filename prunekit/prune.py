@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from prunekit import count
+from prunekit import count, select
 from prunekit._arguments import checked
 from prunekit._memory import give_back
 from prunekit.data import wrap
@@ -96,6 +96,9 @@ class Pruning:
         defaults = {knob.name: knob.default for knob in knobs(self.method).values()}
         self.knobs = defaults | settings | {"seed": seed}
         self.model, self.history = copied("prune", model), list[Step]()
+        if (told := self.knobs.pop("budget", None)) is not None:
+            settings |= self._budgeted(settings.pop("budget"), settings)
+            self.knobs |= {"budget": dict(told)}
         steps = self.method(self.model, self.data, seed=seed, run=run, **settings)  # checks them
         check_apart("prune", model, self.model, self.data)
         self.steps, self.examples = steps, self.data.size("validation")
@@ -105,6 +108,17 @@ class Pruning:
                 f"prune: outputs and {self.data.metric_name} of {type(model).__name__} must be "
                 "finite over the validation split before anything is pruned, and are not"
             )
+
+    def _budgeted(self, told: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The knob for which a budget stands, with it."""
+        who = self.method.__name__
+        target = next((n for n in select.TARGETS if n in knobs(self.method)), None)
+        if target is None:
+            raise TypeError(f"prune: {who} takes no budget, it has none of {select.TARGETS}")
+        if target in settings:
+            raise TypeError(f"prune: {who} takes a budget or {target}, not both")
+        self.knobs.pop(target)
+        return {target: count.budget(self.model, self.data.example, told)}
 
     def __iter__(self) -> Iterator[Step]:
         return self
@@ -174,9 +188,10 @@ def prune(
 ) -> Report:
     """Prune a copy of `model` with `method`, and report. The given model stays as it is.
 
-    `settings` are the method's knobs; ``watch`` holds functions iterator -> iterator through which
-    the steps pass. Ctrl-C or `run.stop` ends the run early: the report is then marked stopped, and
-    its model is that of the last step.
+    `settings` are the method's knobs; instead of a sparsity there may be a `budget`, such as
+    ``budget={"macs": 0.5}``, see `count.budget`: as little goes as meets it. ``watch`` holds
+    functions iterator -> iterator through which the steps pass. Ctrl-C or `run.stop` ends the run
+    early: the report is then marked stopped, and its model is that of the last step.
     """
     _check_settings("prune", run, bar)
     pruning = Pruning(method, model, data, seed=seed, run=run, **settings)

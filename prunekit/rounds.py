@@ -18,13 +18,14 @@ from prunekit.steps import Run, Step, derive
 from prunekit.train import Tuning, fit
 from prunekit.trial import copied
 
-# choose(mask, sparsity): what is left of the mask at that sparsity. It is called once a round, in
+# choose(mask, target): what is left of the mask at that sparsity or for that `select.Budget`, which
+# `select.largest` knows what to do with. It is called once a round, in
 # their order, also by a run that is resumed, so it may count.
-Choose = Callable[[Mask, float], Mask]
+Choose = Callable[[Mask, Any], Mask]
 On = Annotated[str, Choice("masked", "shrunk")]
 
 
-def _check_tuning(*_: Any, sparsity: float, rounds: int, **others: Any) -> None:
+def _check_tuning(*_: Any, sparsity: select.Target, rounds: int, **others: Any) -> None:
     select.stages(sparsity, rounds)
     declared = knobs(fit)
     for name, value in others.items():
@@ -39,7 +40,7 @@ def in_rounds(
     mask: Mask,
     choose: Choose,
     *,
-    sparsity: float,
+    sparsity: select.Target,
     rounds: int,
     seed: int,
     run: Run,

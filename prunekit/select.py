@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -35,6 +35,41 @@ REDUCTIONS: dict[str, Callable[..., Tensor]] = {
 # Of many scores, so many are drawn to find two between which one lies: 8 standard deviations of its
 # place in the sample, and more, away on either side.
 SAMPLE, MARGIN, CHUNK = 2**16, 1_000, 2**22
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a network may cost at the end, in the place of a sparsity as target.
+
+    cost: of a mask, the cost of the network that is left over what is allowed: 1 just meets it.
+    start: that of the network as it is; limit: what is allowed now, 1 at the end. told: what was
+    asked for.
+    """
+
+    cost: Callable[[Mask], float]
+    start: float
+    limit: float = 1.0
+    told: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def key(self) -> str:
+        """What tells it from others, for one network."""
+        return f"{self.told} {self.limit!r}"
+
+    def after(self, share: float) -> Budget:
+        """The budget when a share of the way is done, which each step makes shorter by as much."""
+        return replace(self, limit=max(self.start, 1.0) ** (1 - share))
+
+    def over(self, whole: Callable[[Mask], Mask]) -> Budget:
+        """The same for masks of units, of which `whole` gives the mask of weights."""
+        return replace(self, cost=lambda units: self.cost(whole(units)))
+
+    def met(self, mask: Mask) -> bool:
+        return self.cost(mask) <= self.limit * (1 + 1e-9)
+
+
+Target = float | Budget
+TARGETS = ("sparsity", "share")  # knobs in whose place there may be a budget
 
 
 @runtime_checkable
@@ -172,7 +207,7 @@ def _spread_over(groups: Groups, mask: Mask) -> Mask:
 
 @checked
 def largest(
-    scores: Mapping[str, Tensor], sparsity: float, scope: str, within: Mask, multiple: Natural = 1
+    scores: Mapping[str, Tensor], sparsity: Target, scope: str, within: Mask, multiple: Natural = 1
 ) -> Mask:
     """Keep the largest scores, so that a share `sparsity` of the weights of `within` is removed.
 
@@ -186,11 +221,15 @@ def largest(
     as many weights. With `multiple`, each parameter keeps the nearest multiple of so many units, at
     least one multiple and at most what `within` has: processors compute widths in eights faster.
 
+    In the place of a sparsity there may be a `Budget`: then as few go as meet it.
+
     Raises ValueError for scores that are NaN, miss a name or have another shape.
     """
     if scope not in ("layer", "global"):
         raise ValueError(f"select: scope must be 'layer' or 'global', got {scope!r}")
-    sparsity = _SPARSITY.check("select", sparsity)
+    if isinstance(sparsity, Budget):
+        return _affordable(scores, sparsity, scope, within, multiple)
+    sparsity = float(_SPARSITY.check("select", sparsity))
     if multiple < 1:
         raise ValueError(f"select: multiple must be 1 or more, got {multiple}")
     _check(scores, within)
@@ -203,6 +242,31 @@ def largest(
             for name, keep in kept.items()
         }
     return within & Mask(kept)
+
+
+def _affordable(
+    scores: Mapping[str, Tensor], budget: Budget, scope: str, within: Mask, multiple: int
+) -> Mask:
+    """What is left where as few go as meet a budget, found by bisection."""
+
+    def at(removed: int) -> Mask:
+        return largest(scores, removed / total, scope, within, multiple)
+
+    total = within.total
+    few, many = -1, total - 1
+    most = at(many)
+    if not budget.met(most):
+        raise ValueError(
+            f"budget: cannot be met, without what may go the network costs {budget.cost(most):.3g} "
+            "times of what is allowed. Allow more, or let more be removed."
+        )
+    while many - few > 1:
+        middle = (few + many) // 2
+        if budget.met(mask := at(middle)):
+            many, most = middle, mask
+        else:
+            few = middle
+    return most
 
 
 def _rounded(scores: Tensor, keep: Tensor, within: Tensor, multiple: int) -> Tensor:
@@ -374,29 +438,34 @@ def exchange(
 
 
 @checked
-def stages(sparsity: float, rounds: int) -> Iterator[float]:
-    """Target sparsity after each round when every round removes the same share of the survivors.
+def stages(sparsity: Target, rounds: int) -> Iterator[Any]:
+    """Target sparsity after each round when every round removes the same share of the survivors;
+    of a `Budget`, when every round makes the network cheaper by the same factor.
 
     >>> [round(s, 3) for s in stages(0.875, 3)]
     [0.5, 0.75, 0.875]
     """
-    if not 0 <= sparsity < 1:
-        raise ValueError(f"select: sparsity must be in [0, 1), got {sparsity}")
     if rounds < 1:
         raise ValueError(f"select: rounds must be 1 or more, got {rounds}")
+    if isinstance(sparsity, Budget):
+        return (sparsity.after(i / rounds) for i in range(1, rounds + 1))
+    if not 0 <= sparsity < 1:
+        raise ValueError(f"select: sparsity must be in [0, 1), got {sparsity}")
     return (1 - (1 - sparsity) ** (i / rounds) for i in range(1, rounds + 1))
 
 
 @checked
-def cubic(sparsity: float, t: float) -> float:
-    """Sparsity after a share t in [0, 1] of the pruning phase, rising fast and settling slowly.
+def cubic(sparsity: Target, t: float) -> Any:
+    """Sparsity after a share t in [0, 1] of the pruning phase, rising fast and settling slowly; or
+    so much of a `Budget`.
 
     Zhu and Gupta 2017, arXiv 1710.01878, equation 1, from an initial sparsity of 0.
 
     >>> cubic(0.9, 0.0), cubic(0.9, 1.0)
     (0.0, 0.9)
     """
-    return sparsity * (1 - (1 - min(max(t, 0.0), 1.0)) ** 3)
+    done = 1 - (1 - min(max(t, 0.0), 1.0)) ** 3
+    return sparsity.after(done) if isinstance(sparsity, Budget) else sparsity * done
 
 
 # ------------------------------------------------------------------------------------------ wheels

@@ -87,15 +87,20 @@ def filters(
         scores = (score.median if criterion == "median" else score.magnitude)(model, made)
         return select.pool(scores, "filter", reduce, groups)
 
-    def choose(mask: Mask, target: float) -> Mask:
+    def choose(mask: Mask, target: Any) -> Mask:
         values = {name: value for name, value in worth().items() if name in families}
         left = select.pool(
             {name: keep.float() for name, keep in mask.items()}, "filter", groups=groups
         )
         within = Mask({name: left[name] > 0 for name in values})
-        units = select.largest(values, target, scope, within, multiple)
-        gone = {name: mask[name] & keep for name, keep in select.spread(units, groups).items()}
-        return surgery.couple(model, Mask({**mask, **gone}), groups, partial=True)
+
+        def whole(units: Mask) -> Mask:
+            gone = {name: mask[name] & keep for name, keep in select.spread(units, groups).items()}
+            return surgery.couple(model, Mask({**mask, **gone}), groups, partial=True)
+
+        if isinstance(target, select.Budget):
+            target = target.over(whole)
+        return whole(select.largest(values, target, scope, within, multiple))
 
     yield from in_rounds(
         model, data, _whole(model, groups, families, data), choose,

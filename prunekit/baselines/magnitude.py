@@ -21,8 +21,17 @@ from prunekit.train import Tuning
 
 
 def _check(
-    model: nn.Module, data: Any, *, biases: bool, ignore: Names, sensitivities: Any, **_: object
+    model: nn.Module,
+    data: Any,
+    *,
+    sparsity: Any,
+    biases: bool,
+    ignore: Names,
+    sensitivities: Any,
+    **_: object,
 ) -> None:
+    if sensitivities and isinstance(sparsity, select.Budget):
+        raise ValueError("magnitude: with sensitivities there is no budget, the sparsity follows")
     names = [*prunable(model, biases, ignore, data.example)]
     if len(sensitivities) not in (0, 1, len(names)):
         raise ValueError(

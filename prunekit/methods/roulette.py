@@ -69,9 +69,14 @@ def _check(
         raise ValueError(f"roulette: step must be below {1 / max(STEPS)} if drawn, got {step}")
 
 
-def _levels(sparsity: float, step: float) -> int:
+MOST = 1 - 1e-9  # the sparsity at which all goes that may go
+
+
+def _levels(sparsity: select.Target, step: float) -> int:
     """How many levels it takes if each removes its share."""
-    return math.ceil(math.log(1 - sparsity) / math.log(1 - step))
+    budget = isinstance(sparsity, select.Budget)
+    left = 1 / max(sparsity.start, 1) if budget else 1 - sparsity  # type: ignore[union-attr, operator]
+    return math.ceil(math.log(left) / math.log(1 - step))
 
 
 def _work(sparsity: float, step: float, branches: int, epochs: int, **_: Any) -> tuple[int, int]:
@@ -132,14 +137,15 @@ def roulette(
     unit, allowed = data.unit("validation"), math.inf
     if tolerance is not None:
         allowed = search.cost(model, data, run) + (tolerance + SLACK) * unit
-    goal = sum(select.rest(mask, names, sparsity) for names in select.scoped(mask, scope))
+    budget, most = (sparsity, MOST) if isinstance(sparsity, select.Budget) else (None, sparsity)
+    goal = sum(select.rest(mask, names, most) for names in select.scoped(mask, scope))
     levels, dense = _levels(sparsity, step), score.deviation(model, mask)
-    while mask.kept > goal and halvings < 3:
+    while mask.kept > goal and halvings < 3 and not (budget and budget.met(mask)):
         level += 1
         seen = score.sizes(model, mask, measure, dense)
         wheels = select.wheels(seen, wheel, strength, scope, mask)
         decode = functools.partial(
-            _child, parent=mask, wheels=wheels, sparsity=sparsity,
+            _child, parent=mask, wheels=wheels, sparsity=most,
             step=step / 2**halvings, draw_step=draw_step,
         )  # fmt: skip
         children = [(level, number, seed) for number in range(branches)]
@@ -159,6 +165,11 @@ def roulette(
         yield taken
         yield from fit(
             model, data, mask=mask, phase="finetune", seed=derive(seed, level), run=run, **tuning
+        )
+    if budget and not budget.met(mask):
+        raise ValueError(
+            f"budget: cannot be met, the smallest network costs {budget.cost(mask):.3g} times of "
+            "what is allowed. Allow more."
         )
     if not index:  # nothing was to be removed, or could be: what was gone before is told
         yield search.cut(model, data, mask, 1, 1, run)

@@ -1,0 +1,111 @@
+"""Budgets: what is left costs what may be spent, and no less than it must."""
+
+import pytest
+import torch
+from tiny import tiny_data, tiny_images, tiny_model, tiny_residual
+
+from prunekit import Journal, Run, count, gradual, magnitude, prune, score, select
+from prunekit.baselines.filters import filters
+from prunekit.baselines.gradient import gradient
+from prunekit.baselines.random import random
+from prunekit.mask import Mask
+from prunekit.methods.differential_evolution import differential_evolution
+from prunekit.methods.roulette import roulette
+
+METHODS = {
+    "magnitude": (magnitude, {"rounds": 3, "epochs": 1}),
+    "gradient": (gradient, {"rounds": 2}),
+    "random": (random, {"rounds": 2, "epochs": 1}),
+    "gradual": (gradual, {"epochs": 3, "every": 1}),
+    "roulette": (roulette, {"branches": 3, "step": 0.1}),
+    "filters": (filters, {"rounds": 2, "epochs": 1}),
+}
+COSTS = {
+    "macs": lambda model, x, mask: count.macs(model, x, mask).sparse,
+    "params": lambda model, x, mask: count.params(model, mask),
+    "bytes": lambda model, x, mask: count.size(model, mask),
+}
+
+
+@pytest.mark.parametrize("of", COSTS)
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_with_a_target_keeps_to_a_budget(name, of):
+    method, knobs = METHODS[name]
+    model, data = tiny_residual(), tiny_images()
+    report = prune(method, model, data, budget={of: 0.7}, bar=False, **knobs)
+    dense = COSTS[of](model, data.example, Mask({}))
+    spent = COSTS[of](report.model, data.example, report.mask)
+    # A level of the tree, and a filter, are the steps in which it goes.
+    assert (0.4 if name in ("roulette", "filters") else 0.68) * dense < spent <= 0.7 * dense
+    assert report.knobs["budget"] == {of: 0.7}
+    assert not {"sparsity", "share"} & {*report.knobs}
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_one_weight_more_would_cost_too_much(scope):
+    model, x = tiny_model(), tiny_data().example
+    weights = Mask.ones(model)
+    scores = score.magnitude(model, weights)
+    budget = count.budget(model, x, {"params": 100})
+    mask = select.largest(scores, budget, scope, weights)
+    assert count.params(model, mask) <= 100
+    fewer = weights.total - mask.kept - 1
+    more = select.largest(scores, fewer / weights.total, scope, weights)
+    assert count.params(model, more) > 100 or more == mask
+
+
+def test_of_several_budgets_all_hold_and_numbers_are_absolute():
+    model, data = tiny_residual(), tiny_images()
+    dense = count.macs(model, data.example).dense
+    told = {"macs": dense // 2, "params": 0.9, "bytes": 1100}
+    report = prune(magnitude, model, data, budget=told, bar=False)
+    assert count.macs(report.model, data.example, report.mask).sparse <= dense // 2
+    assert count.params(report.model, report.mask) <= 0.9 * count.params(model)
+    assert count.size(report.model, report.mask) <= 1100
+
+
+def test_rounds_spend_less_by_the_same_factor_each_time():
+    model, data = tiny_model(), tiny_data()
+    report = prune(magnitude, model, data, budget={"params": 0.25}, rounds=2, bar=False)
+    kept = [count.params(model, step.mask) for step in report.history]
+    assert kept == [73, 36]  # of 147; 12 and 3 are biases
+
+
+def test_a_run_with_a_budget_goes_on_from_its_journal(tmp_path, monkeypatch):
+    monkeypatch.setenv("PRUNEKIT_HOME", str(tmp_path))
+    runs = [
+        prune(
+            gradual, tiny_model(), tiny_data(), budget={"params": 0.5}, epochs=3, every=1,
+            run=Run(journal=Journal("b")), bar=False,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    assert [s.mask for s in runs[0].history] == [s.mask for s in runs[1].history]
+    with pytest.raises(ValueError, match="budget"):
+        prune(
+            gradual, tiny_model(), tiny_data(), budget={"params": 0.4}, epochs=3, every=1,
+            run=Run(journal=Journal("b")), bar=False,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "error", "why"),
+    [
+        (magnitude, {"budget": {"flops": 0.5}}, ValueError, "must be of .*'macs'.*, got 'flops'"),
+        (magnitude, {"budget": {"macs": 0}}, ValueError, r"macs must be a share in \(0, 1\]"),
+        (magnitude, {"budget": {}}, ValueError, "must name one of"),
+        (magnitude, {"budget": 0.5}, TypeError, "budget"),
+        (magnitude, {"budget": {"params": 3}}, ValueError, "cannot be met"),
+        (filters, {"budget": {"params": 3}}, ValueError, "cannot be met"),
+        (roulette, {"budget": {"params": 3}}, ValueError, "cannot be met"),
+        (magnitude, {"budget": {"macs": 0.5}, "sparsity": 0.5}, TypeError, "budget or sparsity"),
+        (magnitude, {"budget": {"macs": 0.5}, "sensitivities": (1.0,)}, ValueError, "no budget"),
+        (differential_evolution, {"budget": {"macs": 0.5}}, TypeError, "takes no budget"),
+    ],
+)
+def test_what_is_no_budget_or_cannot_be_met_is_refused(method, settings, error, why):
+    model = tiny_model()
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(error, match=why):
+        prune(method, model, tiny_data(), bar=False, **settings)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
