@@ -436,13 +436,14 @@ class _Cut:
                     "select.pool, or leave the zeros in the network and cut the filters alone."
                 )
 
-    def of(self, family: str) -> _Cut | None:
-        """The part of the cut that lies in one family of groups, None if none does."""
+    def of(self, families: Iterable[str]) -> _Cut | None:
+        """The part of the cut that lies in some families of groups, None if none does."""
         part = copy.copy(self)
         vars(part).pop("kept", None)
         part.stays = np.ones_like(self.stays)
-        members = self.groups.members[family]
-        part.stays[members] = self.stays[members]
+        for family in families:
+            members = self.groups.members[family]
+            part.stays[members] = self.stays[members]
         return None if part.stays.all() else part
 
     def plan(self) -> Plan:
@@ -610,10 +611,13 @@ def shrink(
     cut.mask.apply_(whole)
     small = _cut(copied("shrink", whole), plan)
     _prove(whole, small, x, cut, "")
-    draw(whole)
-    cut.mask.apply_(whole)
-    drawn = _cut(copied("shrink", whole), plan)
-    _prove(whole, drawn, each(x, lambda a: a[:2]), cut, " of random weights")
+    two = each(x, lambda a: a[:2])
+    for gain in GAINS:  # the smaller, the deeper a network may be without an overflow
+        draw(whole, gain)
+        cut.mask.apply_(whole)
+        if all(bool(a.isfinite().all()) for a in answers(whole, two) if a.is_floating_point()):
+            break
+    _prove(whole, _cut(copied("shrink", whole), plan), two, cut, " of random weights")
     return small
 
 
@@ -625,8 +629,8 @@ def _prove(whole: nn.Module, small: nn.Module, x: Any, cut: _Cut, of: str) -> No
     except Exception as error:
         wrong = f"it fails: {type(error).__name__}: {str(error).rstrip('.')}{_place(error)}"
     if wrong:
-        every = [name for name in cut.groups.members if cut.of(name) is not None]
-        alone = [name for name in every if _wrong_alone(whole, x, cut, name)]
+        every = [name for name in cut.groups.members if cut.of([name]) is not None]
+        alone = _culprits(whole, x, cut, every)
         raise ValueError(
             f"shrink: {cut.groups.model}{of} answers otherwise once it is cut than under the "
             f"mask: {wrong}. Is a size written in forward? Pass ignore={alone or every!r} to leave "
@@ -634,16 +638,21 @@ def _prove(whole: nn.Module, small: nn.Module, x: Any, cut: _Cut, of: str) -> No
         )
 
 
-def _wrong_alone(whole: nn.Module, x: Any, cut: _Cut, family: str) -> bool:
-    """Whether a network answers otherwise if only this family of groups is cut."""
-    part = cut.of(family)
-    if part is None:
-        return False
+def _culprits(whole: nn.Module, x: Any, cut: _Cut, families: list[str]) -> list[str]:
+    """The families of groups with which alone a network answers otherwise, found by halves."""
+    part = cut.of(families)
     try:
+        assert part is not None
         small = _cut(copied("shrink", whole), part.plan())
-        return bool(_apart(whole, small, x, answers(whole, x)))
-    except Exception:
-        return True
+        if not _apart(whole, small, x, answers(whole, x)):
+            return []
+    except Exception:  # which the cut network raises
+        pass
+    if len(families) == 1:
+        return families
+    half = len(families) // 2
+    halves = families[:half], families[half:]
+    return [name for part in halves for name in _culprits(whole, x, cut, part)]
 
 
 def _apart(whole: nn.Module, small: nn.Module, x: Any, want: list[Tensor]) -> str:
@@ -678,6 +687,7 @@ def answers(model: nn.Module, x: Any) -> list[Tensor]:
     return [a for a in tree_leaves(repeatably(model, once)) if isinstance(a, Tensor)]
 
 
+GAINS = (2.0, 1.0, 0.3, 0.05)
 # How far two answers may lie apart that only the order of sums tells apart, of the largest output.
 CLOSE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 CLOSE_ELSEWHERE = 2e-3  # on accelerators, which round the factors of products
@@ -721,8 +731,9 @@ def _place(error: Exception) -> str:
 
 
 @torch.no_grad()
-def draw(model: nn.Module) -> None:
-    """Give all numbers of a model new values of about the size that layers begin with."""
+def draw(model: nn.Module, gain: float = 2.0) -> None:
+    """Give all numbers of a model new values of about the size that layers begin with: weights of
+    the variance `gain` over the inputs of a filter."""
     generator = torch.Generator().manual_seed(0)
     parameters = {name for name, _ in model.named_parameters()}
     for name, a in named_tensors(model).items():
@@ -730,7 +741,7 @@ def draw(model: nn.Module) -> None:
             continue
         drawn = torch.randn(a.shape, generator=generator, dtype=torch.float32)
         if a.ndim > 1 and name in parameters:
-            drawn *= (2 / max(a[0].numel(), 1)) ** 0.5
+            drawn *= (gain / max(a[0].numel(), 1)) ** 0.5
         elif name.endswith(("var", "weight")) or (a.ndim <= 1 and bool((a > 0).all())):
             drawn = 0.5 + torch.rand(a.shape, generator=generator)
         else:
