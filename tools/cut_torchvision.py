@@ -71,7 +71,7 @@ def far(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
 def line(name: str, share: float) -> tuple[str, bool]:
     """What came of a network, and whether it is right."""
     model, x = network(name)
-    surgery.draw(model, 1.0)
+    surgery.draw(model)
     begun = time.process_time()
     try:
         groups = surgery.groups(model, x)
