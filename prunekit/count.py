@@ -132,7 +132,9 @@ def budget(model: nn.Module, x: Any, told: Mapping[str, float]) -> select.Budget
             raise ValueError(
                 f"budget: {name} must be a share in (0, 1] or a number above 1, got {value!r}"
             )
-        limits[name] = value * costs[name](Mask({})) if value <= 1 else value
+        if not (now := costs[name](Mask({}))):
+            raise ValueError(f"budget: {type(model).__name__} has no {name} to spend less of")
+        limits[name] = value * now if value <= 1 else value
 
     def cost(mask: Mask) -> float:
         return max(costs[name](mask) / limit for name, limit in limits.items())

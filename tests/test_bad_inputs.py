@@ -91,7 +91,7 @@ INNER = {
     "datasets.folder_of", "models.Block", "models.ResNet", "prune.share_done", "prune.whole",
     "prune.bound", "surgery.Family", "surgery.Groups", "surgery.check_plan", "surgery.differs", "surgery.copy_of",
     "surgery.answers", "surgery.was_cut", "surgery.draw",
-    "select.Groups", "select.emptied_by", "select.rest", "select.scoped", "select.flat",
+    "select.Groups", "select.Budget", "select.emptied_by", "select.rest", "select.scoped", "select.flat",
     "checkpoint.text_of", "datasets.crop_and_mirror", "knobs.knob_of", "knobs.Range.check", "mask.check_prunable", "widgets.views.roulette.Tree",
 }  # fmt: skip
 
@@ -392,6 +392,9 @@ GOOD = {
     "count.params": lambda: (count.params, dict(model=tiny_model(), mask=mask())),
     "count.compression": lambda: (count.compression, dict(model=tiny_model(), mask=mask())),
     "count.Macs": lambda: (count.Macs, dict(dense=2, sparse=1)),
+    "count.budget": lambda: (
+        count.budget, dict(model=tiny_model(), x=X, told={"macs": 0.5, "params": 100})
+    ),
     "count.size": lambda: (count.size, dict(model=tiny_model(), mask=mask())),
     "count.latency": lambda: (
         count.latency, dict(models={"a": tiny_model()}, x=X, seconds=0.01, warmup=1, threads=1)

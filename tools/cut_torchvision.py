@@ -103,9 +103,7 @@ def main() -> int:
     everything = [*models.list_models(models), *models.list_models(models.segmentation)]
     for name in given.names or everything:
         star = "*" if name.startswith(STARRED) else " "
-        with torch.device("meta"):
-            large = count.params(built(name)) > LARGEST
-        if large:
+        if next(iter(models.get_model_weights(name))).meta["num_params"] > LARGEST:
             print(f"{star} {name:<34} left out: more than {LARGEST / 1e6:.0f} million parameters")
             continue
         told, right = line(name, given.share)
