@@ -515,6 +515,12 @@ class Plan:
                     if not places or places[0] < 0 or places[-1] >= shapes[name][dim]:
                         raise ValueError(f"{name} has no such places in dimension {dim}")
             attributes = {str(path): dict(named) for path, named in told["attributes"].items()}
+            for numbers in (value for named in attributes.values() for value in named.values()):
+                if any(
+                    type(n) is not int
+                    for n in (numbers if isinstance(numbers, list) else [numbers])
+                ):
+                    raise ValueError(f"attributes must be whole numbers, got {shown(numbers)}")
             return cls(str(told["model"]), cuts, shapes, attributes)
         except (LookupError, AttributeError, TypeError, ValueError) as error:
             raise ValueError(f"Plan: this is no plan: {error}") from error
@@ -574,11 +580,13 @@ def check_plan(who: str, model: nn.Module, plan: Plan) -> None:
                 f"{type(model).__name__} {told}"
             )
     for path, attributes in plan.attributes.items():
-        for attribute in attributes:
-            if path not in modules or not hasattr(modules[path], attribute):
+        for attribute, value in attributes.items():
+            now = vars(modules[path]).get(attribute) if path in modules else None
+            fits = type(now) is int if type(value) is int else isinstance(now, (tuple, list))
+            if not fits:
                 raise ValueError(
-                    f"{who}: the plan is for a {plan.model} with {path}.{attribute}; this "
-                    f"{type(model).__name__} has none"
+                    f"{who}: the plan is for a {plan.model} in which {path}.{attribute} counts "
+                    f"channels; in this {type(model).__name__} it does not"
                 )
 
 

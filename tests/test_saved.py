@@ -109,6 +109,9 @@ def test_what_does_not_fit_is_refused_by_the_file(tmp_path):
     path = report.save(tmp_path / "net", "shrunk")
     with pytest.raises(ValueError, match=r"net\.json is of no network that build knows"):
         models.load(path)
+    harmful = surgery.Plan("Sequential", {}, {}, {"0": {"training": 3}})
+    with pytest.raises(ValueError, match=r"in which 0\.training counts channels"):
+        surgery.rebuild(tiny_model(), harmful)
     with pytest.raises(ValueError, match=r"the plan is for a Sequential with 0\.weight"):
         models.load(path, nn.Sequential(nn.Linear(8, 9), nn.ReLU(), nn.Linear(9, 3)))
     # Of the same shapes, but with another function between the layers.
@@ -126,6 +129,7 @@ def test_what_does_not_fit_is_refused_by_the_file(tmp_path):
         lambda told: told["cuts"]["0.weight"].update({"0": [[5, 3], [2, 2]]}),
         lambda told: told["cuts"]["0.weight"].update({"0": [[0, 99]]}),
         lambda told: told.update(attributes=3),
+        lambda told: told.update(attributes={"0": {"forward": "me"}}),
     ],
 )
 def test_damaged_plans_are_refused(harm):
