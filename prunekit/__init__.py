@@ -18,7 +18,7 @@ from prunekit.judge import evaluate
 from prunekit.mask import Mask
 from prunekit.method import method
 from prunekit.models import build, pretrained
-from prunekit.prune import compare, prune
+from prunekit.prune import compare, prune, sweep
 from prunekit.report import Report
 from prunekit.steps import Run, Step
 from prunekit.train import fit
@@ -27,5 +27,5 @@ from prunekit.train import fit
 __all__ = [
     "Data", "Journal", "Mask", "Report", "Run", "Step", "accuracy", "build", "cifar10", "cifar100",
     "compare", "evaluate", "fit", "gradual", "magnitude", "method", "mnist", "mnist_small",
-    "pretrained", "prune",
+    "pretrained", "prune", "sweep",
 ]  # fmt: skip

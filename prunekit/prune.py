@@ -283,6 +283,37 @@ def compare(
     return Comparison({label: found for label, found in reports.items() if found}, seeds)
 
 
+def sweep(
+    method: Method,
+    model: nn.Module | Callable[[int], nn.Module],
+    data: Any,
+    *,
+    seeds: Iterable[int] = (0, 1, 2),
+    run: Run = Run(),
+    bar: bool = True,
+    **settings: Any,
+) -> Comparison:
+    """Prune with one method at several values of one knob, or to several budgets, and every seed.
+
+    The values are a list: ``sweep(magnitude, model, data, sparsity=[0.5, 0.9, 0.98])``, or
+    ``budget=[{"macs": 0.5}, {"macs": 0.25}]``. The rest is as in `compare`; the result's `curve` is
+    what `plot.curves` draws.
+    """
+    several = [name for name, value in settings.items() if isinstance(value, list)]
+    if len(several) != 1 or not settings[several[0]]:
+        raise ValueError(
+            "sweep: exactly one knob must have a list of values, such as sparsity=[0.5, 0.9], "
+            f"got {len(several)}"
+        )
+    knob, named = several[0], dict[str, Method]()
+    for value in settings.pop(knob):
+        text = shown(value)
+        if isinstance(value, Mapping):
+            text = ", ".join(f"{name} {shown(number)}" for name, number in value.items())
+        named[f"{knob} {text}"] = partial(method, **{knob: value})
+    return compare(named, model, data, seeds=seeds, run=run, bar=bar, **settings)
+
+
 def _named(methods: Any) -> dict[str, Method]:
     """The methods by their labels. Raises TypeError or ValueError unless each has its own."""
     if isinstance(methods, str) or not isinstance(methods, Iterable):

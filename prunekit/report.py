@@ -249,6 +249,16 @@ class Comparison:
             )
         return pandas.DataFrame(rows).set_index("method")
 
+    @checked
+    def curve(
+        self, x: Annotated[str, Choice("sparsity", "compression")] = "sparsity"
+    ) -> list[list[tuple[float, float]]]:
+        """A line for each seed through what the labels came to, points (x, metric) in order of x;
+        ``plot.curves({"a name": result.curve()})`` draws their mean and spread."""
+        seeds = min(map(len, self.reports.values()))
+        runs = [[reports[i] for reports in self.reports.values()] for i in range(seeds)]
+        return [sorted((float(getattr(r, x)), r.after[r.metric]) for r in run) for run in runs]
+
     def _shown(self) -> pandas.DataFrame:
         frame = self.frame
         metric = frame.columns[2]

@@ -544,6 +544,14 @@ GOOD = {
         dict(methods=[magnitude], model=tiny_model(), data=small(), seeds=(0,), run=Run(),
              bar=False, sparsity=0.5),
     ),
+    "prune.sweep": lambda: (
+        prune.sweep,
+        dict(method=magnitude, model=tiny_model(), data=small(), seeds=(0,), run=Run(),
+             bar=False, sparsity=[0.5]),
+    ),
+    "report.Comparison.curve": lambda: on(
+        report.Comparison({"a": [pruned()]}, (0,)), "curve", x="sparsity"
+    ),
     "journal.environment": lambda: (environment, dict(device=None)),
     "journal.Journal": lambda: (Journal, dict(path="j", any_code=False)),
     "journal.Journal.open": lambda: on(
@@ -907,7 +915,7 @@ BAD = {
 CALLED = {
     "course.check": {"like"}, "course.verdict": {"like"}, "evolve.evolve": {"judge"},
     "experiments.by_network": {"measure"}, "experiments.difference": {"measure"},
-    "prune.compare": {"model"}, "prune.prune": {"watch"}, "rounds.in_rounds": {"choose"},
+    "prune.compare": {"model"}, "prune.sweep": {"model", "method"}, "prune.prune": {"watch"}, "rounds.in_rounds": {"choose"},
     "search.costs": {"decode"}, "steps.serial": {"function", "items"},
     "train.fit": {"remask", "penalty"},
 }  # fmt: skip

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import tiny_data, tiny_images, tiny_model, tiny_residual
 
-from prunekit import Journal, Run, count, gradual, magnitude, prune, score, select
+from prunekit import Journal, Run, count, gradual, magnitude, prune, score, select, sweep
 from prunekit.baselines.filters import filters
 from prunekit.baselines.gradient import gradient
 from prunekit.baselines.random import random
@@ -109,3 +109,29 @@ def test_what_is_no_budget_or_cannot_be_met_is_refused(method, settings, error, 
     with pytest.raises(error, match=why):
         prune(method, model, tiny_data(), bar=False, **settings)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_a_sweep_compares_one_method_at_several_values():
+    model, data = tiny_model(), tiny_data()
+    result = sweep(magnitude, model, data, sparsity=[0.2, 0.8, 0.5], seeds=(0, 1), bar=False)
+    assert [*result.reports] == ["sparsity 0.2", "sparsity 0.8", "sparsity 0.5"]
+    curve = result.curve()
+    assert [[x for x, _ in run] for run in curve] == [
+        [pytest.approx(s, abs=0.01) for s in (0.2, 0.5, 0.8)]
+    ] * 2
+    alone = prune(magnitude, model, data, sparsity=0.8, bar=False)
+    assert curve[0][-1] == (alone.sparsity, alone.after["accuracy"])
+    assert [x for x, _ in result.curve("compression")[0]] == sorted(
+        reports[0].compression for reports in result.reports.values()
+    )
+
+
+def test_a_sweep_takes_budgets_and_refuses_what_is_no_list():
+    budgets = [{"params": 0.8}, {"params": 0.5}]
+    result = sweep(magnitude, tiny_model(), tiny_data(), budget=budgets, seeds=(0,), bar=False)
+    assert [*result.reports] == ["budget params 0.8", "budget params 0.5"]
+    for told, reports in zip(budgets, result.reports.values(), strict=True):
+        assert count.params(reports[0].model, reports[0].mask) <= told["params"] * 147
+    for settings in ({}, {"sparsity": []}, {"sparsity": [0.5], "rounds": [1, 2]}):
+        with pytest.raises(ValueError, match="sweep: exactly one knob must have a list"):
+            sweep(magnitude, tiny_model(), tiny_data(), bar=False, **settings)
