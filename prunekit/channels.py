@@ -115,19 +115,18 @@ class _Follower(Operators):
         super().__init__()
         self.found = Followed()
         self.stack: list[tuple[str, nn.Module]] = []
-        self.names: dict[int, list[str]] = {}
-        self.kept_alive: list[Tensor] = []
-        self.moving = {id(a) for a in tree_leaves(x) if isinstance(a, Tensor)}
-        self.inputs = [a for a in tree_leaves(x) if isinstance(a, Tensor)]
+        inputs = [a for a in tree_leaves(x) if isinstance(a, Tensor)]
+        named = [*model.named_parameters(), *model.named_buffers()]
+        self.held = [*inputs, *(a for _, a in named)]  # an id stands for a tensor that lives
+        self.moving = set(map(id, inputs))
         self.known: dict[int, Axes] = {}
         self.pads: dict[tuple[str, int], Atoms] = {}
         owners: dict[int, str] = {}
         memories: dict[int, list[str]] = {}
-        for name, a in [*model.named_parameters(), *model.named_buffers()]:
+        for name, a in named:
             if id(a) in owners:
                 continue
             owners[id(a)] = name
-            self.kept_alive.append(a)
             self.known[id(a)] = [self.slot(name, dim, n) for dim, n in enumerate(a.shape)]
             if a.layout is torch.strided and a.numel():
                 memories.setdefault(a.untyped_storage().data_ptr(), []).append(name)
@@ -181,11 +180,6 @@ class _Follower(Operators):
         self.found.ties.append((a[free], b[free]))
         self.pin(a[~free], why)
         self.pin(b[~free], why)
-
-    def together(self, atoms: Atoms | None, why: str) -> None:
-        """All of these are one channel."""
-        if atoms is not None and len(atoms):
-            self.tie(atoms, np.full_like(atoms, atoms[0]), why)
 
     def pin(self, atoms: Atoms | None, why: str, place: bool = True) -> None:
         if atoms is None or not len(atoms := atoms[atoms != FIXED]):

@@ -343,7 +343,8 @@ def save(
     if surgery.was_cut(model):
         told["plan"] = surgery.plan_of(model).to_json()
     if isinstance(example, Tensor) and example.is_floating_point():
-        told |= {"check": check} if (check := _check_of(model, [2, *example.shape[1:]])) else {}
+        check = _check_of(model, [2, *example.shape[1:]])
+        told |= {} if check is None else {"check": check}
     return checkpoint.save(path, model, told, half=half, mask=mask)
 
 

@@ -117,6 +117,8 @@ class Report:
 
         Where no whole filter went, it is as large as before. Raises ValueError if it cannot be cut.
         """
+        if self._data is None:
+            raise ValueError("shrink: this report has no data to try the smaller network on")
         return surgery.shrink(self.model, self.mask, self._data.example, partial=True)
 
     @checked

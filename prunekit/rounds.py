@@ -18,9 +18,9 @@ from prunekit.steps import Run, Step, derive
 from prunekit.train import Tuning, fit
 from prunekit.trial import copied
 
-# choose(mask, target): what is left of the mask at that sparsity or for that `select.Budget`, which
-# `select.largest` knows what to do with. It is called once a round, in
-# their order, also by a run that is resumed, so it may count.
+# choose(mask, target): what is left of the mask at that sparsity, or for that `select.Budget`, as
+# `select.largest` knows both. It is called once a round, in their order, also by a run that is
+# resumed, so it may count.
 Choose = Callable[[Mask, Any], Mask]
 On = Annotated[str, Choice("masked", "shrunk")]
 
@@ -57,7 +57,6 @@ def in_rounds(
         the removed filters are cut out, which is faster; before every step its weights are put back
         under their names. The masks must then be those of `surgery.couple`. Both give the same
         history, to rounding.
-
     recalibrate: estimate the running statistics of norms anew after each cut.
 
     Raises ValueError, before anything is trained, for a network that cannot be cut so.

@@ -20,7 +20,7 @@ import warnings
 import torch
 from torch import nn
 
-from prunekit import count, surgery
+from prunekit import count, select, surgery
 from prunekit._random import LocalRandom
 from prunekit._torchvision import torchvision
 from prunekit.mask import Mask
@@ -52,16 +52,14 @@ def network(name: str) -> tuple[nn.Module, torch.Tensor]:
 
 
 def chosen(groups: surgery.Groups, share: float) -> Mask:
-    """The filters of a share of the groups of each family."""
-    generator, masks = torch.Generator().manual_seed(1), dict[str, torch.Tensor]()
+    """The filters of a share of the groups of each family, never of all."""
+    generator, units = torch.Generator().manual_seed(1), dict[str, torch.Tensor]()
     for name in groups.names:
         n = len(groups.members[name])
-        gone = torch.rand(n, generator=generator) < share
-        gone[int(torch.randint(n, (), generator=generator))] = False
-        for weight, dim, rows, of in groups.filters(name):
-            keep = masks.setdefault(weight, torch.ones(groups.shapes[weight], dtype=torch.bool))
-            keep.index_fill_(dim, torch.from_numpy(rows)[gone[torch.from_numpy(of)]], False)
-    return Mask({n: k for n, k in masks.items() if n in groups.parameters})
+        units[name] = torch.rand(n, 1, generator=generator) >= share
+        units[name][int(torch.randint(n, (), generator=generator))] = True
+    filters = select.spread(Mask(units), groups)
+    return Mask({n: keep for n, keep in filters.items() if n in groups.parameters})
 
 
 def far(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
