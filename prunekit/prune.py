@@ -68,6 +68,26 @@ def share_done(steps: Sequence[Step]) -> float:
 # ----------------------------------------------------------------------------------------- prune
 
 
+def with_budget(
+    method: Method, model: nn.Module, data: Any, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The settings with what stands for their `budget` as the knob that it takes the place of.
+
+    Raises TypeError if the method has no such knob, or is given both.
+    """
+    settings = dict(settings)
+    if (told := settings.pop("budget", None)) is None:
+        return settings
+    target = next((n for n in select.TARGETS if n in knobs(method)), None)
+    if target is None:
+        raise TypeError(
+            f"prune: {method.__name__} takes no budget, it has none of {select.TARGETS}"
+        )
+    if target in settings:
+        raise TypeError(f"prune: {method.__name__} takes a budget or {target}, not both")
+    return settings | {target: count.budget(model, wrap(data).example, told)}
+
+
 class Pruning:
     """A run of `prune` that is taken step by step: iterate over it, and ask for its `report` at any
     time. The arguments are those of `prune`; the given model stays as it is."""
@@ -96,9 +116,10 @@ class Pruning:
         defaults = {knob.name: knob.default for knob in knobs(self.method).values()}
         self.knobs = defaults | settings | {"seed": seed}
         self.model, self.history = copied("prune", model), list[Step]()
-        if (told := self.knobs.pop("budget", None)) is not None:
-            settings |= self._budgeted(settings.pop("budget"), settings)
-            self.knobs |= {"budget": dict(told)}
+        if (told := settings.get("budget")) is not None:
+            settings = with_budget(self.method, self.model, self.data, settings)
+            self.knobs = {n: v for n, v in self.knobs.items() if n not in select.TARGETS}
+            self.knobs["budget"] = dict(told)
         steps = self.method(self.model, self.data, seed=seed, run=run, **settings)  # checks them
         check_apart("prune", model, self.model, self.data)
         self.steps, self.examples = steps, self.data.size("validation")
@@ -108,17 +129,6 @@ class Pruning:
                 f"prune: outputs and {self.data.metric_name} of {type(model).__name__} must be "
                 "finite over the validation split before anything is pruned, and are not"
             )
-
-    def _budgeted(self, told: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The knob for which a budget stands, with it."""
-        who = self.method.__name__
-        target = next((n for n in select.TARGETS if n in knobs(self.method)), None)
-        if target is None:
-            raise TypeError(f"prune: {who} takes no budget, it has none of {select.TARGETS}")
-        if target in settings:
-            raise TypeError(f"prune: {who} takes a budget or {target}, not both")
-        self.knobs.pop(target)
-        return {target: count.budget(self.model, self.data.example, told)}
 
     def __iter__(self) -> Iterator[Step]:
         return self

@@ -33,6 +33,8 @@ from prunekit.journal import Journal, Locked
 from prunekit.judge import as_metric, judge, stand_in
 from prunekit.knobs import knobs
 from prunekit.mask import Mask
+from prunekit.prune import with_budget
+from prunekit.select import TARGETS
 from prunekit.steps import Run, Step, Stopped
 from prunekit.trial import check_model
 
@@ -96,8 +98,10 @@ class Cell:
     @property
     def knobs(self) -> dict[str, Any]:
         """All knobs of the method, those with their default too, as plain JSON."""
-        defaults = {name: knob.default for name, knob in knobs(self.arm.method).items()}
-        return {name: _plain(value) for name, value in (defaults | self.given).items()}
+        settings = {name: knob.default for name, knob in knobs(self.arm.method).items()}
+        if "budget" in self.given:  # it stands for one of them
+            settings = {n: v for n, v in settings.items() if n not in TARGETS}
+        return {name: _plain(value) for name, value in (settings | self.given).items()}
 
     @property
     def path(self) -> Path:
@@ -289,7 +293,8 @@ def run_cell(
     with _session(journal.path) as note:
         before = _judged(model, data)
         model.to("cuda" if torch.cuda.is_available() else "cpu")
-        stream = cell.arm.method(model, data, **cell.given, seed=cell.seed, run=run)
+        settings = with_budget(cell.arm.method, model, data, cell.given)
+        stream = cell.arm.method(model, data, **settings, seed=cell.seed, run=run)
         for step in stream:
             rows.append(_row(step, model, data, cell.shown))
             if cell.shown:
