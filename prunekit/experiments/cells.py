@@ -243,10 +243,12 @@ def same_settings(cell: Cell, record: Mapping[str, Any]) -> bool:
     if any(record.get(name) != value for name, value in same):
         return False
     recorded, complete = record.get("knobs", {}), "given" in record
+    if recorded.get("budget") != cell.knobs.get("budget"):
+        return False
     before = {name: _plain(knob.before) for name, knob in knobs(cell.arm.method).items()}
     for name, value in cell.knobs.items():
         # Cells of before hold only the knobs that were asked for: the others are not known.
-        missing = before[name] if complete else value
+        missing = before.get(name) if complete else value
         if recorded.get(name, missing) != value:
             return False
     return True
