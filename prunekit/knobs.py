@@ -91,7 +91,8 @@ class Several:
         fits = isinstance(value, (tuple, list)) and not any(
             self.each.check(v, whole) for v in value
         )
-        return None if fits else f"must be {self}"
+        numbers = "whole numbers" if whole else "numbers"
+        return None if fits else f"must be a tuple of {numbers} in {self.each}"
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ class Knob:
         if isinstance(self.rule, Range):  # numpy's numbers are no JSON
             return int(value) if self.whole else float(value)
         if isinstance(self.rule, Several):
-            return tuple(map(float, value))
+            return tuple(map(int if self.whole else float, value))
         return tuple(value) if isinstance(self.rule, Patterns) else value
 
     def _hint(self, value: Any) -> str:
@@ -188,7 +189,8 @@ def knob_of(name: str, hint: Any, default: Any) -> Knob | None:
     before = next((b.value for b in _of_kind(hint, Before)), default)
     for rule in getattr(hint, "__metadata__", ()):
         if isinstance(rule, (Range, Choice, Patterns, Several)):
-            return Knob(name, rule, default, hint.__origin__ is int, optional, before)
+            whole = int in (hint.__origin__, *typing.get_args(hint.__origin__))
+            return Knob(name, rule, default, whole, optional, before)
     return None
 
 

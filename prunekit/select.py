@@ -68,7 +68,7 @@ class Budget:
         return self.cost(mask) <= self.limit * (1 + 1e-9)
 
 
-Target = float | Budget
+Target = float | Budget | Mapping[str, float]
 TARGETS = ("sparsity", "share")  # knobs in whose place there may be a budget
 
 
@@ -221,7 +221,8 @@ def largest(
     as many weights. With `multiple`, each parameter keeps the nearest multiple of so many units, at
     least one multiple and at most what `within` has: processors compute widths in eights faster.
 
-    In the place of a sparsity there may be a `Budget`: then as few go as meet it.
+    In the place of a sparsity there may be one for each parameter, with scope ``"layer"``, or a
+    `Budget`: then as few go as meet it.
 
     Raises ValueError for scores that are NaN, miss a name or have another shape.
     """
@@ -229,13 +230,19 @@ def largest(
         raise ValueError(f"select: scope must be 'layer' or 'global', got {scope!r}")
     if isinstance(sparsity, Budget):
         return _affordable(scores, sparsity, scope, within, multiple)
-    sparsity = float(_SPARSITY.check("select", sparsity))
+    if isinstance(sparsity, Mapping) and (scope != "layer" or {*within} - {*sparsity}):
+        raise ValueError(
+            f"select: sparsities of layers must be one for each of {[*within]}, with scope "
+            f"'layer', got {[*sparsity]} and {scope!r}"
+        )
     if multiple < 1:
         raise ValueError(f"select: multiple must be 1 or more, got {multiple}")
     _check(scores, within)
     kept: dict[str, Tensor] = {}
     for names in scoped(within, scope):
-        kept |= _kept(scores, {name: within[name] for name in names}, sparsity)
+        share = sparsity[names[0]] if isinstance(sparsity, Mapping) else sparsity
+        share = float(_SPARSITY.check("select", share))
+        kept |= _kept(scores, {name: within[name] for name in names}, share)
     if multiple > 1:
         kept = {
             name: _rounded(scores[name], keep, within[name], multiple)
@@ -439,8 +446,9 @@ def exchange(
 
 @checked
 def stages(sparsity: Target, rounds: int) -> Iterator[Any]:
-    """Target sparsity after each round when every round removes the same share of the survivors;
-    of a `Budget`, when every round makes the network cheaper by the same factor.
+    """Target sparsity after each round when every round removes the same share of the survivors,
+    or that of each layer; of a `Budget`, when every round makes the network cheaper by the same
+    factor.
 
     >>> [round(s, 3) for s in stages(0.875, 3)]
     [0.5, 0.75, 0.875]
@@ -449,13 +457,16 @@ def stages(sparsity: Target, rounds: int) -> Iterator[Any]:
         raise ValueError(f"select: rounds must be 1 or more, got {rounds}")
     if isinstance(sparsity, Budget):
         return (sparsity.after(i / rounds) for i in range(1, rounds + 1))
+    if isinstance(sparsity, Mapping):
+        each = {name: [*stages(share, rounds)] for name, share in sparsity.items()}
+        return ({name: values[i] for name, values in each.items()} for i in range(rounds))
     if not 0 <= sparsity < 1:
         raise ValueError(f"select: sparsity must be in [0, 1), got {sparsity}")
     return (1 - (1 - sparsity) ** (i / rounds) for i in range(1, rounds + 1))
 
 
 @checked
-def cubic(sparsity: Target, t: float) -> Any:
+def cubic(sparsity: float | Budget, t: float) -> Any:
     """Sparsity after a share t in [0, 1] of the pruning phase, rising fast and settling slowly; or
     so much of a `Budget`.
 

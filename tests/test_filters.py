@@ -8,8 +8,8 @@ import torch
 from tiny import tiny_data, tiny_images, tiny_model, tiny_residual
 from torch import nn
 
-from prunekit import Data, Run, count, prune, score, select, surgery, train
-from prunekit.baselines.filters import filters
+from prunekit import Data, Run, count, models, prune, score, select, surgery, train
+from prunekit.baselines.filters import PLANS, TRUNK, _on_scales, filters
 from prunekit.mask import Mask
 from prunekit.steps import Stopped, derive
 
@@ -191,3 +191,72 @@ def test_a_recalibrated_cut_is_judged_with_its_new_statistics():
     assert one.mask == two.mask
     assert not torch.equal(one.model.bn1.running_mean, two.model.bn1.running_mean)
     assert two.history[-1].metrics["accuracy"] == two.after["accuracy"]
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_layers_keep_the_widths_that_are_asked_for(rounds):
+    model, data = tiny_residual(), tiny_images()
+    groups = surgery.groups(model, data.example)
+    have = [len(groups.members[name]) for name in groups.names]
+    widths = tuple(n - 1 - i for i, n in enumerate(have))
+    report = prune(filters, model, data, widths=widths, rounds=rounds, scope="global", bar=False)
+    left = select.pool(
+        {n: keep.float() for n, keep in report.mask.items()}, "filter", groups=groups
+    )
+    assert tuple(int((units > 0).sum()) for units in left.values()) == widths
+    for wrong in (widths[:-1], (have[0] + 1, *widths[1:])):
+        with pytest.raises(ValueError, match="widths must be one for each of"):
+            filters(model, data, widths=wrong)
+    with pytest.raises(ValueError, match="widths must be a tuple of whole numbers"):
+        filters(model, data, widths=(1.5,))
+    with pytest.raises(ValueError, match="a budget or widths"):
+        prune(filters, model, data, widths=widths, budget={"params": 0.5}, bar=False)
+
+
+# What Li et al. 2017, table 1, tell of their plans: shares of parameters and multiply-adds removed.
+TOLD = {
+    "vgg_16": (0.640, 0.342),
+    "resnet_56 A": (0.094, 0.104),
+    "resnet_56 B": (0.137, 0.276),
+}
+
+
+@pytest.mark.parametrize("plan", TOLD)
+def test_published_plans_remove_what_is_published(plan):
+    model = models.build(plan.split()[0])
+    x, y = torch.rand(20, 3, 32, 32), torch.arange(20) % 10
+    ignore = TRUNK if plan.startswith("resnet") else ()
+    steps = filters(
+        model, Data.of((x, y), 0.5), widths=PLANS[plan], criterion="random", ignore=ignore
+    )
+    mask = next(steps).mask
+    params = 1 - count.params(model, mask) / count.params(model)
+    products = count.macs(model, x, mask)
+    assert params == pytest.approx(TOLD[plan][0], abs=0.003)
+    assert 1 - products.sparse / products.dense == pytest.approx(TOLD[plan][1], abs=0.003)
+
+
+def test_the_penalty_makes_scales_small_and_is_what_autograd_adds():
+    model, data = tiny_residual(), tiny_images()
+    knobs = dict(criterion="scale", sparse_epochs=8, lr=0.05, batch=8, share=0.5, bar=False)
+    free, held = (prune(filters, model, data, penalty=p, **knobs) for p in (0.0, 0.05))
+    assert [s.phase for s in held.history] == ["train"] * 8 + ["prune"]
+    sizes = [
+        float(
+            sum(
+                m.weight.detach().abs().sum()
+                for m in r.model.modules()
+                if isinstance(m, nn.BatchNorm2d)
+            )
+        )
+        for r in (free, held)
+    ]
+    assert sizes[1] < 0.8 * sizes[0]
+    with pytest.raises(ValueError, match="sparse_epochs are for the criterion 'scale'"):
+        filters(model, data, sparse_epochs=1)
+    data.loss(model(data.example), torch.zeros(1, dtype=torch.int64)).backward()
+    before = model.bn1.weight.grad.clone()
+    _on_scales(model, 0.5, cost=0.1)
+    scale = model.bn1.weight
+    slope = torch.autograd.grad(0.1 * scale.abs().sum(), scale)[0]
+    assert torch.allclose(scale.grad, before + slope)

@@ -452,3 +452,19 @@ def test_a_sample_finds_the_nth_smallest_of_many(values, share):
     x, n = torch.tensor(values, dtype=torch.float32), 1 + round(share * (len(values) - 1))
     with mock.patch.multiple(select, SAMPLE=4, MARGIN=1):  # far too few: it often misses
         assert float(select._nth(x.split(30), n)) == sorted(x.tolist())[n - 1]
+
+
+def test_each_layer_may_have_a_sparsity_of_its_own():
+    torch.manual_seed(0)
+    scores = {"a": torch.rand(10, 4), "b": torch.rand(20)}
+    within = Mask({name: torch.ones(s.shape, dtype=torch.bool) for name, s in scores.items()})
+    told = {"a": 0.25, "b": 0.9}
+    mask = select.largest(scores, told, "layer", within)
+    for name, share in told.items():
+        alone = select.largest(scores, share, "layer", Mask({name: within[name]}))
+        assert torch.equal(mask[name], alone[name])
+    each = {name: [*select.stages(share, 2)] for name, share in told.items()}
+    assert [*select.stages(told, 2)] == [{n: each[n][i] for n in told} for i in range(2)]
+    for wrong, scope in (({"a": 0.5}, "layer"), (told, "global"), ({"a": 1.0, "b": 0.5}, "layer")):
+        with pytest.raises(ValueError, match="sparsit"):
+            select.largest(scores, wrong, scope, within)
