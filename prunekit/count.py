@@ -17,10 +17,14 @@ from torch.utils._pytree import tree_leaves
 
 from prunekit import checkpoint, select, surgery
 from prunekit._arguments import checked
+from prunekit._files import digest
 from prunekit._modules import call, device_of, evaluating, named_tensors, repeatably
 from prunekit.knobs import Count, Positive
 from prunekit.mask import Mask
 from prunekit.products import Product, Removed, Watcher, first, watching, with_zeros
+from prunekit.steps import Run
+
+TIMED = 0.5  # seconds in which a network is timed for a budget
 
 
 @checked
@@ -107,39 +111,96 @@ class _Counter(Watcher):
 
 
 @checked
-def budget(model: nn.Module, x: Any, told: Mapping[str, float]) -> select.Budget:
+def budget(
+    model: nn.Module, x: Any, told: Mapping[str, float], *, run: Run = Run()
+) -> select.Budget:
     """What a network may cost once it is pruned, in the place of a sparsity.
 
-    told: of "macs", "params" and "bytes" (see `macs`, `params` and `size`; the bytes are packed)
-        how much: a share of what the network costs now, in (0, 1], or a number above 1. Of several
-        all hold.
+    told: of "macs", "params", "bytes" and "latency" how much: a share of what the network costs
+        now, in (0, 1], or a number above 1, of latency in milliseconds. Of several all hold. See
+        `macs`, `params` and `size`, packed; the latency is that of `latency` for one example on one
+        thread, once the filters that are removed are cut out.
     x: a batch as the model takes it.
+
+    Networks of the same widths are timed once, beside the whole one, and the ratio is kept in a
+    table, and in the journal of `run`: so a run that goes on chooses as it did, but another run may
+    measure otherwise.
 
     Raises ValueError for another name, or a number out of range.
     """
-    costs: dict[str, Callable[[Mask], float]] = {
+    counted: dict[str, Callable[[Mask], float]] = {
         "macs": lambda mask: macs(model, x, mask).sparse,
         "params": lambda mask: params(model, mask),
         "bytes": lambda mask: size(model, mask),
     }
+    names = [*counted, "latency"]
     if not told:
-        raise ValueError(f"budget: must name one of {[*costs]}, got nothing")
-    limits = {}
+        raise ValueError(f"budget: must name one of {names}, got nothing")
+    shares: dict[str, Callable[[Mask], float]] = {}  # of what is allowed
     for name, value in told.items():
-        if name not in costs:
-            raise ValueError(f"budget: must be of {[*costs]}, got {name!r}")
+        if name not in names:
+            raise ValueError(f"budget: must be of {names}, got {name!r}")
         if not 0 < value < math.inf:
             raise ValueError(
                 f"budget: {name} must be a share in (0, 1] or a number above 1, got {value!r}"
             )
-        if not (now := costs[name](Mask({}))):
+        if name == "latency":
+            shares[name] = _Times(model, x, run).share(value)
+            continue
+        if not (now := counted[name](Mask({}))):
             raise ValueError(f"budget: {type(model).__name__} has no {name} to spend less of")
-        limits[name] = value * now if value <= 1 else value
+        limit = value * now if value <= 1 else value
+        shares[name] = functools.partial(_share, counted[name], limit)
 
     def cost(mask: Mask) -> float:
-        return max(costs[name](mask) / limit for name, limit in limits.items())
+        return max(share(mask) for share in shares.values())
 
-    return select.Budget(cost, cost(Mask({})), told=tuple(sorted(told.items())))
+    start = functools.cache(lambda: cost(Mask({})))
+    return select.Budget(cost, start, told=tuple(sorted(told.items())))
+
+
+def _share(counted: Callable[[Mask], float], limit: float, mask: Mask) -> float:
+    return counted(mask) / limit
+
+
+class _Times:
+    """By the widths of a network how long it takes, over the time of the whole one."""
+
+    def __init__(self, model: nn.Module, x: Any, run: Run):
+        self.groups, self.run = surgery.groups(model, x), run
+        self.whole, self.x = surgery.copy_of("budget", model), first("budget", model, x)
+        self.table: dict[str, float] = {}
+
+    def share(self, limit: float) -> Callable[[Mask], float]:
+        """Of a mask, the time over what is allowed: a share of the whole one's, or milliseconds."""
+        if limit <= 1:
+            return lambda mask: self.ratio(mask) / limit
+        return lambda mask: self.ratio(mask) * self.of("whole", self._whole) / (1e-3 * limit)
+
+    def ratio(self, mask: Mask) -> float:
+        plan = surgery.planned(self.whole, mask, self.groups, partial=True)
+        return self.of(digest(plan.widths), lambda: self._beside(plan)) if plan.cuts else 1.0
+
+    def of(self, widths: str, measured: Callable[[], float]) -> float:
+        key, journal = f"latency {widths}", self.run.journal
+        open_journal = journal if journal is not None and journal.is_open else None
+        recorded = open_journal.get(key) if open_journal is not None else None
+        if recorded is not None:
+            self.table[key] = recorded
+        elif key not in self.table:
+            self.run.poll()
+            self.table[key] = measured()
+        if open_journal is not None and recorded is None:
+            open_journal.put(key, self.table[key])
+        return self.table[key]
+
+    def _whole(self) -> float:
+        return latency({"whole": self.whole}, self.x, seconds=TIMED)["whole"].median
+
+    def _beside(self, plan: surgery.Plan) -> float:
+        networks = {"whole": self.whole, "small": surgery.rebuild(self.whole, plan)}
+        times = latency(networks, self.x, seconds=TIMED)
+        return times["small"].median / times["whole"].median
 
 
 # ------------------------------------------------------------------------------------ bytes, time

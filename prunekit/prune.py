@@ -69,7 +69,7 @@ def share_done(steps: Sequence[Step]) -> float:
 
 
 def with_budget(
-    method: Method, model: nn.Module, data: Any, settings: Mapping[str, Any]
+    method: Method, model: nn.Module, data: Any, settings: Mapping[str, Any], run: Run = Run()
 ) -> dict[str, Any]:
     """The settings with what stands for their `budget` as the knob that it takes the place of.
 
@@ -85,7 +85,7 @@ def with_budget(
         )
     if target in settings:
         raise TypeError(f"prune: {method.__name__} takes a budget or {target}, not both")
-    return settings | {target: count.budget(model, wrap(data).example, told)}
+    return settings | {target: count.budget(model, wrap(data).example, told, run=run)}
 
 
 class Pruning:
@@ -117,7 +117,7 @@ class Pruning:
         self.knobs = defaults | settings | {"seed": seed}
         self.model, self.history = copied("prune", model), list[Step]()
         if (told := settings.get("budget")) is not None:
-            settings = with_budget(self.method, self.model, self.data, settings)
+            settings = with_budget(self.method, self.model, self.data, settings, run)
             self.knobs = {n: v for n, v in self.knobs.items() if n not in select.TARGETS}
             self.knobs["budget"] = dict(told)
         steps = self.method(self.model, self.data, seed=seed, run=run, **settings)  # checks them
@@ -199,7 +199,8 @@ def prune(
     """Prune a copy of `model` with `method`, and report. The given model stays as it is.
 
     `settings` are the method's knobs; instead of a sparsity there may be a `budget`, such as
-    ``budget={"macs": 0.5}``, see `count.budget`: as little goes as meets it. ``watch`` holds
+    ``budget={"macs": 0.5}`` or ``{"latency": 0.5}``, see `count.budget`: as little goes as meets
+    it. ``watch`` holds
     functions iterator -> iterator through which the steps pass. Ctrl-C or `run.stop` ends the run
     early: the report is then marked stopped, and its model is that of the last step.
     """

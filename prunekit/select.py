@@ -42,12 +42,12 @@ class Budget:
     """What a network may cost at the end, in the place of a sparsity as target.
 
     cost: of a mask, the cost of the network that is left over what is allowed: 1 just meets it.
-    start: that of the network as it is; limit: what is allowed now, 1 at the end. told: what was
-    asked for.
+    start: gives that of the network as it is; limit: what is allowed now, 1 at the end. told: what
+    was asked for.
     """
 
     cost: Callable[[Mask], float]
-    start: float
+    start: Callable[[], float]
     limit: float = 1.0
     told: tuple[tuple[str, float], ...] = ()
 
@@ -58,7 +58,7 @@ class Budget:
 
     def after(self, share: float) -> Budget:
         """The budget when a share of the way is done, which each step makes shorter by as much."""
-        return replace(self, limit=max(self.start, 1.0) ** (1 - share))
+        return replace(self, limit=max(self.start(), 1.0) ** (1 - share))
 
     def over(self, whole: Callable[[Mask], Mask]) -> Budget:
         """The same for masks of units, of which `whole` gives the mask of weights."""

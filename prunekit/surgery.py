@@ -306,6 +306,22 @@ def couple(
     return _Cut("couple", _groups("couple", model, example), model, mask, ignore, partial).mask
 
 
+@checked
+def planned(
+    model: nn.Module,
+    mask: Mask,
+    example: Any,
+    *,
+    ignore: Iterable[str] | str = (),
+    partial: bool = False,
+) -> Plan:
+    """How `shrink` would cut a network, without doing it; the arguments are those of `couple`.
+
+    Raises ValueError as `couple` does.
+    """
+    return _Cut("planned", _groups("planned", model, example), model, mask, ignore, partial).plan()
+
+
 def _matching(who: str, names: Iterable[str], ignore: Iterable[str] | str) -> set[str]:
     names, found = [*names], set[str]()
     for pattern in (ignore,) if isinstance(ignore, str) else ignore:
@@ -489,6 +505,14 @@ class Plan:
     cuts: Mapping[str, Mapping[int, tuple[int, ...]]]
     shapes: Mapping[str, tuple[int, ...]]
     attributes: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def widths(self) -> dict[str, dict[int, int]]:
+        """Of each tensor that loses something, by dimension how many indices stay."""
+        return {
+            name: {dim: len(places) for dim, places in dims.items()}
+            for name, dims in self.cuts.items()
+        }
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain JSON; indices in runs, both ends within."""

@@ -332,6 +332,11 @@ GOOD = {
         dict(model="Sequential", cuts={"0.weight": {0: (0, 1)}}, shapes={"0.weight": (12, 8)},
              attributes={"0": {"out_features": 2}}),
     ),
+    "surgery.planned": lambda: (
+        surgery.planned,
+        dict(model=tiny_model(), mask=filters(), example=tiny_data().example, ignore=("2.*",),
+             partial=False),
+    ),
     "surgery.rebuild": lambda: (
         surgery.rebuild, dict(model=tiny_model(), plan=surgery.plan_of(small_one()))
     ),

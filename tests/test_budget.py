@@ -135,3 +135,57 @@ def test_a_sweep_takes_budgets_and_refuses_what_is_no_list():
     for settings in ({}, {"sparsity": []}, {"sparsity": [0.5], "rounds": [1, 2]}):
         with pytest.raises(ValueError, match="sweep: exactly one knob must have a list"):
             sweep(magnitude, tiny_model(), tiny_data(), bar=False, **settings)
+
+
+@pytest.fixture
+def fake_clock(monkeypatch):
+    """Networks take a millisecond a weight, and what is timed is counted."""
+    timed = []
+
+    def latency(networks, x, **_):
+        timed.append([count.params(net) for net in networks.values()])
+        return {
+            name: count.Latency(1e-3 * n, 0, 0, 5, 1, 1)
+            for name, n in zip(networks, timed[-1], strict=True)
+        }
+
+    monkeypatch.setattr(count, "latency", latency)
+    return timed
+
+
+@pytest.mark.parametrize("limit", [0.6, 90.0])
+def test_a_budget_of_time_is_that_of_the_network_once_it_is_cut(fake_clock, limit):
+    model, data = tiny_model(), tiny_data()
+    report = prune(filters, model, data, budget={"latency": limit}, rounds=2, bar=False)
+    small, whole = count.params(report.shrink()), count.params(model)
+    per_filter = count.params(model) / 12
+    allowed = limit * whole if limit < 1 else limit
+    assert allowed - 2 * per_filter < small <= allowed
+    assert [n for n in fake_clock if fake_clock.count(n) > 1] == []  # each width once
+
+
+def test_times_are_read_from_the_journal_where_a_run_goes_on(fake_clock, tmp_path, monkeypatch):
+    monkeypatch.setenv("PRUNEKIT_HOME", str(tmp_path))
+
+    def run():
+        return prune(
+            filters, tiny_model(), tiny_data(), budget={"latency": 50.0}, rounds=2, epochs=1,
+            run=Run(journal=Journal("t")), bar=False,
+        )  # fmt: skip
+
+    first, n = run(), len(fake_clock)
+    assert n > 2
+    again = run()
+    assert len(fake_clock) == n
+    assert again.mask == first.mask
+
+
+def test_a_budget_of_time_counts_filters_that_are_gone_and_no_single_weights(fake_clock):
+    with pytest.raises(ValueError, match="cannot be met"):
+        prune(magnitude, tiny_model(), tiny_data(), budget={"latency": 0.01}, bar=False)
+    budget = count.budget(tiny_model(), tiny_data().example, {"latency": 0.5})
+    keep = torch.ones(12, 8, dtype=torch.bool)
+    keep[:, 0] = False
+    assert budget.cost(Mask({"0.weight": keep})) == 2.0
+    keep[:6] = False
+    assert budget.cost(Mask({"0.weight": keep})) == pytest.approx(2 * 75 / 147)

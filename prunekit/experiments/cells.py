@@ -295,7 +295,7 @@ def run_cell(
     with _session(journal.path) as note:
         before = _judged(model, data)
         model.to("cuda" if torch.cuda.is_available() else "cpu")
-        settings = with_budget(cell.arm.method, model, data, cell.given)
+        settings = with_budget(cell.arm.method, model, data, cell.given, run)
         stream = cell.arm.method(model, data, **settings, seed=cell.seed, run=run)
         for step in stream:
             rows.append(_row(step, model, data, cell.shown))

@@ -72,10 +72,9 @@ def _check(
 MOST = 1 - 1e-9  # the sparsity at which all goes that may go
 
 
-def _levels(sparsity: select.Target, step: float) -> int:
+def _levels(sparsity: float | select.Budget, step: float) -> int:
     """How many levels it takes if each removes its share."""
-    budget = isinstance(sparsity, select.Budget)
-    left = 1 / max(sparsity.start, 1) if budget else 1 - sparsity  # type: ignore[union-attr, operator]
+    left = 1 / max(sparsity.start(), 1) if isinstance(sparsity, select.Budget) else 1 - sparsity
     return math.ceil(math.log(left) / math.log(1 - step))
 
 
