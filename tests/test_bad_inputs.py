@@ -45,6 +45,7 @@ from prunekit import (
     datasets,
     evolve,
     experiments,
+    interop,
     judge,
     knobs,
     looks,
@@ -78,7 +79,7 @@ DRAINED = 3  # steps that are asked of a generator
 ROOMS = [
     "looks", "data", "datasets", "judge", "score", "select", "search", "count", "mask", "knobs", "steps",
     "method", "models", "evolve", "rounds", "report", "prune", "journal", "checkpoint", "course",
-    "plot", "train", "surgery",
+    "plot", "train", "surgery", "interop",
 ]  # fmt: skip
 FAMILIES = ["methods", "baselines", "widgets.views"]
 GATHERED = ["experiments", "widgets"]  # what their `__all__` names is public
@@ -331,6 +332,15 @@ GOOD = {
         surgery.Plan,
         dict(model="Sequential", cuts={"0.weight": {0: (0, 1)}}, shapes={"0.weight": (12, 8)},
              attributes={"0": {"out_features": 2}}),
+    ),
+    "interop.to_torch_prune": lambda: (
+        interop.to_torch_prune, dict(model=tiny_model(), mask=mask())
+    ),
+    "interop.from_torch_prune": lambda: (
+        interop.from_torch_prune, dict(model=interop.to_torch_prune(tiny_model(), mask()))
+    ),
+    "interop.to_onnx": lambda: (
+        interop.to_onnx, dict(model=tiny_model(), example=X, path="net.onnx")
     ),
     "surgery.planned": lambda: (
         surgery.planned,

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "prunekit"
 ORDER = [
     "_files", "_source", "_torchvision", "_random", "_modules", "_memory", "knobs",
     "_arguments", "looks", "products", "channels", "mask", "steps", "select", "evolve", "checkpoint", "journal", "examples", "data", "datasets",
-    "trial", "surgery", "method", "models", "score", "count", "judge",
+    "trial", "surgery", "interop", "method", "models", "score", "count", "judge",
     "train", "search", "rounds", "baselines", "methods", "report", "prune", "prunekit",
     "experiments", "plot", "course", "widgets", "doctor", "show", "__main__",
 ]  # fmt: skip
