@@ -37,7 +37,7 @@ from prunekit._modules import (
 )
 from prunekit._random import LocalRandom
 from prunekit.channels import FIXED, Followed, Slot, follow, outside
-from prunekit.knobs import shown
+from prunekit.knobs import Natural, shown
 from prunekit.mask import Mask
 from prunekit.trial import copied
 
@@ -173,6 +173,34 @@ class Groups(Sequence[Family]):
     def carried(self, name: str) -> list[tuple[str, int, np.ndarray, np.ndarray]]:
         """The same of the biases, scales, shifts and statistics that go with them."""
         return self._of(name, ~self.made & ~self.taken)
+
+    @checked
+    def along(self, weight: str, filter: Natural) -> list[str]:
+        """What goes with a filter of a weight, counted from 0, in words; [] if it cannot go.
+
+        Raises ValueError for a weight that has no such filter.
+        """
+        own = [slot for slot in self.slots if slot.owner == weight and not slot.attribute]
+        made = [slot for slot in own if self.made[slot.start : slot.start + slot.size].any()]
+        if not made or filter >= made[0].size:
+            raise ValueError(f"groups: {weight!r} has no filter {filter} in this {self.model}")
+        group = self.group[made[0].start + filter]
+        if group == FIXED or self.fixed[group]:
+            return []
+        words = []
+        for slot in self.slots:
+            places = np.flatnonzero(self.group[slot.start : slot.start + slot.size] == group)
+            if slot.attribute or slot.owner not in self.parameters or not len(places):
+                continue
+            if self.made[slot.start + places[0]]:
+                others = [i for i in places.tolist() if (slot.owner, i) != (weight, filter)]
+                words += [f"filter {i} of {slot.owner}" for i in others]
+            elif self.taken[slot.start + places[0]]:
+                n = len(places)
+                words.append(f"{n} {'inputs' if n > 1 else 'input'} of {slot.owner}")
+            else:
+                words.append(slot.owner)
+        return words
 
     def _of(self, name: str, marked: np.ndarray) -> list[tuple[str, int, np.ndarray, np.ndarray]]:
         if name not in self.members:

@@ -786,7 +786,7 @@ GOOD = {
     "widgets.FilterView": lambda: (
         widgets.FilterView,
         dict(model=nn.Sequential(nn.Conv2d(1, 2, 3)), layer="0.weight", scores=torch.rand(2),
-             mask=Mask({"0.weight": torch.rand(2, 1, 3, 3) > 0.5}), stored=True),
+             mask=Mask({"0.weight": torch.rand(2, 1, 3, 3) > 0.5}), groups=None, stored=True),
     ),
     "widgets.MaskView": lambda: (
         widgets.MaskView, dict(model=tiny_model(), mask=mask(), data=small())

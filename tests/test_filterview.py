@@ -6,9 +6,10 @@ from xml.etree import ElementTree
 import pytest
 import scipy.stats
 import torch
+from tiny import tiny_images, tiny_residual
 from torch import nn
 
-from prunekit import Mask, pretrained, score
+from prunekit import Mask, pretrained, score, surgery
 from prunekit.looks import NEGATIVE, POSITIVE
 from prunekit.widgets import FilterView
 from prunekit.widgets.filters import pictures
@@ -120,3 +121,31 @@ def test_its_data_are_left_in_the_notebook_where_they_may_be():
     assert passing.lasting() is None
     assert passing.fallback() == view.fallback()
     assert repr(view) == "FilterView(0.weight: 4 of 4 filters kept)"
+
+
+def test_what_goes_with_a_filter_is_told():
+    model, x = tiny_residual(), tiny_images().example
+    groups = surgery.groups(model, x)
+    keep = torch.ones(model.conv2.weight.shape, dtype=torch.bool)
+    keep[1] = False
+    mask = surgery.couple(model, Mask({"conv2.weight": keep}), groups)
+    words = [
+        t["says"]
+        for t in FilterView(model, "conv2.weight", mask=mask, groups=groups).filters["tiles"]
+    ]
+    assert "filter 1: removed" in words[1]
+    assert words[1].endswith("; takes along bn2.weight, bn2.bias and 1 input of conv3.weight")
+    assert words[0].endswith("; would take along bn2.weight, bn2.bias and 1 input of conv3.weight")
+    # It is what coupling removes.
+    lost = {name: int((~kept).sum()) for name, kept in mask.items() if not kept.all()}
+    assert {*lost} == {"conv2.weight", *groups_told(groups.along("conv2.weight", 1))}
+    both = groups.along("conv1.weight", 0)
+    assert "filter 0 of conv3.weight" in both
+    assert groups.along("fc.weight", 0) == []  # a class
+    for name, i in (("fc.weight", 99), ("bn1.weight", 0), ("none", 0)):
+        with pytest.raises(ValueError, match="has no filter"):
+            groups.along(name, i)
+
+
+def groups_told(words):
+    return {text.rpartition(" ")[2] for text in words}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import anywidget
@@ -11,6 +11,7 @@ import torch
 import traitlets
 from torch import Tensor, nn
 
+from prunekit import surgery
 from prunekit._arguments import checked
 from prunekit.looks import FAINTEST, INK, NEGATIVE, POSITIVE
 from prunekit.mask import Mask
@@ -34,7 +35,9 @@ def pictures(weight: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     return means / (float(means.abs().max()) or 1.0), shown.any(1)
 
 
-def told(weight: Tensor, keep: Tensor, scores: Tensor | None) -> list[str]:
+def told(
+    weight: Tensor, keep: Tensor, scores: Tensor | None, along: Callable[[int], list[str]]
+) -> list[str]:
     """What is known of each filter, in words; they are counted from 0, as in the tensor."""
     norms, lines = weight.abs().flatten(1).sum(1), []
     for i, kept in enumerate(keep.flatten(1)):
@@ -45,8 +48,17 @@ def told(weight: Tensor, keep: Tensor, scores: Tensor | None) -> list[str]:
         if scores is not None:
             rank = int((scores > scores[i]).sum()) + 1
             parts.append(f"score {scores[i]:.4g}, rank {rank} of {len(scores)}")
-        lines.append("; ".join([*parts, f"L1 norm {norms[i]:.4g}"]))
+        parts.append(f"L1 norm {norms[i]:.4g}")
+        if others := along(i):
+            parts.append(f"{'would take' if left else 'takes'} along {_listed(others)}")
+        lines.append("; ".join(parts))
     return lines
+
+
+def _listed(words: list[str]) -> str:
+    if len(words) > surgery.SHOWN:
+        words = [*words[: surgery.SHOWN - 1], f"{len(words) - surgery.SHOWN + 1} others"]
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 class FilterView(OfCell, anywidget.AnyWidget):
@@ -56,7 +68,7 @@ class FilterView(OfCell, anywidget.AnyWidget):
     is crossed out, and its weights stand back; of the others, removed weights are empty. Point at a
     filter, or move with the arrow keys, to read its number (counted from 0, as in the tensor), its
     score and its L1 norm. `scores` are a number a filter, or weights' scores by parameter name,
-    which are summed.
+    which are summed. With the `groups` of `prunekit.surgery`, what can only go with it is read too.
 
     With `stored`, the picture goes into the notebook's file and lives on there without a kernel:
     say so only of what is alike on every processor, such as weights that were not trained there.
@@ -75,6 +87,7 @@ class FilterView(OfCell, anywidget.AnyWidget):
         layer: str = "",
         scores: Mapping[str, Tensor] | Tensor | None = None,
         mask: Mask | None = None,
+        groups: surgery.Groups | None = None,
         *,
         stored: bool = False,
     ):
@@ -93,7 +106,11 @@ class FilterView(OfCell, anywidget.AnyWidget):
         kept = keep.flatten(1).any(1)
         self.stored, says = stored, f"{layer}: {int(kept.sum())} of {many} filters kept"
         picture, places = drawn(*pictures(weight, keep), kept, says)
-        words = told(weight, keep, _of_filters(scores, layer, weight))
+
+        def along(i: int) -> list[str]:
+            return groups.along(layer, i) if groups is not None else []
+
+        words = told(weight, keep, _of_filters(scores, layer, weight), along)
         tiles = [{"place": at, "says": text} for at, text in zip(places, words, strict=True)]
         note = f"each filter is the mean over its {inputs} inputs" if inputs > 1 else ""
         shown = {"picture": picture, "says": says, "note": note, "tiles": tiles}
