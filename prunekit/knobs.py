@@ -91,8 +91,7 @@ class Several:
         fits = isinstance(value, (tuple, list)) and not any(
             self.each.check(v, whole) for v in value
         )
-        numbers = "whole numbers" if whole else "numbers"
-        return None if fits else f"must be a tuple of {numbers} in {self.each}"
+        return None if fits else f"must be {self}" + ", all of them whole" * whole
 
 
 @dataclass(frozen=True)

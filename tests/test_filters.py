@@ -207,7 +207,7 @@ def test_layers_keep_the_widths_that_are_asked_for(rounds):
     for wrong in (widths[:-1], (have[0] + 1, *widths[1:])):
         with pytest.raises(ValueError, match="widths must be one for each of"):
             filters(model, data, widths=wrong)
-    with pytest.raises(ValueError, match="widths must be a tuple of whole numbers"):
+    with pytest.raises(ValueError, match="widths must be a tuple of numbers .* whole"):
         filters(model, data, widths=(1.5,))
     with pytest.raises(ValueError, match="a budget or widths"):
         prune(filters, model, data, widths=widths, budget={"params": 0.5}, bar=False)
