@@ -164,7 +164,7 @@ def _share(counted: Callable[[Mask], float], limit: float, mask: Mask) -> float:
 
 
 class _Times:
-    """By the widths of a network how long it takes, over the time of the whole one."""
+    """How long the networks that are left take, each width timed once (see `budget`)."""
 
     def __init__(self, model: nn.Module, x: Any, run: Run):
         self.groups, self.run = surgery.groups(model, x), run
@@ -178,20 +178,23 @@ class _Times:
         return lambda mask: self.ratio(mask) * self.of("whole", self._whole) / (1e-3 * limit)
 
     def ratio(self, mask: Mask) -> float:
-        plan = surgery.planned(self.whole, mask, self.groups, partial=True)
+        """The time of the network that a mask leaves over that of the whole one."""
+        plan = surgery.planned(self.whole, mask, self.groups)
         return self.of(digest(plan.widths), lambda: self._beside(plan)) if plan.cuts else 1.0
 
     def of(self, widths: str, measured: Callable[[], float]) -> float:
+        """What the journal or the table holds of these widths, else what is measured now."""
         key, journal = f"latency {widths}", self.run.journal
-        open_journal = journal if journal is not None and journal.is_open else None
-        recorded = open_journal.get(key) if open_journal is not None else None
+        # Asked before the run begins, as for how long it takes, there is none to write to.
+        opened = journal if journal is not None and journal.is_open else None
+        recorded = opened.get(key) if opened is not None else None
         if recorded is not None:
             self.table[key] = recorded
         elif key not in self.table:
             self.run.poll()
             self.table[key] = measured()
-        if open_journal is not None and recorded is None:
-            open_journal.put(key, self.table[key])
+        if opened is not None and recorded is None:
+            opened.put(key, self.table[key])
         return self.table[key]
 
     def _whole(self) -> float:

@@ -21,7 +21,6 @@ from prunekit.products import first
 from prunekit.surgery import answers, copy_of, differs
 
 CLOSE = 1e-4  # how far ONNX Runtime may be from PyTorch, of the largest output
-ONNX = "onnx export needs more packages: pip install 'prunekit[onnx]'"
 
 
 # ---------------------------------------------------------------------------------- torch's pruning
@@ -102,7 +101,8 @@ def to_onnx(model: nn.Module, example: Any, path: str | os.PathLike[str]) -> Pat
         import onnxruntime  # type: ignore[import-untyped]
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ImportError(f"to_onnx: {ONNX}", name=error.name) from error
+        needs = "needs onnxscript and onnxruntime: pip install 'prunekit[onnx]'"
+        raise ImportError(f"to_onnx: {needs}", name=error.name) from error
     who, name = "to_onnx", type(model).__name__
     twin = copy_of(who, model).cpu().eval()
     x = first(who, twin, example, None)

@@ -71,7 +71,7 @@ def share_done(steps: Sequence[Step]) -> float:
 def with_budget(
     method: Method, model: nn.Module, data: Any, settings: Mapping[str, Any], run: Run = Run()
 ) -> dict[str, Any]:
-    """The settings with what stands for their `budget` as the knob that it takes the place of.
+    """The settings with their `budget` in the knob that it takes the place of, a sparsity or share.
 
     Raises TypeError if the method has no such knob, or is given both.
     """
@@ -116,8 +116,9 @@ class Pruning:
         defaults = {knob.name: knob.default for knob in knobs(self.method).values()}
         self.knobs = defaults | settings | {"seed": seed}
         self.model, self.history = copied("prune", model), list[Step]()
-        if (told := settings.get("budget")) is not None:
-            settings = with_budget(self.method, self.model, self.data, settings, run)
+        told = self.knobs.pop("budget", None)
+        settings = with_budget(self.method, self.model, self.data, settings, run)
+        if told is not None:
             self.knobs = {n: v for n, v in self.knobs.items() if n not in select.TARGETS}
             self.knobs["budget"] = dict(told)
         steps = self.method(self.model, self.data, seed=seed, run=run, **settings)  # checks them
@@ -200,9 +201,9 @@ def prune(
 
     `settings` are the method's knobs; instead of a sparsity there may be a `budget`, such as
     ``budget={"macs": 0.5}`` or ``{"latency": 0.5}``, see `count.budget`: as little goes as meets
-    it. ``watch`` holds
-    functions iterator -> iterator through which the steps pass. Ctrl-C or `run.stop` ends the run
-    early: the report is then marked stopped, and its model is that of the last step.
+    it. ``watch`` holds functions iterator -> iterator through which the steps pass. Ctrl-C or
+    `run.stop` ends the run early: the report is then marked stopped, and its model is that of the
+    last step.
     """
     _check_settings("prune", run, bar)
     pruning = Pruning(method, model, data, seed=seed, run=run, **settings)

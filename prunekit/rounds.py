@@ -18,9 +18,9 @@ from prunekit.steps import Run, Step, derive
 from prunekit.train import Tuning, fit
 from prunekit.trial import copied
 
-# choose(mask, target): what is left of the mask at that sparsity, or for that `select.Budget`, as
-# `select.largest` knows both. It is called once a round, in their order, also by a run that is
-# resumed, so it may count.
+# choose(mask, target): what is left of the mask at that `select.Target`, a sparsity, one a layer or
+# a budget, which `select.largest` knows all. It is called once a round, in their order, also by a
+# run that is resumed, so it may count.
 Choose = Callable[[Mask, Any], Mask]
 On = Annotated[str, Choice("masked", "shrunk")]
 

@@ -335,19 +335,14 @@ def couple(
 
 
 @checked
-def planned(
-    model: nn.Module,
-    mask: Mask,
-    example: Any,
-    *,
-    ignore: Iterable[str] | str = (),
-    partial: bool = False,
-) -> Plan:
-    """How `shrink` would cut a network, without doing it; the arguments are those of `couple`.
+def planned(model: nn.Module, mask: Mask, example: Any) -> Plan:
+    """How a network would be cut whose mask removes what it may, whole filters or not; nothing is.
+
+    example: a batch as the model takes it, or the `groups` that were found with one.
 
     Raises ValueError as `couple` does.
     """
-    return _Cut("planned", _groups("planned", model, example), model, mask, ignore, partial).plan()
+    return _Cut("planned", _groups("planned", model, example), model, mask, (), True).plan()
 
 
 def _matching(who: str, names: Iterable[str], ignore: Iterable[str] | str) -> set[str]:

@@ -343,9 +343,7 @@ GOOD = {
         interop.to_onnx, dict(model=tiny_model(), example=X, path="net.onnx")
     ),
     "surgery.planned": lambda: (
-        surgery.planned,
-        dict(model=tiny_model(), mask=filters(), example=tiny_data().example, ignore=("2.*",),
-             partial=False),
+        surgery.planned, dict(model=tiny_model(), mask=filters(), example=tiny_data().example)
     ),
     "surgery.rebuild": lambda: (
         surgery.rebuild, dict(model=tiny_model(), plan=surgery.plan_of(small_one()))

@@ -54,6 +54,15 @@ def test_one_weight_more_would_cost_too_much(scope):
     assert count.params(model, more) > 100 or more == mask
 
 
+def test_no_budget_is_as_if_none_were_asked_for():
+    one, two = (
+        prune(magnitude, tiny_model(), tiny_data(), bar=False, **none)
+        for none in ({}, {"budget": None})
+    )
+    assert one.knobs == two.knobs
+    assert one.mask == two.mask
+
+
 def test_of_several_budgets_all_hold_and_numbers_are_absolute():
     model, data = tiny_residual(), tiny_images()
     dense = count.macs(model, data.example).dense

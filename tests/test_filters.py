@@ -8,7 +8,19 @@ import torch
 from tiny import tiny_data, tiny_images, tiny_model, tiny_residual
 from torch import nn
 
-from prunekit import Data, Run, count, models, prune, score, select, surgery, train
+from prunekit import (
+    Data,
+    Run,
+    count,
+    mnist_small,
+    models,
+    pretrained,
+    prune,
+    score,
+    select,
+    surgery,
+    train,
+)
 from prunekit.baselines.filters import PLANS, TRUNK, _on_scales, filters
 from prunekit.mask import Mask
 from prunekit.steps import Stopped, derive
@@ -260,3 +272,15 @@ def test_the_penalty_makes_scales_small_and_is_what_autograd_adds():
     scale = model.bn1.weight
     slope = torch.autograd.grad(0.1 * scale.abs().sum(), scale)[0]
     assert torch.allclose(scale.grad, before + slope)
+
+
+def test_half_of_the_filters_are_a_quarter_of_the_work_and_fewer_than_half_of_the_parameters():
+    """What the first notebook says of `vgg_small`, whose counts stand beside times there."""
+    net, data = pretrained("vgg_small"), mnist_small()
+    report = prune(filters, net, data, share=0.5, bar=False)
+    small, x = report.shrink(), data.example
+    assert count.params(small) < 0.4 * count.params(net)
+    shares = count.macs(small, x).dense / count.macs(net, x).dense
+    assert shares == pytest.approx(0.25, abs=0.01)
+    assert count.macs(report.model, x, report.mask).sparse == count.macs(small, x).dense
+    assert count.size(report.model) == count.size(net)

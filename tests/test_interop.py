@@ -4,6 +4,7 @@ import builtins
 import copy
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 import torch
 from tiny import tiny_data, tiny_images, tiny_model, tiny_residual
@@ -15,8 +16,6 @@ from prunekit._modules import call
 from prunekit.baselines.filters import filters
 from prunekit.interop import from_torch_prune, to_onnx, to_torch_prune
 from prunekit.mask import Mask
-
-ort = pytest.importorskip("onnxruntime")
 
 
 def pruned():

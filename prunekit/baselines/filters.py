@@ -2,9 +2,9 @@
 
 Norms: Li, Kadav, Durdanovic, Samet and Graf 2017, "Pruning filters for efficient ConvNets", arXiv
 1608.08710. Geometric median: He, Liu, Wang, Hu and Yang 2019, "Filter pruning via geometric median
-for deep convolutional neural networks acceleration", arXiv 1811.00250. Network
-slimming, the scales of norms, trained with a penalty on their sizes: Liu, Li, Shen, Huang, Yan and
-Zhang 2017, "Learning efficient convolutional networks through network slimming", arXiv 1708.06519.
+for deep convolutional neural networks acceleration", arXiv 1811.00250. Scales of norms, trained
+with a penalty on their sizes: Liu, Li, Shen, Huang, Yan and Zhang 2017, "Learning efficient
+convolutional networks through network slimming", arXiv 1708.06519.
 """
 
 from __future__ import annotations
@@ -140,12 +140,12 @@ def filters(
     """
     groups = surgery.groups(model, data.example)
     families = _families(groups, model, data, ignore)
+    goal: select.Target = share
+    if widths:
+        goal = {n: 1 - w / len(groups.members[n]) for n, w in zip(families, widths, strict=True)}
+        scope = "layer"
     reduce = "mean" if scope == "global" else "norm" if criterion == "l2" else "sum"
     generator = torch.Generator().manual_seed(derive(seed, "filters"))
-    target: select.Target = share
-    if widths:
-        target = {n: 1 - w / len(groups.members[n]) for n, w in zip(families, widths, strict=True)}
-        scope = "layer"
 
     def worth() -> dict[str, Tensor]:
         if criterion == "random":
@@ -181,7 +181,7 @@ def filters(
         )  # fmt: skip
     yield from in_rounds(
         model, data, mask, choose,
-        sparsity=target, rounds=rounds, seed=seed, run=run, on=on, recalibrate=recalibrate,
+        sparsity=goal, rounds=rounds, seed=seed, run=run, on=on, recalibrate=recalibrate,
         **tuning,
     )  # fmt: skip
 
@@ -207,11 +207,9 @@ def _scales(model: nn.Module, groups: surgery.Groups, name: str) -> list[Tensor]
 
 def _on_scales(model: nn.Module, t: float, cost: float) -> None:
     """Add the slope of cost × |scale| to the gradients of all scales of norms."""
-    for module in model.modules():
-        if isinstance(module, NORMS) and module.weight is not None:
-            scale = module.weight
-            if scale.grad is not None:
-                scale.grad.add_(scale.detach().sign(), alpha=cost)
+    for scale in (module.weight for module in model.modules() if isinstance(module, NORMS)):
+        if scale is not None and scale.grad is not None:
+            scale.grad.add_(scale.detach().sign(), alpha=cost)
 
 
 def _whole(model: nn.Module, groups: surgery.Groups, families: list[str], data: Any) -> Mask:

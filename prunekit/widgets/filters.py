@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import anywidget
@@ -35,10 +35,9 @@ def pictures(weight: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     return means / (float(means.abs().max()) or 1.0), shown.any(1)
 
 
-def told(
-    weight: Tensor, keep: Tensor, scores: Tensor | None, along: Callable[[int], list[str]]
-) -> list[str]:
-    """What is known of each filter, in words; they are counted from 0, as in the tensor."""
+def told(weight: Tensor, keep: Tensor, scores: Tensor | None, along: list[list[str]]) -> list[str]:
+    """What is known of each filter, and of what goes along, in words; they are counted from 0, as
+    in the tensor."""
     norms, lines = weight.abs().flatten(1).sum(1), []
     for i, kept in enumerate(keep.flatten(1)):
         left, all_of_it = int(kept.sum()), len(kept)
@@ -49,7 +48,7 @@ def told(
             rank = int((scores > scores[i]).sum()) + 1
             parts.append(f"score {scores[i]:.4g}, rank {rank} of {len(scores)}")
         parts.append(f"L1 norm {norms[i]:.4g}")
-        if others := along(i):
+        if others := along[i]:
             parts.append(f"{'would take' if left else 'takes'} along {_listed(others)}")
         lines.append("; ".join(parts))
     return lines
@@ -106,10 +105,7 @@ class FilterView(OfCell, anywidget.AnyWidget):
         kept = keep.flatten(1).any(1)
         self.stored, says = stored, f"{layer}: {int(kept.sum())} of {many} filters kept"
         picture, places = drawn(*pictures(weight, keep), kept, says)
-
-        def along(i: int) -> list[str]:
-            return groups.along(layer, i) if groups is not None else []
-
+        along = [groups.along(layer, i) if groups is not None else [] for i in range(many)]
         words = told(weight, keep, _of_filters(scores, layer, weight), along)
         tiles = [{"place": at, "says": text} for at, text in zip(places, words, strict=True)]
         note = f"each filter is the mean over its {inputs} inputs" if inputs > 1 else ""
