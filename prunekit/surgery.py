@@ -143,7 +143,23 @@ class Groups(Sequence[Family]):
                 name, again = f"{of[0][0]} ({again})", again + 1
             self.members[name] = np.array(members)
             families.append(Family(name, len(members), of[0], of[1], of[2], why))
+        self.places = self._places()
         return families
+
+    def _places(self) -> dict[str, list[Slot]]:
+        """In which slots the groups of each family are."""
+        family = np.full(self.total + 1, FIXED)
+        for number, members in enumerate(self.members.values()):
+            family[members] = number
+        names = [*self.members]
+        found: dict[str, list[Slot]] = {name: [] for name in names}
+        for slot in self.slots:
+            if not slot.attribute:
+                own = self.group[slot.start : slot.start + slot.size]
+                for number in np.unique(family[own]).tolist():
+                    if number != FIXED:
+                        found[names[number]].append(slot)
+        return found
 
     def _fixed(self) -> list[str]:
         """Of each group why it cannot go, or ""."""
@@ -205,17 +221,14 @@ class Groups(Sequence[Family]):
     def _of(self, name: str, marked: np.ndarray) -> list[tuple[str, int, np.ndarray, np.ndarray]]:
         if name not in self.members:
             raise ValueError(f"groups: there is no family {name!r}, only {[*self.members]}")
-        at = np.full(self.total, FIXED)
+        at = np.full(self.total + 1, FIXED)
         at[self.members[name]] = np.arange(len(self.members[name]))
         found = []
-        for slot in self.slots:
-            if slot.attribute:
-                continue
+        for slot in self.places[name]:
             own = slice(slot.start, slot.start + slot.size)
-            groups = np.where(marked[own], self.group[own], FIXED)
-            rows = np.flatnonzero(np.isin(groups, self.members[name]))
-            if len(rows):
-                found.append((slot.owner, slot.dim, rows, at[groups[rows]]))
+            groups = np.where(marked[own], at[self.group[own]], FIXED)  # FIXED is the last of `at`
+            if len(rows := np.flatnonzero(groups != FIXED)):
+                found.append((slot.owner, slot.dim, rows, groups[rows]))
         return found
 
     def __str__(self) -> str:
