@@ -122,7 +122,9 @@ def measured(
             share = macs[name] / macs["dense"]
             own, best = (each.median / t / share for t in (dense[form], faster))
             text = f"{form:<22} {name:<10} {each!s:<32} {own:5.2f} {best:5.2f}"
-            aimed = (form, batch, threads) == ("channels-last", 32, 1) and name.endswith(("×8", "×16"))
+            aimed = (form, batch, threads) == ("channels-last", 32, 1) and name.endswith(
+                ("×8", "×16")
+            )
             verdict = f"   aim ≤ 1.10: {'ok' if own <= 1.10 else 'MISSED'}" if aimed else ""
             print(text + verdict, flush=True)
 

@@ -302,7 +302,7 @@ def groups(found: Groups, title: str = "") -> Figure:
     """What hangs together in a network: a column for each family of groups of channels, a row for
     each layer; a mark says that a layer makes these channels, carries or reads them.
 
-    Below a column stands how many groups it has; a dashed one cannot go.
+    Below a column stands how many groups it has; one that is dashed and hollow cannot go.
     """
     layers = dict.fromkeys(
         layer for family in found for of in family.layers().values() for layer in of
@@ -319,9 +319,12 @@ def groups(found: Groups, title: str = "") -> Figure:
         for shift, (what, of) in enumerate(family.layers().items()):
             look, label = names[what], what if what not in shown_once and of else None
             shown_once |= {what} if of else set()
-            xs = [column + 0.14 * (shift - 1)] * len(of)
+            xs = [column + 0.22 * (shift - 1)] * len(of)
             ys = [rows.index(layer) for layer in of]
-            axis.plot(xs, ys, look.marker, color=look.colour, label=label, markersize=7)
+            axis.plot(
+                xs, ys, look.marker, color=look.colour, label=label, markersize=7,
+                fillstyle="none" if family.fixed else "full",
+            )  # fmt: skip
     counts = [f"{family.size}" + ("\nstay" if family.fixed else "") for family in found]
     axis.set_xticks(range(len(found)), counts)
     axis.set_yticks(range(len(rows)), rows)

@@ -134,8 +134,12 @@ def test_what_goes_with_a_filter_is_told():
         for t in FilterView(model, "conv2.weight", mask=mask, groups=groups).filters["tiles"]
     ]
     assert "filter 1: removed" in words[1]
-    assert words[1].endswith("; takes along bn2.weight, bn2.bias and 1 input of conv3.weight")
-    assert words[0].endswith("; would take along bn2.weight, bn2.bias and 1 input of conv3.weight")
+    assert words[1].endswith(
+        "; takes along number 1 of bn2.weight, number 1 of bn2.bias and input 1 of conv3.weight"
+    )
+    assert words[0].endswith(
+        "; would take along number 0 of bn2.weight, number 0 of bn2.bias and input 0 of conv3.weight"
+    )
     # It is what coupling removes.
     lost = {name: int((~kept).sum()) for name, kept in mask.items() if not kept.all()}
     assert {*lost} == {"conv2.weight", *groups_told(groups.along("conv2.weight", 1))}

@@ -109,7 +109,8 @@ class FilterView(OfCell, anywidget.AnyWidget):
         words = told(weight, keep, _of_filters(scores, layer, weight), along)
         tiles = [{"place": at, "says": text} for at, text in zip(places, words, strict=True)]
         note = f"each filter is the mean over its {inputs} inputs" if inputs > 1 else ""
-        shown = {"picture": picture, "says": says, "note": note, "tiles": tiles}
+        partly = bool((~keep.flatten(1).all(1) & kept).any())  # some filters have lost weights
+        shown = {"picture": picture, "says": says, "note": note, "partly": partly, "tiles": tiles}
         super().__init__(filters=shown)
 
     def lasting(self) -> Mapping[str, Any] | None:

@@ -90,12 +90,13 @@ function weightPixel(value, limit) {
   return pixel(sign, PALETTE.faintest + (1 - PALETTE.faintest) * share);
 }
 
-function weightLegend() {
+function weightLegend(removed) {
+  const empty = removed ? [legendLine("empty: removed", "currentColor", true)] : [];
   return [
     legendLine("positive", PALETTE.positive),
     legendLine("negative", PALETTE.negative),
     element("span", {}, "the stronger the colour, the larger |w|"),
-    legendLine("empty: removed", "currentColor", true),
+    ...empty,
   ];
 }
 

@@ -5,7 +5,7 @@
 const HOW = "Point at a filter, or move with the arrow keys.";
 
 function render({ model, el }) {
-  const { picture, says, note, tiles: told } = model.get("filters");
+  const { picture, says, note, partly, tiles: told } = model.get("filters");
   const image = element("img", { alt: "" });
   // As an image it runs no script, wherever it comes from.
   image.src = URL.createObjectURL(new Blob([picture], { type: "image/svg+xml" }));
@@ -26,7 +26,7 @@ function render({ model, el }) {
     { class: "pk-view pk-filterview" },
     element("strong", {}, says),
     grid,
-    element("div", { class: "pk-legend" }, ...weightLegend(), crossed),
+    element("div", { class: "pk-legend" }, ...weightLegend(partly), crossed),
     words,
     element("small", {}, note),
   );

@@ -100,7 +100,7 @@ function render({ model, el }) {
       near,
     ),
     canvas,
-    element("div", { class: "pk-legend" }, ...weightLegend()),
+    element("div", { class: "pk-legend" }, ...weightLegend(true)),
     words,
     verdict,
   );
