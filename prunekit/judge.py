@@ -70,32 +70,50 @@ def judge(
 
 
 def _judge(model: nn.Module, data: Data, run: Run, split: str, limit: float) -> float:
-    errors = torch.zeros((), dtype=torch.int64, device=device_of(model))  # there: no wait a batch
-    extremes: list[Tensor] = []  # of the outputs; those of NaN are NaN
-    kept: list[tuple[Tensor, Tensor]] = []
+    tally = Tally(model, data, limit, split)
     for outputs, y in _outputs(model, data, run, split):
+        tally.add(outputs, y)
+        if tally.over:
+            break
+    return tally.cost()
+
+
+class Tally:
+    """Adds up what a model costs, batch by batch; `over` tells that it has more errors than
+    `limit`, so that the rest need not be looked at."""
+
+    def __init__(self, model: nn.Module, data: Data, limit: float, split: str = "validation"):
+        self.data, self.limit, self.split = data, limit if data.counts_errors else math.inf, split
+        self.model, self.over = type(model).__name__, False
+        # There, where the model is: no wait a batch.
+        self.errors = torch.zeros((), dtype=torch.int64, device=device_of(model))
+        self.extremes: list[Tensor] = []  # of the outputs; those of NaN are NaN
+        self.kept: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, outputs: Tensor, y: Tensor) -> None:
         if not outputs.numel():
             raise ValueError(
-                f"judge: outputs of {type(model).__name__} must hold a number, got shape "
+                f"judge: outputs of {self.model} must hold a number, got shape "
                 f"{tuple(outputs.shape)}"
             )
         real = torch.view_as_real(outputs) if outputs.is_complex() else outputs
-        extremes += real.aminmax()  # one pass, where isfinite makes several
-        if not data.counts_errors:
-            kept.append((outputs, y))
-            continue
-        errors += (outputs.argmax(1) != likeliest(y)).sum()  # without holding all outputs
-        if limit < math.inf and errors > limit:
+        self.extremes += real.aminmax()  # one pass, where isfinite makes several
+        if not self.data.counts_errors:
+            self.kept.append((outputs, y))
+            return
+        self.errors += (outputs.argmax(1) != likeliest(y)).sum()  # without holding all outputs
+        self.over = self.limit < math.inf and bool(self.errors > self.limit)
+
+    def cost(self) -> float:
+        if not self.extremes:
+            raise ValueError(f"judge: the data give no batch of the {self.split} split")
+        if self.over or not torch.stack(self.extremes).isfinite().all():
             return math.inf
-    if not extremes:
-        raise ValueError(f"judge: the data give no batch of the {split} split")
-    if not torch.stack(extremes).isfinite().all():
-        return math.inf
-    if data.counts_errors:
-        return int(errors)
-    outputs, expected = (torch.cat(parts) for parts in zip(*kept, strict=True))
-    value = number(data, "metric", data.metric(outputs, expected))
-    return -value if math.isfinite(value) else math.inf
+        if self.data.counts_errors:
+            return int(self.errors)
+        outputs, expected = (torch.cat(parts) for parts in zip(*self.kept, strict=True))
+        value = number(self.data, "metric", self.data.metric(outputs, expected))
+        return -value if math.isfinite(value) else math.inf
 
 
 @checked

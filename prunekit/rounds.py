@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import Annotated, Any, Unpack
 
@@ -11,6 +11,7 @@ from torch import nn
 from prunekit import search, select, surgery, train
 from prunekit._arguments import checked
 from prunekit._modules import put_back, snapshot
+from prunekit.data import wrap
 from prunekit.judge import evaluate
 from prunekit.knobs import Choice, knobs
 from prunekit.mask import Mask
@@ -64,27 +65,44 @@ def in_rounds(
     for index, target in enumerate(select.stages(sparsity, rounds), start=1):
         mask = choose(mask, target)
         if recalibrate:
-            yield _recalibrated(model, data, mask, index, rounds, derive(seed, index), run)
+            yield recalibrated(model, data, mask, index, rounds, seed=derive(seed, index), run=run)
         else:
             yield search.cut(model, data, mask, index, rounds, run)
-        settings: dict[str, Any] = dict(
-            phase="finetune", seed=derive(seed, index), run=run, **tuning
-        )
-        if on == "masked":
-            yield from fit(model, data, mask=mask, **settings)
-            continue
-        small = surgery.shrink(model, mask, data.example, partial=True)
-        zeros = Mask.ones(small, example=data.example).left(small)  # of an earlier pruning
-        for step in fit(small, data, mask=zeros, **settings):
-            surgery.write_back(small, model).eval()
-            yield replace(step, mask=mask)
+        yield from finetuned(model, data, mask, seed=derive(seed, index), run=run, on=on, **tuning)
     return mask
 
 
-def _recalibrated(
-    model: nn.Module, data: Any, mask: Mask, index: int, of: int, seed: int, run: Run
+@checked
+def finetuned(
+    model: nn.Module,
+    data: Any,
+    mask: Mask,
+    *,
+    seed: int,
+    run: Run,
+    on: On = "masked",
+    **tuning: Unpack[Tuning],
+) -> Iterator[Step]:
+    """Train what a mask leaves, on the network that `in_rounds` says."""
+    data = wrap(data)
+    settings: dict[str, Any] = dict(phase="finetune", seed=seed, run=run, **tuning)
+    if on == "masked":
+        yield from fit(model, data, mask=mask, **settings)
+        return
+    small = surgery.shrink(model, mask, data.example, partial=True)
+    zeros = Mask.ones(small, example=data.example).left(small)  # of an earlier pruning
+    for step in fit(small, data, mask=zeros, **settings):
+        surgery.write_back(small, model).eval()
+        yield replace(step, mask=mask)
+
+
+@checked
+def recalibrated(
+    model: nn.Module, data: Any, mask: Mask, index: int, of: int, *, seed: int, run: Run
 ) -> Step:
     """As `search.cut`, with running statistics that are of the network that is left."""
+    data = wrap(data)
+    mask.check(model)
     twin = train.recalibrate(mask.apply_(copied("recalibrate", model)), data, seed=seed, run=run)
     metrics = {data.metric_name: evaluate(twin, data)}
     run.poll()

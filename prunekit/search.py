@@ -20,11 +20,11 @@ import time
 import uuid
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prunekit._arguments import checked
 from prunekit._files import digest
@@ -33,9 +33,10 @@ from prunekit.data import wrap
 from prunekit.judge import as_metric, judge, stand_in
 from prunekit.knobs import shown
 from prunekit.mask import Mask
-from prunekit.steps import Run, Step, Stopped
+from prunekit.recording import Changes, judged
+from prunekit.steps import Run, Step, Stopped, serial
 
-Decode = Callable[[nn.Module, Any], Mask]
+Decode = Callable[[nn.Module, Any], Changes]
 
 ATTEMPTS = 10  # how often the candidates of one call may be handed out
 NOTE = "search: while evaluating the candidate"  # tells its errors from the workers' own
@@ -50,14 +51,18 @@ def costs(
     decode: Decode,
     run: Run = Run(),
     limits: Sequence[float] | None = None,
+    together: bool = False,
 ) -> list[float]:
     """The validation cost of each candidate, as if its mask were applied to the model.
 
-    ``decode(model, candidate)`` gives the candidate's `Mask`; it runs in the worker and must be a
-    function of a module, or a `functools.partial` of one. The cost is the number of errors, or
-    minus the metric where that is not the accuracy; infinite if an output is not finite. With
-    `limits`, one a candidate, a candidate with more errors than its limit is given up early and
-    costs infinity.
+    ``decode(model, candidate)`` gives the candidate's `Mask`, or, by their names, new values of
+    parameters; it runs in the worker and must be a function of a module, or a `functools.partial`
+    of one. The cost is the number of errors, or minus the metric where that is not the accuracy;
+    infinite if an output is not finite. With `limits`, one a candidate, a candidate with more
+    errors than its limit is given up early and costs infinity.
+
+    together: candidates change late layers alone: where no workers are given, they are judged batch
+        by batch, and what comes before a change is computed once for all (`prunekit.recording`).
 
     An error in a worker names the candidate. Raises RuntimeError if the workers themselves fail.
     """
@@ -69,15 +74,35 @@ def costs(
         bounds = [math.inf] * len(items)
     tasks = [*zip(items, bounds, strict=True)]  # what travels: a candidate and its limit
     job = _Job({"model": model, "data": data, "decode": decode}, run)
+    found = _together if together and run.workers is serial else _through_workers
     if run.journal is None:
-        return [cost for _, cost in sorted(_through_workers(job, tasks, run))]
+        return [cost for _, cost in sorted(found(job, tasks, run))]
     base = digest(state_key(model), data.key, decode)
     keys = [digest(base, i) if math.isinf(b) else digest(base, i, b) for i, b in tasks]
     by_key = dict(zip(keys, tasks, strict=True))  # equal candidates are judged once
     waiting = [key for key in by_key if run.journal.get(key) is None]
-    for place, cost in _through_workers(job, [by_key[key] for key in waiting], run):
+    for place, cost in found(job, [by_key[key] for key in waiting], run):
         run.journal.put(waiting[place], cost)
     return [run.journal.get(key) for key in keys]
+
+
+def _together(job: _Job, tasks: Sequence[Any], run: Run) -> Iterator[tuple[int, float]]:
+    """As `_through_workers`, over one recorded pass, if it can be replayed."""
+    model, data, decode = (job.parts[name] for name in ("model", "data", "decode"))
+    changes = [_decoded(decode, model, candidate) for candidate, _ in tasks]
+    limits = [limit for _, limit in tasks]
+    results = judged(model, data.normalised, changes, run, limits) if tasks else []
+    return iter(enumerate(results)) if results is not None else _through_workers(job, tasks, run)
+
+
+def _decoded(decode: Decode, model: nn.Module, candidate: Any) -> Changes:
+    changes = decode(model, candidate)
+    fits = isinstance(changes, Mapping) and all(isinstance(a, Tensor) for a in changes.values())
+    if not fits:
+        raise TypeError(
+            f"search: decode must give a Mask, or tensors by name, got {shown(changes)}"
+        )
+    return changes
 
 
 def _through_workers(job: _Job, tasks: Sequence[Any], run: Run) -> Iterator[tuple[int, float]]:
@@ -239,19 +264,18 @@ class _Job:
 
     def _cost(self, candidate: Any, limit: float) -> float:
         model, data, decode = (self.parts[name] for name in ("model", "data", "decode"))
-        mask = decode(model, candidate)
-        if not isinstance(mask, Mask):
-            raise TypeError(f"search: decode must give a Mask, got {shown(mask)}")
+        changes = _decoded(decode, model, candidate)
         if not hasattr(self.local, "model"):
             self.local.model = stand_in(model)
         worn = dict(self.local.model.named_parameters())
         weights = dict(model.named_parameters())
         with torch.no_grad():
             for name, own in worn.items():  # what the candidate before wore goes, too
-                if name in mask:
-                    torch.mul(weights[name], mask[name].to(own.device), out=own)
+                change = changes.get(name)
+                if change is not None and change.dtype is torch.bool:
+                    torch.mul(weights[name], change.to(own.device), out=own)
                 else:
-                    own.copy_(weights[name])
+                    own.copy_(weights[name] if change is None else change)
         return judge(self.local.model, data.normalised, self.run, limit=limit)
 
 
@@ -324,9 +348,9 @@ if getattr(multiprocessing.current_process(), "_inheriting", False):
 
 
 @checked
-def itself(model: nn.Module, mask: Mask) -> Mask:
-    """The decoder of candidates that are masks."""
-    return mask
+def itself(model: nn.Module, changes: Changes) -> Changes:
+    """The decoder of candidates that are masks, or new values of parameters."""
+    return changes
 
 
 @checked

@@ -191,6 +191,11 @@ class Groups(Sequence[Family]):
         return self._of(name, ~self.made & ~self.taken)
 
     @checked
+    def read(self, name: str) -> list[tuple[str, int, np.ndarray, np.ndarray]]:
+        """The same of the columns of the layers that read them."""
+        return self._of(name, self.taken)
+
+    @checked
     def along(self, weight: str, filter: Natural) -> list[str]:
         """What goes with a filter of a weight, counted from 0, in words; [] if it cannot go.
 
@@ -211,11 +216,10 @@ class Groups(Sequence[Family]):
             if self.made[slot.start + places[0]]:
                 others = [i for i in places.tolist() if (slot.owner, i) != (weight, filter)]
                 words += [f"filter {i} of {slot.owner}" for i in others]
-            elif self.taken[slot.start + places[0]]:
-                n = len(places)
-                words.append(f"{n} {'inputs' if n > 1 else 'input'} of {slot.owner}")
-            else:
-                words.append(slot.owner)
+                continue
+            what = "input" if self.taken[slot.start + places[0]] else "number"
+            which = f"{what} {places[0]}" if len(places) == 1 else f"{len(places)} {what}s"
+            words.append(f"{which} of {slot.owner}")
         return words
 
     def _of(self, name: str, marked: np.ndarray) -> list[tuple[str, int, np.ndarray, np.ndarray]]:

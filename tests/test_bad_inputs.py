@@ -51,7 +51,9 @@ from prunekit import (
     looks,
     magnitude,
     models,
+    nodes,
     plot,
+    recording,
     report,
     rounds,
     score,
@@ -79,7 +81,7 @@ DRAINED = 3  # steps that are asked of a generator
 ROOMS = [
     "looks", "data", "datasets", "judge", "score", "select", "search", "count", "mask", "knobs", "steps",
     "method", "models", "evolve", "rounds", "report", "prune", "journal", "checkpoint", "course",
-    "plot", "train", "surgery", "interop",
+    "plot", "train", "surgery", "interop", "nodes", "recording",
 ]  # fmt: skip
 FAMILIES = ["methods", "baselines", "widgets.views"]
 GATHERED = ["experiments", "widgets"]  # what their `__all__` names is public
@@ -91,7 +93,7 @@ INNER = {
     "knobs.unpacked", "knobs.unpacked_type", "knobs.read_knobs", "datasets.read",
     "datasets.folder_of", "models.Block", "models.ResNet", "prune.share_done", "prune.whole",
     "prune.bound", "prune.with_budget", "surgery.Family", "surgery.Groups", "surgery.check_plan", "surgery.differs", "surgery.copy_of",
-    "surgery.answers", "surgery.was_cut", "surgery.draw",
+    "surgery.answers", "surgery.was_cut", "surgery.draw", "judge.Tally",
     "select.Groups", "select.Budget", "select.emptied_by", "select.rest", "select.scoped", "select.flat",
     "checkpoint.text_of", "datasets.crop_and_mirror", "knobs.knob_of", "knobs.Range.check", "mask.check_prunable", "widgets.views.roulette.Tree",
 }  # fmt: skip
@@ -242,6 +244,20 @@ def small_one():
 X, Y = torch.randn(12, 8), torch.arange(12) % 3
 OUT = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
 FIT = ("model",)  # what a call may change when it works: methods change the model in place
+
+
+def of_nodes(**more):
+    model, data = tiny_model(), small()
+    return dict(who="test", model=model, data=data, nodes=nodes.Nodes("test", model, data), **more)
+
+
+def folding():
+    given = of_nodes()
+    kept = {n: torch.arange(size) > 2 for n, size in given["nodes"].sizes.items()}
+    return dict(
+        model=given["model"], nodes=given["nodes"], kept=kept, found=nodes.activity(**given)
+    )
+
 
 GOOD = {
     "data.accuracy": lambda: (data.accuracy, dict(outputs=OUT, targets=Y[:6])),
@@ -396,7 +412,22 @@ GOOD = {
         dict(model=tiny_model(), data=small(), candidates=[mask(), mask(1)],
              decode=search.itself, run=Run(), limits=[30.0, 30.0]),
     ),
-    "search.itself": lambda: (search.itself, dict(model=tiny_model(), mask=mask())),
+    "search.itself": lambda: (search.itself, dict(model=tiny_model(), changes=mask())),
+    "recording.Recording": lambda: (recording.Recording, dict(model=tiny_model())),
+    "recording.judged": lambda: (
+        recording.judged,
+        dict(model=tiny_model(), data=small(), variants=[mask(), mask(1)], run=Run(), limits=[9.0, 9.0]),
+    ),
+    "nodes.Nodes": lambda: (
+        nodes.Nodes, dict(who="test", model=tiny_model(), data=small(), ignore=()),
+    ),
+    "nodes.Activity": lambda: (
+        nodes.Activity,
+        dict(taylor=torch.ones(3), mean=torch.ones(3), covariance=torch.eye(3), outgoing=torch.ones(3)),
+    ),
+    "nodes.activity": lambda: (nodes.activity, of_nodes(examples=9, seed=0, run=Run())),
+    "nodes.ablation": lambda: (nodes.ablation, of_nodes(examples=9, seed=0, run=Run())),
+    "nodes.folded": lambda: (nodes.folded, folding()),
     "search.cost": lambda: (search.cost, dict(model=tiny_model(), data=small(), run=Run())),
     "search.cut": lambda: (
         search.cut,
@@ -517,6 +548,14 @@ GOOD = {
     ),
     "evolve.check_bounds": lambda: (
         evolve.check_bounds, dict(low=bounds()[0], high=bounds()[1])
+    ),
+    "rounds.finetuned": lambda: (
+        rounds.finetuned,
+        dict(model=tiny_model(), data=small(), mask=mask(), seed=0, run=Run(), on="masked", epochs=1),
+    ),
+    "rounds.recalibrated": lambda: (
+        rounds.recalibrated,
+        dict(model=tiny_model(), data=small(), mask=mask(), index=1, of=1, seed=0, run=Run()),
     ),
     "rounds.in_rounds": lambda: (
         rounds.in_rounds,

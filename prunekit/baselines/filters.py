@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from operator import gt
 from typing import Annotated, Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from prunekit import score, select, surgery
+from prunekit import score, select
 from prunekit.knobs import (
     Choice,
     Count,
@@ -29,8 +28,9 @@ from prunekit.knobs import (
     Scope,
     Several,
 )
-from prunekit.mask import Mask, prunable
+from prunekit.mask import Mask
 from prunekit.method import method
+from prunekit.nodes import Nodes
 from prunekit.products import NORMS
 from prunekit.rounds import On, in_rounds
 from prunekit.steps import Run, Step, derive
@@ -69,14 +69,10 @@ def _check(
     ignore: Names,
     **_: object,
 ) -> None:
-    groups = surgery.groups(model, data.example)
-    families = _families(groups, model, data, ignore)
-    if not families:
-        why = next((family.fixed for family in groups if family.fixed), "it has none")
-        raise ValueError(f"filters: {groups.model} has no filters that can go ({why})")
-    if criterion == "scale" and not any(_scales(model, groups, name) for name in families):
+    nodes = Nodes("filters", model, data, ignore)
+    if criterion == "scale" and not any(_scales(model, nodes, name) for name in nodes.sizes):
         raise ValueError(
-            f"filters: {groups.model} has no norms whose scales could be the criterion"
+            f"filters: {nodes.groups.model} has no norms whose scales could be the criterion"
         )
     if sparse_epochs and criterion != "scale":
         raise ValueError(
@@ -85,12 +81,8 @@ def _check(
         )
     if widths and isinstance(share, select.Budget):
         raise ValueError("filters: takes a budget or widths, not both")
-    have = {name: len(groups.members[name]) for name in families}
-    if widths and (len(widths) != len(have) or any(map(gt, widths, have.values()))):
-        raise ValueError(
-            f"filters: widths must be one for each of {have}, and no more than there are, "
-            f"got {widths}"
-        )
+    if widths:
+        nodes.widths("filters", widths)
 
 
 def _work(rounds: int, epochs: int, sparse_epochs: int, **_: object) -> tuple[int, int]:
@@ -138,68 +130,55 @@ def filters(
     recalibrate: estimate the running statistics of norms anew after each cut, before training.
     ignore: names of weights whose filters stay.
     """
-    groups = surgery.groups(model, data.example)
-    families = _families(groups, model, data, ignore)
-    goal: select.Target = share
-    if widths:
-        goal = {n: 1 - w / len(groups.members[n]) for n, w in zip(families, widths, strict=True)}
-        scope = "layer"
+    nodes = Nodes("filters", model, data, ignore)
+    goal: select.Target = nodes.widths("filters", widths) if widths else share
+    scope = "layer" if widths else scope
     reduce = "mean" if scope == "global" else "norm" if criterion == "l2" else "sum"
     generator = torch.Generator().manual_seed(derive(seed, "filters"))
 
     def worth() -> dict[str, Tensor]:
         if criterion == "random":
-            return {n: torch.rand(len(groups.members[n]), 1, generator=generator) for n in families}
+            return {name: torch.rand(n, 1, generator=generator) for name, n in nodes.sizes.items()}
         if criterion == "scale":
-            found = {name: _scales(model, groups, name) for name in families}
+            found = {name: _scales(model, nodes, name) for name in nodes.sizes}
             return {name: scales[0] for name, scales in found.items() if scales}
-        made = {weight for name in families for weight, *_ in groups.filters(name)}
+        made = {weight for name in nodes.sizes for weight, *_ in nodes.groups.filters(name)}
         scores = (score.median if criterion == "median" else score.magnitude)(model, made)
-        return select.pool(scores, "filter", reduce, groups)
+        return select.pool(scores, "filter", reduce, nodes.groups)
 
     def choose(mask: Mask, target: Any) -> Mask:
-        values = {name: value for name, value in worth().items() if name in families}
-        left = select.pool(
-            {name: keep.float() for name, keep in mask.items()}, "filter", groups=groups
-        )
-        within = Mask({name: left[name] > 0 for name in values})
+        values = {name: value for name, value in worth().items() if name in nodes.sizes}
+        within = nodes.left(mask)
 
         def whole(units: Mask) -> Mask:
-            gone = {name: mask[name] & keep for name, keep in select.spread(units, groups).items()}
-            return surgery.couple(model, Mask({**mask, **gone}), groups, partial=True)
+            return nodes.mask(model, {name: keep[:, 0] for name, keep in units.items()}, mask)
 
         if isinstance(target, select.Budget):
             target = target.over(whole)
-        return whole(select.largest(values, target, scope, within, multiple))
+        left = Mask({name: within[name].unsqueeze(1) for name in values})
+        return whole(select.largest(values, target, scope, left, multiple))
 
-    mask = _whole(model, groups, families, data)
     if sparse_epochs:
         before: Tuning = {**tuning, "epochs": sparse_epochs}
         yield from fit(
-            model, data, mask=mask, penalty=partial(_on_scales, cost=penalty),
+            model, data, mask=nodes.start, penalty=partial(_on_scales, cost=penalty),
             seed=derive(seed, "scales"), run=run, **before,
         )  # fmt: skip
     yield from in_rounds(
-        model, data, mask, choose,
+        model, data, nodes.start, choose,
         sparsity=goal, rounds=rounds, seed=seed, run=run, on=on, recalibrate=recalibrate,
         **tuning,
     )  # fmt: skip
 
 
-def _families(groups: surgery.Groups, model: nn.Module, data: Any, ignore: Names) -> list[str]:
-    """The families whose filters may go: none of them is to be ignored."""
-    may = {*prunable(model, False, ignore, data.example)}
-    return [n for n in groups.names if all(weight in may for weight, *_ in groups.filters(n))]
-
-
-def _scales(model: nn.Module, groups: surgery.Groups, name: str) -> list[Tensor]:
+def _scales(model: nn.Module, nodes: Nodes, name: str) -> list[Tensor]:
     """|scale| of each group of a family, `(n, 1)`, the mean over its norms; [] if it has none."""
     parameters, norms = dict(model.named_parameters()), dict(model.named_modules())
     found = list[Tensor]()
-    for scale, _, rows, of in groups.carried(name):
+    for scale, _, rows, of in nodes.groups.carried(name):
         module, _, own = scale.rpartition(".")
         if own == "weight" and isinstance(norms[module], NORMS):
-            values = torch.zeros(len(groups.members[name]), 1)
+            values = torch.zeros(nodes.sizes[name], 1)
             values[torch.from_numpy(of), 0] = parameters[scale].detach().cpu().float().abs()[rows]
             found.append(values)
     return [torch.stack(found).mean(0)] if found else []
@@ -210,15 +189,3 @@ def _on_scales(model: nn.Module, t: float, cost: float) -> None:
     for scale in (module.weight for module in model.modules() if isinstance(module, NORMS)):
         if scale is not None and scale.grad is not None:
             scale.grad.add_(scale.detach().sign(), alpha=cost)
-
-
-def _whole(model: nn.Module, groups: surgery.Groups, families: list[str], data: Any) -> Mask:
-    """What is there to remove: weights that are left, biases, scales and shifts."""
-    whole = Mask.ones(model, example=data.example).left(model)
-    others = {
-        name: torch.ones(groups.shapes[name], dtype=torch.bool)
-        for family in families
-        for name, *_ in groups.carried(family)
-        if name in groups.parameters
-    }
-    return Mask({**others, **whole})
