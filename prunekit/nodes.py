@@ -89,6 +89,19 @@ class Nodes:
         return {name: pooled[name].flatten() > 0 for name in self.sizes}
 
     @checked
+    def empties(self, name: str, keep: Tensor) -> bool:
+        """Whether a weight that makes nodes of a layer would have nothing left, keep (n,) bool: its
+        filters may all be 0 in a network that was pruned before."""
+        for weight, dim, rows, of in self.groups.filters(name):
+            stays = keep[torch.from_numpy(of)]
+            if weight in self.start:
+                filters = self.start[weight].movedim(dim, 0).flatten(1)[torch.from_numpy(rows)]
+                stays = stays & filters.any(1)
+            if not bool(stays.any()):
+                return True
+        return False
+
+    @checked
     def mask(self, model: nn.Module, kept: Kept, within: Mask | None = None) -> Mask:
         """What is left of `within` (default: of all) without the nodes that go: their filters, all
         that goes with them, and the columns that read them."""

@@ -22,10 +22,10 @@ import numpy
 import torch
 from torch import Tensor
 
-from prunekit import checkpoint, count, models
+from prunekit import checkpoint, count, models, surgery
 from prunekit._arguments import checked
 from prunekit._files import NewerFormat, describe, digest, home, read_json, replacing, seal
-from prunekit._modules import state_key
+from prunekit._modules import each, state_key
 from prunekit._source import code_key
 from prunekit.data import Data
 from prunekit.experiments.protocol import MAY_CHANGE, Arm, Experiment
@@ -311,6 +311,8 @@ def run_cell(
         model.cpu()
         record = _described(cell, model, data, last.mask if last is not None else Mask({}))
         record |= {"before": before, "after": _judged(model, data), "weights": weights}
+        if cell.arm.timed and last is not None:
+            record["latency"] = _timed(cell.start(), model, last.mask, data)
     form = record["knobs"].get("precision", "fp32")
     record |= {
         "trace": {name: [row.get(name) for row in rows] for name in _columns(rows)},
@@ -350,6 +352,15 @@ def _described(cell: Cell, model: torch.nn.Module, data: Data, mask: Mask) -> di
         "prunable": mask.total,
         "macs": [products.sparse, products.dense],
     }
+
+
+def _timed(dense: torch.nn.Module, model: torch.nn.Module, mask: Mask, data: Data) -> Any:
+    """How many seconds one example takes before and after, on one thread, in turns."""
+    small = surgery.shrink(model, mask, data.example, partial=True)
+    x = each(data.example, lambda a: a[:1])
+    times = count.latency({"dense": dense, "shrunk": small}, x, seconds=10.0)
+    told = {n: [float(f"{v:.4g}") for v in (t.median, t.low, t.high)] for n, t in times.items()}
+    return told | {"runs": times["dense"].runs, "batch": 1, "threads": 1}
 
 
 def _write(

@@ -42,6 +42,9 @@ class Arm:
     `seeds` are other ones than the experiment's. Each goes with the trained network of the same
     number, or, with `networks`, with each of these. Models are stored as `store` says: "fp32", or
     "fp16" where that changes the answers to at most `MAY_CHANGE` test examples.
+
+    With `timed`, how long one example takes is recorded, of the network at the start and of what is
+    left once its filters are cut out.
     """
 
     method: Method
@@ -55,6 +58,7 @@ class Arm:
     seeds: tuple[int, ...] | None = None
     networks: tuple[int, ...] | None = None
     store: str = "fp32"
+    timed: bool = False
 
     @property
     def fresh(self) -> bool:

@@ -53,6 +53,23 @@ def first_cut(cell: Recorded) -> float:
     return cut["test"] - cell["before"]["test"]
 
 
+def cut(cell: Recorded) -> float:
+    """The test error after the last cut, before any training, in percent."""
+    row = [row for row in rows(cell) if row["phase"] == "prune"][-1]
+    return 100 * row["test"] / cell["examples"]["test"]
+
+
+def macs_saved(cell: Recorded) -> float:
+    """The multiply-adds that are saved, in percent."""
+    left, dense = cell["macs"]
+    return 100 * (1 - left / dense)
+
+
+def time_saved(cell: Recorded) -> float:
+    """How much less time one example takes on one thread, in percent."""
+    return 100 * (1 - cell["latency"]["shrunk"][0] / cell["latency"]["dense"][0])
+
+
 def _stops(tolerance: float, split: str, cell: Recorded) -> float:
     return 100 * stopped(cell, tolerance, split)
 
@@ -67,6 +84,9 @@ MEASURES: dict[str, Measure] = {
     "gained": lambda cell: -lost(cell),
     "minutes": minutes,
     "first_cut": first_cut,
+    "cut": cut,
+    "macs_saved": macs_saved,
+    "time_saved": time_saved,
     "stops": partial(_stops, 0.0, "validation"),
     "stops_a_point_lower": partial(_stops, 0.01, "validation"),
     "stops_by_test": partial(_stops, 0.0, "test"),
@@ -232,6 +252,12 @@ def arms(cells: Sequence[Recorded]) -> str:
         f"test {what}": (error, form),
         "lost in the test" + (", points" if "%" in what else ""): (lost, form),
     }
+    if any("latency" in cell for cell in cells):
+        measures |= {
+            f"test {what}, before fine-tuning": (cut, form),
+            "multiply-adds saved, %": (macs_saved, "{:.1f}"),
+            "time saved, %": (time_saved, "{:.1f}"),
+        }
     head = ["arm", "networks", *measures, "minutes a cell"]
     lines = []
     for arm, group in _groups(cells).items():
