@@ -597,9 +597,13 @@ def _merged(f: _Follower, axes: Axes, sizes: Sequence[int]) -> Atoms | None:
         for d in at:
             f.pin(axes[d], "two dimensions of channels become one")
         return None
+    single = [atoms for d, atoms in enumerate(axes) if atoms is not None and d not in at]
+    if single and math.prod(sizes) == 1:
+        return single[0]
+    for one in single:
+        f.pin(one, "its dimension is taken away")
     if not at:
-        one = [atoms for atoms, n in zip(axes, sizes, strict=True) if atoms is not None]
-        return one[0] if one and math.prod(sizes) == 1 else None
+        return None
     atoms = axes[at[0]]
     assert atoms is not None
     shape = [len(atoms) if d == at[0] else 1 for d in range(len(sizes))]
@@ -610,6 +614,8 @@ def _split(f: _Follower, atoms: Atoms | None, sizes: Sequence[int]) -> Axes:
     """The axes that one becomes. Where its channels lie along several, equal places of the longest
     go together."""
     axes: Axes = [None] * len(sizes)
+    if not sizes:
+        f.pin(atoms, "its dimension is taken away")
     if atoms is None or not sizes:
         return axes
     spread = atoms.reshape(sizes)

@@ -7,9 +7,9 @@ plain network with its bias and norm, one unit of a hidden layer; never a class.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from prunekit._memory import examples_within
 from prunekit._modules import answer, device_of, evaluating, place, repeatably
 from prunekit._random import LocalRandom
 from prunekit.data import wrap
-from prunekit.knobs import Count
+from prunekit.knobs import Choice, Count, Range
 from prunekit.mask import Mask, prunable
 from prunekit.recording import Recording
 from prunekit.steps import Run, derive
@@ -380,6 +380,58 @@ def ablation(
         name: torch.tensor([max(rises[name, i], 0.0) for i in range(n)], dtype=torch.float64) / seen
         for name, n in nodes.sizes.items()
     }
+
+
+# paper (Wang, Liu and Pan 2020, doi 10.1145/3395260.3395300): a node's importance is made of its
+# sensitivity and its correlation, says the abstract; no formula is public; here: these.
+SENSITIVITIES: dict[str, Callable[[Activity], Tensor]] = {
+    "taylor": lambda found: found.taylor,
+    "deviation": lambda found: found.deviation * found.outgoing,
+}
+CORRELATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "largest": lambda others: others.amax(1),
+    "mean": lambda others: others.sum(1) / max(len(others) - 1, 1),
+}
+COMBINED: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "product": lambda s, c, share: s * (1 - share * c),
+    "sum": lambda s, c, share: (1 - share) * s + share * (1 - c),
+}
+Correlation = Annotated[str, Choice(*CORRELATIONS)]
+Combined = Annotated[str, Choice(*COMBINED)]
+Share = Annotated[float, Range(0, 1)]
+
+
+@checked
+def importance(
+    found: Mapping[str, Activity],
+    *,
+    sensitivity: Annotated[str, Choice(*SENSITIVITIES)] = "taylor",
+    correlation: Correlation = "largest",
+    redundancy: Share = 0.5,
+    combined: Combined = "product",
+    measured: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """How important each node of a layer is, (n,) in [0, 1]: large if the loss is sensitive to it,
+    and if no other node of its layer says the same.
+
+    sensitivity: "taylor"; or "deviation", how much a node varies times the weights that read it, as
+        Zeng and Yeung 2006, doi 10.1016/j.neucom.2005.04.010, have it of hidden units. Or, in its
+        place, what is `measured`, such as by `ablation`.
+    correlation: of a node its "largest" or its "mean" absolute correlation with the others.
+    combined: with s and c the ranks of these two within the layer, from 0 to 1 since sizes in two
+        layers cannot be compared: "product", s × (1 − redundancy × c), or "sum", (1 − redundancy) ×
+        s + redundancy × (1 − c).
+    """
+    worth = {}
+    for name, each in found.items():
+        sensitive = SENSITIVITIES[sensitivity](each) if measured is None else measured[name]
+        alike = CORRELATIONS[correlation](each.correlation.abs())
+        worth[name] = COMBINED[combined](_ranked(sensitive), _ranked(alike), redundancy)
+    return worth
+
+
+def _ranked(x: Tensor) -> Tensor:
+    return select.ranks(x) / (len(x) - 1) if len(x) > 1 else torch.ones_like(x)
 
 
 @checked

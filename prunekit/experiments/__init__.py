@@ -13,6 +13,7 @@ from prunekit.experiments.records import (
     error,
     figure,
     lost,
+    macs_saved,
     mean_spread,
     path,
     recorded,
@@ -21,6 +22,7 @@ from prunekit.experiments.records import (
     size,
     stopped,
     table,
+    time_saved,
     tradeoff,
     unpruned,
     where,
@@ -28,7 +30,7 @@ from prunekit.experiments.records import (
 
 __all__ = [
     "Arm", "Cell", "Claim", "Experiment", "at", "by_network", "cells_of", "chosen", "difference",
-    "error", "figure", "is_done", "load", "lost", "mean_spread", "names", "outcomes", "path",
-    "recorded", "reproduce", "results_folder", "rows", "run_cell", "showcase", "size", "stopped",
-    "table", "tradeoff", "unpruned", "where",
+    "error", "figure", "is_done", "load", "lost", "macs_saved", "mean_spread", "names", "outcomes",
+    "path", "recorded", "reproduce", "results_folder", "rows", "run_cell", "showcase", "size",
+    "stopped", "table", "time_saved", "tradeoff", "unpruned", "where",
 ]  # fmt: skip

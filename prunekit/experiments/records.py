@@ -330,6 +330,32 @@ LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95)  # sparsities at which runs level by level a
 
 
 @checked
+def cut(cell: Recorded) -> float:
+    """The test error after the last cut, before any training, in percent."""
+    row = [row for row in rows(cell) if row["phase"] == "prune"][-1]
+    return 100 * row["test"] / cell["examples"]["test"]
+
+
+@checked
+def macs_saved(cell: Recorded) -> float:
+    """The multiply-adds that are saved, in percent."""
+    left, dense = cell["macs"]
+    return 100 * (1 - left / dense)
+
+
+@checked
+def time_saved(cell: Recorded) -> float:
+    """How much less time one example takes on one thread, once what went is cut out, in percent.
+
+    Raises ValueError where that was not measured.
+    """
+    times = cell.get("latency")
+    if not times:
+        raise ValueError(f"time_saved: the cell {cell['arm']!r} was not timed")
+    return 100 * (1 - times["shrunk"][0] / times["dense"][0])
+
+
+@checked
 def has_levels(cell: Recorded) -> bool:
     """Whether the cell was judged on the test images near each of `LEVELS`."""
     there = [sparsity for sparsity, _ in path(cell)]

@@ -25,6 +25,7 @@ from prunekit.experiments.records import (
     Recorded,
     by_network,
     command,
+    cut,
     difference,
     error,
     error_at,
@@ -32,6 +33,7 @@ from prunekit.experiments.records import (
     has_levels,
     is_timed,
     lost,
+    macs_saved,
     minutes,
     network_of,
     path,
@@ -39,6 +41,7 @@ from prunekit.experiments.records import (
     rows,
     size,
     stopped,
+    time_saved,
     unpruned,
     within_networks,
 )
@@ -51,23 +54,6 @@ def first_cut(cell: Recorded) -> float:
     """How many test errors the first cut added, before any training."""
     cut = next(row for row in rows(cell) if row["phase"] == "prune")
     return cut["test"] - cell["before"]["test"]
-
-
-def cut(cell: Recorded) -> float:
-    """The test error after the last cut, before any training, in percent."""
-    row = [row for row in rows(cell) if row["phase"] == "prune"][-1]
-    return 100 * row["test"] / cell["examples"]["test"]
-
-
-def macs_saved(cell: Recorded) -> float:
-    """The multiply-adds that are saved, in percent."""
-    left, dense = cell["macs"]
-    return 100 * (1 - left / dense)
-
-
-def time_saved(cell: Recorded) -> float:
-    """How much less time one example takes on one thread, in percent."""
-    return 100 * (1 - cell["latency"]["shrunk"][0] / cell["latency"]["dense"][0])
 
 
 def _stops(tolerance: float, split: str, cell: Recorded) -> float:

@@ -9,43 +9,28 @@ neural network based on optimal threshold", ICMAI 2020, doi 10.1145/3395260.3395
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from prunekit import count, nodes, search, select, surgery
+from prunekit import count, nodes, search, surgery
 from prunekit.data import Data
 from prunekit.judge import SLACK, as_metric, hardest_first
 from prunekit.knobs import Choice, Count, Names, Natural, Range, Scope
 from prunekit.mask import Mask
 from prunekit.method import method
-from prunekit.nodes import Activity, Kept, Nodes
+from prunekit.nodes import Activity, Kept, Nodes, Share
 from prunekit.recording import Changes
 from prunekit.rounds import On, finetuned, recalibrated
 from prunekit.steps import Run, Step, Tried, derive
 from prunekit.train import Tuning
 
 WHO = "optimal_threshold"
-# paper (doi 10.1145/3395260.3395300): a node's importance is made of its sensitivity and its
-# correlation, says the abstract; no formula is public; here: these, and two ways to combine them.
-SENSITIVITIES: dict[str, Callable[[Activity], Tensor]] = {
-    "taylor": lambda found: found.taylor,
-    "deviation": lambda found: found.deviation * found.outgoing,
-}
-CORRELATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "largest": lambda others: others.amax(1),
-    "mean": lambda others: others.sum(1) / max(len(others) - 1, 1),
-}
-COMBINED: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
-    "product": lambda s, c, share: s * (1 - share * c),
-    "sum": lambda s, c, share: (1 - share) * s + share * (1 - c),
-}
 GRID = 50  # one threshold for all layers rises by 1 / so many
 GENTLE = 0.1  # points of accuracy added to what a raise loses, so that none is free
-Unit = Annotated[float, Range(0, 1)]
 
 
 def _check(model: nn.Module, data: Any, *, ignore: Names, **_: object) -> None:
@@ -64,12 +49,12 @@ def optimal_threshold(
     model: nn.Module,
     data: Any,
     *,
-    tolerance: Unit = 0.02,
+    tolerance: Share = 0.02,
     scope: Scope = "layer",
-    sensitivity: Annotated[str, Choice(*SENSITIVITIES, "ablation")] = "taylor",
-    correlation: Annotated[str, Choice(*CORRELATIONS)] = "largest",
-    redundancy: Unit = 0.5,
-    combined: Annotated[str, Choice(*COMBINED)] = "product",
+    sensitivity: Annotated[str, Choice(*nodes.SENSITIVITIES, "ablation")] = "taylor",
+    correlation: nodes.Correlation = "largest",
+    redundancy: Share = 0.5,
+    combined: nodes.Combined = "product",
     stride: Annotated[float, Range(0, 1, low_open=True)] = 1 / 32,
     images: Natural = 0,
     examples: Count = 5_000,
@@ -148,21 +133,17 @@ class _How:
         """By layer, what examples tell of its nodes, and how important each is, (n,) in [0, 1]."""
         told: Any = dict(examples=self.examples, seed=seed, run=self.run)
         found = nodes.activity(WHO, model, data, own, **told)
+        measured = None
         if self.sensitivity == "ablation":
-            sensitive = nodes.ablation(WHO, model, data, own, **told)
-        else:
-            sensitive = {n: SENSITIVITIES[self.sensitivity](each) for n, each in found.items()}
-        worth = {}
-        for name, each in found.items():
-            alike = CORRELATIONS[self.correlation](each.correlation.abs())
-            ranks = _ranked(sensitive[name]), _ranked(alike)
-            worth[name] = COMBINED[self.combined](*ranks, self.redundancy)
-        return found, worth
-
-
-def _ranked(x: Tensor) -> Tensor:
-    """(n,) from 0 for the smallest to 1 for the largest: sizes of two layers cannot be compared."""
-    return select.ranks(x) / (len(x) - 1) if len(x) > 1 else torch.ones_like(x)
+            measured = nodes.ablation(WHO, model, data, own, **told)
+        return found, nodes.importance(
+            found,
+            sensitivity="taylor" if measured else self.sensitivity,
+            correlation=self.correlation,
+            redundancy=self.redundancy,
+            combined=self.combined,
+            measured=measured,
+        )
 
 
 # ---------------------------------------------------------------------------------------- state

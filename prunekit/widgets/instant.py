@@ -69,10 +69,11 @@ class Instant(OfCell, ipywidgets.VBox):
 
     def fallback(self) -> str:
         settled()
-        rows = "".join(
-            f"<li>{html.escape(name)}: {value if isinstance(value, str) else f'{value:.3g}'}</li>"
+        told = {
+            name.replace("_", " "): value if isinstance(value, str) else f"{value:.3g}"
             for name, value in self.values().items()
-        )
+        }
+        rows = "".join(f"<li>{html.escape(name)}: {value}</li>" for name, value in told.items())
         head = f"<p><b>{html.escape(self.title)}</b></p><ul>{rows}</ul>"
         return head + output.drawn(self.told)
 
