@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from prunekit._arguments import checked, shaped
 from prunekit._random import LocalRandom
 from prunekit.knobs import Choice, Count, Natural, NonNegative
-from prunekit.nodes import Nodes
+from prunekit.nodes import Nodes, Share
 from prunekit.steps import Run, derive
 
 Rows = Annotated[Tensor, shaped("n", "d")]
@@ -32,6 +32,7 @@ LOOK, PATIENCE, BETTER = 20, 5, 0.999  # steps between two looks, looks without 
 @checked
 def rows(model: nn.Module, nodes: Nodes, name: str) -> Tensor:
     """The weights of each node of a layer, (n, d): of all filters that it has, side by side."""
+    nodes.check("rows", model)
     parameters, parts = dict(model.named_parameters()), list[Tensor]()
     n = nodes.sizes.get(name, 0)
     for weight, dim, own, of in nodes.groups.filters(name):
@@ -172,7 +173,7 @@ def _autoencoded(x: Tensor, width: int, noise: float, steps: int, seed: int, run
 
 @checked
 def held_out_error(
-    x: Rows, kind: Feature, *, share: float = 0.2, width: Natural = 0, seed: int = 0, **how: Any
+    x: Rows, kind: Feature, *, share: Share = 0.2, width: Natural = 0, seed: int = 0, **how: Any
 ) -> float:
     """The `relative_error` of a share of rows, drawn with `seed`, that the features were not made
     of."""
@@ -249,6 +250,13 @@ def survivors(
 ) -> Tensor:
     """Which stays of each cluster, (n,) bool: the one "nearest" to its centroid, or the one with
     the "largest" norm; of equal ones the first."""
+    if labels.dtype is not torch.int64 or not len(codes) == len(labels) == len(norms) > 0:
+        raise ValueError(
+            f"survivors: {len(codes)} codes need as many labels (int64) and norms, got "
+            f"{len(labels)} ({labels.dtype}) and {len(norms)}"
+        )
+    if not torch.equal(labels.unique(), torch.arange(int(labels.max()) + 1)):
+        raise ValueError("survivors: clusters must be numbered from 0, and none may be empty")
     keep = torch.zeros(len(codes), dtype=torch.bool)
     for number in range(int(labels.max()) + 1):
         members = (labels == number).nonzero().flatten()

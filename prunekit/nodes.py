@@ -423,6 +423,8 @@ def importance(
         s + redundancy × (1 − c).
     """
     worth = {}
+    if missing := [name for name in found if measured is not None and name not in measured]:
+        raise ValueError(f"importance: nothing was measured of the nodes of {missing[0]}")
     for name, each in found.items():
         sensitive = SENSITIVITIES[sensitivity](each) if measured is None else measured[name]
         alike = CORRELATIONS[correlation](each.correlation.abs())

@@ -39,6 +39,7 @@ from prunekit import (
     Run,
     Step,
     checkpoint,
+    clusters,
     count,
     course,
     data,
@@ -81,7 +82,7 @@ DRAINED = 3  # steps that are asked of a generator
 ROOMS = [
     "looks", "data", "datasets", "judge", "score", "select", "search", "count", "mask", "knobs", "steps",
     "method", "models", "evolve", "rounds", "report", "prune", "journal", "checkpoint", "course",
-    "plot", "train", "surgery", "interop", "nodes", "recording",
+    "plot", "train", "surgery", "interop", "nodes", "recording", "clusters",
 ]  # fmt: skip
 FAMILIES = ["methods", "baselines", "widgets.views"]
 GATHERED = ["experiments", "widgets"]  # what their `__all__` names is public
@@ -249,6 +250,15 @@ FIT = ("model",)  # what a call may change when it works: methods change the mod
 def of_nodes(**more):
     model, data = tiny_model(), small()
     return dict(who="test", model=model, data=data, nodes=nodes.Nodes("test", model, data), **more)
+
+
+def rows_of():
+    given = of_nodes()
+    return dict(model=given["model"], nodes=given["nodes"], name="0.weight")
+
+
+def points():
+    return torch.rand(9, 5, generator=torch.Generator().manual_seed(0))
 
 
 def folding():
@@ -427,6 +437,40 @@ GOOD = {
     ),
     "nodes.activity": lambda: (nodes.activity, of_nodes(examples=9, seed=0, run=Run())),
     "nodes.ablation": lambda: (nodes.ablation, of_nodes(examples=9, seed=0, run=Run())),
+    "nodes.importance": lambda: (
+        nodes.importance,
+        dict(found=folding()["found"], sensitivity="taylor", correlation="mean", redundancy=0.5,
+             combined="sum", measured={"0.weight": torch.rand(12)}),
+    ),
+    "clusters.rows": lambda: (clusters.rows, rows_of()),
+    **{
+        f"clusters.{name}": lambda name=name: (getattr(clusters, name), dict(x=points()))
+        for name in ("normalised", "turned")
+    },
+    "clusters.Features": lambda: (
+        clusters.Features, dict(codes=torch.clone, back=torch.clone, error=0.0, steps=1, converged=True),
+    ),
+    "clusters.code_width": lambda: (clusters.code_width, dict(n=20)),
+    "clusters.features": lambda: (
+        clusters.features,
+        dict(x=points(), kind="autoencoder", width=3, noise=0.5, steps=4, seed=0, run=Run()),
+    ),
+    "clusters.relative_error": lambda: (
+        clusters.relative_error, dict(found=clusters.features(points(), "raw"), x=points())
+    ),
+    "clusters.held_out_error": lambda: (
+        clusters.held_out_error, dict(x=points(), kind="pca", share=0.3, width=2, seed=0)
+    ),
+    "clusters.clustered": lambda: (
+        clusters.clustered, dict(codes=points(), k=3, algorithm="kmeans", seed=0)
+    ),
+    "clusters.survivors": lambda: (
+        clusters.survivors,
+        dict(codes=points(), labels=torch.arange(9) % 3, norms=torch.ones(9), survivor="nearest"),
+    ),
+    "clusters.silhouettes": lambda: (
+        clusters.silhouettes, dict(codes=points(), ks=[2, 3], algorithm="ward", seed=0)
+    ),
     "nodes.folded": lambda: (nodes.folded, folding()),
     "search.cost": lambda: (search.cost, dict(model=tiny_model(), data=small(), run=Run())),
     "search.cut": lambda: (
@@ -751,6 +795,10 @@ GOOD = {
         for name in ("error", "lost", "unpruned")
     },
     "experiments.size": lambda: (experiments.size, dict(cell=recorded_cells()[0])),
+    "experiments.macs_saved": lambda: (experiments.macs_saved, dict(cell=recorded_cells()[0])),
+    "experiments.time_saved": lambda: (
+        experiments.time_saved, dict(cell=experiments.recorded("optimal-threshold")[0])
+    ),
     "experiments.cells_of": lambda: (
         experiments.cells_of, dict(experiment=toy(), short=False, folder=Path("f"))
     ),
@@ -847,7 +895,10 @@ GOOD = {
             ),
             name,
         )
-        for name in ("magnitude", "roulette", "differential_evolution")
+        for name in (
+            "magnitude", "roulette", "differential_evolution", "optimal_threshold",
+            "filter_clustering",
+        )
     },
 }  # fmt: skip
 

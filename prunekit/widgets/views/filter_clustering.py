@@ -40,7 +40,7 @@ def filter_clustering(model: nn.Module, data: Any, layer: str = "", seed: int = 
             f"{int(kept.sum())} of {len(kept)} filters of {layer} stay; clusters of "
             f"{', '.join(map(str, sizes.sort(descending=True).values.tolist()))}"
         )
-        return f"<p>{html.escape(says)}</p>{piles(pictures, labels, kept, says)}"
+        return f"<p>{html.escape(says)}</p>{_piles(pictures, labels, kept, says)}"
 
     n = nodes.sizes[layer]
     return Instant(
@@ -50,7 +50,7 @@ def filter_clustering(model: nn.Module, data: Any, layer: str = "", seed: int = 
     )  # fmt: skip
 
 
-def piles(pictures: Tensor, labels: Tensor, kept: Tensor, says: str) -> str:
+def _piles(pictures: Tensor, labels: Tensor, kept: Tensor, says: str) -> str:
     """An SVG of filters, (n, h, w), a column a cluster, the largest first; who stays is framed."""
     sizes = labels.bincount()
     order = sizes.argsort(descending=True, stable=True).tolist()

@@ -42,7 +42,7 @@ def optimal_threshold(
 
     def work(**lines: float) -> str:
         shared = lines["all_layers"]
-        line = {name: max(shared, lines[key(short[name])]) for name in worth}
+        line = {name: max(shared, lines[_key(short[name])]) for name in worth}
         kept = {name: _kept(w, line[name]) for name, w in worth.items()}
         mask = nodes.mask(model, kept)
         value = evaluate(model, data, mask=mask)
@@ -58,13 +58,13 @@ def optimal_threshold(
         style = f' style="color:{RED}"' if lost else ""
         head = f"<p><span{style}>{html.escape(says)}</span><br>{html.escape(told)}</p>"
         named = {short[name]: (w, kept[name], line[name]) for name, w in worth.items()}
-        return head + drawn(named, f"{says}; {told}")
+        return head + _drawn(named, f"{says}; {told}")
 
-    places = {"all_layers": (0.0, 1.0, 0.2)} | {key(s): (0.0, 1.0, 0.0) for s in short.values()}
+    places = {"all_layers": (0.0, 1.0, 0.2)} | {_key(s): (0.0, 1.0, 0.0) for s in short.values()}
     return Instant(work, "Thresholds", **places)
 
 
-def key(name: str) -> str:
+def _key(name: str) -> str:
     """The name of a layer's slider."""
     return name.replace(".", "_")
 
@@ -75,7 +75,7 @@ def _kept(worth: Tensor, line: float) -> Tensor:
     return keep
 
 
-def drawn(layers: Mapping[str, tuple[Tensor, Tensor, float]], says: str) -> str:
+def _drawn(layers: Mapping[str, tuple[Tensor, Tensor, float]], says: str) -> str:
     """An SVG in the colours of the page: of each layer importances, what is kept, and the line."""
     wide = max(60, min(150, 520 // max(len(layers), 1)))
     bottom, parts = TOP + HIGH, []
