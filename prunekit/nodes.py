@@ -422,9 +422,9 @@ def importance(
         layers cannot be compared: "product", s × (1 − redundancy × c), or "sum", (1 − redundancy) ×
         s + redundancy × (1 − c).
     """
-    worth = {}
     if missing := [name for name in found if measured is not None and name not in measured]:
         raise ValueError(f"importance: nothing was measured of the nodes of {missing[0]}")
+    worth = {}
     for name, each in found.items():
         sensitive = SENSITIVITIES[sensitivity](each) if measured is None else measured[name]
         alike = CORRELATIONS[correlation](each.correlation.abs())

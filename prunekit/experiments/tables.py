@@ -71,6 +71,7 @@ MEASURES: dict[str, Measure] = {
     "minutes": minutes,
     "first_cut": first_cut,
     "cut": cut,
+    "lost_at_cut": lambda cell: cut(cell) - unpruned(cell),
     "macs_saved": macs_saved,
     "time_saved": time_saved,
     "stops": partial(_stops, 0.0, "validation"),

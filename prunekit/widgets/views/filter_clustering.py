@@ -30,10 +30,10 @@ def filter_clustering(model: nn.Module, data: Any, layer: str = "", seed: int = 
     pictures = weight.mean(1) if weight.ndim == 4 else weight.unsqueeze(1)  # (n, h, w)
     codes: dict[str, Tensor] = {}
 
-    def work(clusters_: float, of: str, stays: str) -> str:
+    def work(of: str, stays: str, **more: float) -> str:
         if of not in codes:
             codes[of] = clusters.features(points, of, seed=seed).codes(points)
-        labels = clusters.clustered(codes[of], round(clusters_), seed=seed)
+        labels = clusters.clustered(codes[of], round(more["clusters"]), seed=seed)
         kept = clusters.survivors(codes[of], labels, rows.norm(dim=1), stays)
         sizes = labels.bincount()
         says = (
@@ -45,7 +45,7 @@ def filter_clustering(model: nn.Module, data: Any, layer: str = "", seed: int = 
     n = nodes.sizes[layer]
     return Instant(
         work, f"Clusters of the filters of {layer}",
-        clusters_=(1.0, float(n), float(max(n // 2, 1))), of=[*clusters.FEATURES],
+        clusters=(1.0, float(n), float(max(n // 2, 1))), of=[*clusters.FEATURES],
         stays=[*clusters.SURVIVORS],
     )  # fmt: skip
 
