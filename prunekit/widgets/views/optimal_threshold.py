@@ -21,13 +21,14 @@ from prunekit.widgets.instant import Instant
 
 BARS = 40  # of a layer, at most: of more nodes every so many are shown
 LEFT, TOP, HIGH, GAP = 46, 8, 150, 26  # pixels
+ALL, START = "all layers", 0.2
 
 
 @checked
 def optimal_threshold(
     model: nn.Module, data: Any, tolerance: float = 0.02, examples: Count = 1_000
 ) -> Instant:
-    """A slider for one threshold of all layers, and one each: what is below either is removed.
+    """A slider for a threshold, and a menu for whose it is: one of all layers, or each its own.
 
     The bars are the nodes of a layer, from the least to the most important; the pale ones are gone.
     The text turns red where more than `tolerance` of the validation metric is lost.
@@ -40,9 +41,12 @@ def optimal_threshold(
     dense = count.macs(model, x).dense
     metric, n = data.metric_name, data.size("validation")
 
-    def work(**lines: float) -> str:
-        shared = lines["all_layers"]
-        line = {name: max(shared, lines[_key(short[name])]) for name in worth}
+    line, chosen = dict.fromkeys(worth, START), [ALL]
+
+    def work(line_of: str, threshold: float) -> str:
+        if line_of == chosen[0]:  # a line moves with the slider, not with the menu
+            line.update({name: threshold for name in worth if line_of in (ALL, short[name])})
+        chosen[0] = line_of
         kept = {name: _kept(w, line[name]) for name, w in worth.items()}
         mask = nodes.mask(model, kept)
         value = evaluate(model, data, mask=mask)
@@ -60,13 +64,8 @@ def optimal_threshold(
         named = {short[name]: (w, kept[name], line[name]) for name, w in worth.items()}
         return head + _drawn(named, f"{says}; {told}")
 
-    places = {"all_layers": (0.0, 1.0, 0.2)} | {_key(s): (0.0, 1.0, 0.0) for s in short.values()}
-    return Instant(work, "Thresholds", **places)
-
-
-def _key(name: str) -> str:
-    """The name of a layer's slider."""
-    return name.replace(".", "_")
+    menu = [ALL, *short.values()]
+    return Instant(work, "Thresholds", line_of=menu, threshold=(0.0, 1.0, START))
 
 
 def _kept(worth: Tensor, line: float) -> Tensor:
