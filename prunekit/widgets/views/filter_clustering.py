@@ -45,7 +45,7 @@ def filter_clustering(model: nn.Module, data: Any, layer: str = "", seed: int = 
     n = nodes.sizes[layer]
     return Instant(
         work, f"Clusters of the filters of {layer}",
-        clusters=(1.0, float(n), float(max(n // 2, 1))), of=[*clusters.FEATURES],
+        clusters=(1.0, float(n), float(max(n // 2, 1))), of=[*reversed(clusters.FEATURES)],
         stays=[*clusters.SURVIVORS],
     )  # fmt: skip
 
