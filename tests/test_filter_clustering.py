@@ -69,13 +69,15 @@ def test_a_budget_gives_the_widths_of_other_methods():
 
 
 def test_a_silhouette_lets_layers_choose():
-    model, data = models.build("lenet_5"), digits()
-    with torch.no_grad():  # four true kinds among the 20 filters of conv1
-        model.conv1.weight.copy_(model.conv1.weight[torch.arange(20) % 4])
-        model.conv1.weight.add_(1e-3 * torch.rand(model.conv1.weight.shape))
-    nodes = Nodes("test", model, data)
-    report = prune(filter_clustering, model, data, silhouette=0.8, features="raw", **QUICK)
-    assert widths(report, nodes) == (4, 50, 500)
+    model = tiny_model()
+    with torch.no_grad():  # four true kinds among the 12 filters
+        model[0].weight.copy_(model[0].weight[torch.arange(12) % 4])
+        model[0].weight.add_(1e-3 * torch.rand(12, 8))
+    asked = dict(features="raw", **QUICK)
+    report = prune(filter_clustering, model, tiny_data(), silhouette=0.8, **asked)
+    assert report.history[0].info["clusters"] == {"0.weight": 4}
+    whole = prune(filter_clustering, tiny_model(), tiny_data(), silhouette=1.0, **asked)
+    assert whole.history[0].info["clusters"] == {"0.weight": 12}  # no share is as clear
 
 
 @pytest.mark.parametrize(
