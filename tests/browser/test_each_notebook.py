@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-# Pictures of what was seen, for who wants to look: a folder named here, or the test's own.
+# Pictures of what was seen, for who wants to look: in a folder named here.
 SHOTS = os.environ.get("PRUNEKIT_SCREENSHOTS")
 MINUTE = 60_000
 # How many letters of its own text a line of a paragraph holds.
@@ -39,7 +39,6 @@ def theme(tab, name):
 
 def seen(tab, name, folder):
     """Take a picture of each widget of the package, in both themes."""
-    folder = Path(SHOTS) if SHOTS else folder
     folder.mkdir(parents=True, exist_ok=True)
     for shade in ("Light", "Dark"):
         theme(tab, f"JupyterLab {shade}")
@@ -132,7 +131,7 @@ def replay(tab):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_is_run_and_played_with(path, opened, tmp_path):
+def test_a_notebook_is_run_and_played_with(path, opened):
     tab, _ = opened
     title = json.loads(path.read_text(encoding="utf-8"))["metadata"]["prunekit"]["title"]
     tab.locator(".jp-LauncherCard", has_text=title).click()
@@ -148,7 +147,8 @@ def test_a_notebook_is_run_and_played_with(path, opened, tmp_path):
         run_and_stop(tab, panel)
     replay(tab)
     assert tab.locator(WRONG).all_inner_texts() == []
-    seen(tab, path.stem, tmp_path)
+    if SHOTS:
+        seen(tab, path.stem, Path(SHOTS))
     for width in (1000, 1600):
         fits(tab, width)
     tab.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
