@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prunekit import select
 from prunekit._arguments import checked, shaped
 from prunekit._random import LocalRandom
 from prunekit.knobs import Choice, Count, Natural, NonNegative
-from prunekit.nodes import Nodes, Share
+from prunekit.nodes import Nodes
 from prunekit.steps import Run, derive
 
 Rows = Annotated[Tensor, shaped("n", "d")]
@@ -173,7 +174,13 @@ def _autoencoded(x: Tensor, width: int, noise: float, steps: int, seed: int, run
 
 @checked
 def held_out_error(
-    x: Rows, kind: Feature, *, share: Share = 0.2, width: Natural = 0, seed: int = 0, **how: Any
+    x: Rows,
+    kind: Feature,
+    *,
+    share: select.Share = 0.2,
+    width: Natural = 0,
+    seed: int = 0,
+    **how: Any,
 ) -> float:
     """The `relative_error` of a share of rows, drawn with `seed`, that the features were not made
     of."""
@@ -212,7 +219,7 @@ def clustered(codes: Rows, k: Count, algorithm: Algorithm = "kmeans", seed: int 
 
 
 def _one_thread() -> Any:
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # scikit-learn needs it, too
 
     return threadpool_limits(1)  # sums in one order, whatever the machine
 

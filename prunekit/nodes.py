@@ -23,7 +23,7 @@ from prunekit._memory import examples_within
 from prunekit._modules import answer, device_of, evaluating, place, repeatably
 from prunekit._random import LocalRandom
 from prunekit.data import wrap
-from prunekit.knobs import Choice, Count, Range
+from prunekit.knobs import Choice, Count
 from prunekit.mask import Mask, prunable
 from prunekit.recording import Recording
 from prunekit.steps import Run, derive
@@ -398,7 +398,6 @@ COMBINED: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 }
 Correlation = Annotated[str, Choice(*CORRELATIONS)]
 Combined = Annotated[str, Choice(*COMBINED)]
-Share = Annotated[float, Range(0, 1)]
 
 
 @checked
@@ -407,7 +406,7 @@ def importance(
     *,
     sensitivity: Annotated[str, Choice(*SENSITIVITIES)] = "taylor",
     correlation: Correlation = "largest",
-    redundancy: Share = 0.5,
+    redundancy: select.Share = 0.5,
     combined: Combined = "product",
     measured: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:

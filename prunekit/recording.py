@@ -41,6 +41,14 @@ Changes = Mapping[str, Tensor]  # of a parameter what is kept, if bool, or its n
 MEMORY, ELSEWHERE = 2**28, 2**32  # bytes of a recorded pass, on a CPU and on accelerators
 
 
+def put_on(own: Tensor, weight: Tensor, change: Tensor | None) -> None:
+    """Give a copy's parameter the values of a weight, with what changes of it."""
+    if change is not None and change.dtype is torch.bool:
+        torch.mul(weight, change.to(own.device), out=own)
+    else:
+        own.copy_(weight if change is None else change)
+
+
 @dataclass
 class _Call:
     """A call of a module: what it gave, how many calls had begun and ended once it had ended.
@@ -180,15 +188,11 @@ class Recording:
     def _wearing(self, changes: Changes) -> Iterator[None]:
         try:
             for name, change in changes.items():
-                own, there = self.worn[name], change.to(self.worn[name].device)
-                if change.dtype is torch.bool:
-                    torch.mul(self.weights[name], there, out=own)
-                else:
-                    own.copy_(there)
+                put_on(self.worn[name], self.weights[name], change)
             yield
         finally:
             for name in changes:
-                self.worn[name].copy_(self.weights[name])
+                put_on(self.worn[name], self.weights[name], None)
 
     def forget(self) -> None:
         """Let go of what was recorded."""

@@ -33,7 +33,7 @@ from prunekit.data import wrap
 from prunekit.judge import as_metric, judge, stand_in
 from prunekit.knobs import shown
 from prunekit.mask import Mask
-from prunekit.recording import Changes, judged
+from prunekit.recording import Changes, judged, put_on
 from prunekit.steps import Run, Step, Stopped, serial
 
 Decode = Callable[[nn.Module, Any], Changes]
@@ -271,11 +271,7 @@ class _Job:
         weights = dict(model.named_parameters())
         with torch.no_grad():
             for name, own in worn.items():  # what the candidate before wore goes, too
-                change = changes.get(name)
-                if change is not None and change.dtype is torch.bool:
-                    torch.mul(weights[name], change.to(own.device), out=own)
-                else:
-                    own.copy_(weights[name] if change is None else change)
+                put_on(own, weights[name], changes.get(name))
         return judge(self.local.model, data.normalised, self.run, limit=limit)
 
 

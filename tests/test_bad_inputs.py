@@ -94,7 +94,7 @@ INNER = {
     "knobs.unpacked", "knobs.unpacked_type", "knobs.read_knobs", "datasets.read",
     "datasets.folder_of", "models.Block", "models.ResNet", "prune.share_done", "prune.whole",
     "prune.bound", "prune.with_budget", "surgery.Family", "surgery.Groups", "surgery.check_plan", "surgery.differs", "surgery.copy_of",
-    "surgery.answers", "surgery.was_cut", "surgery.draw", "judge.Tally",
+    "surgery.answers", "surgery.was_cut", "surgery.draw", "judge.Tally", "recording.put_on",
     "select.Groups", "select.Budget", "select.emptied_by", "select.rest", "select.scoped", "select.flat",
     "checkpoint.text_of", "datasets.crop_and_mirror", "knobs.knob_of", "knobs.Range.check", "mask.check_prunable", "widgets.views.roulette.Tree",
 }  # fmt: skip

@@ -31,14 +31,12 @@ def unwrapped(monkeypatch):
     monkeypatch.setattr("prunekit.nodes.wrap", lambda data: data)
 
 
-@pytest.mark.parametrize("name", [name for name, going in GOING.items() if going])
+# None of the weights of the one that is left out may be pruned.
+@pytest.mark.parametrize("name", [n for n, going in GOING.items() if going and n != "two_factors"])
 def test_what_nobody_reads_says_as_little_as_what_is_not_there(name, unwrapped):
     model, x = ZOO[name]()
     drawn(model, 3)
-    try:
-        nodes = Nodes("test", model, Example(x))
-    except ValueError:
-        return  # none of its weights may be pruned
+    nodes = Nodes("test", model, Example(x))
     generator, moved = torch.Generator().manual_seed(1), 0.0
     for _ in range(3):
         kept = nodes.all()

@@ -13,7 +13,7 @@ from prunekit.data import Data
 from prunekit.journal import Journal
 from prunekit.judge import judge, stand_in
 from prunekit.methods.optimal_threshold import optimal_threshold
-from prunekit.nodes import Activity, Nodes, importance
+from prunekit.nodes import Activity, Nodes, activity, importance
 from prunekit.steps import Run
 from prunekit.train import fit
 
@@ -148,17 +148,20 @@ def test_nodes_that_never_fire_go_first_and_cost_nothing():
     assert first.metrics["accuracy"] == report.before["accuracy"]
 
 
-def test_importance_is_found_anew_where_that_is_asked_for(case):
+@pytest.mark.parametrize(("again", "looks"), [(0, 0), (1, 1), (2, 0.5)])
+def test_importance_is_found_anew_after_so_many_raises(case, again, looks, monkeypatch):
     model, data = case
-    kept = [
-        prune(
-            optimal_threshold, model, data, tolerance=0.3, stride=0.2, again=again, **QUICK
-        ).history
-        for again in (0, 1)
-    ]
-    firsts = [next(s for s in history if s.phase == "search") for history in kept]
-    assert firsts[0].mask == firsts[1].mask
-    assert len(kept[1]) > 1
+    seen = []
+
+    def watched(*given, **more):
+        seen.append(given)
+        return activity(*given, **more)
+
+    monkeypatch.setattr("prunekit.nodes.activity", watched)
+    settings = dict(tolerance=0.3, stride=0.2, again=again)
+    report = prune(optimal_threshold, model, data, **settings, **QUICK)
+    assert len(searched(report)) > 1
+    assert len(seen) == 1 + int(looks * len(searched(report)))
 
 
 @pytest.mark.parametrize("sensitivity", ["taylor", "deviation", "ablation"])

@@ -9,9 +9,8 @@ and ResNet-56 Li et al.'s of 2017, arXiv 1608.08710.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
-
-import torch
 
 from prunekit import models
 from prunekit.baselines.filters import PLANS, TRUNK, filters
@@ -36,11 +35,6 @@ DIGITS: dict[str, Any] = dict(epochs=10, lr=0.01, precision="fp32-channels-last"
 CIFAR: dict[str, Any] = dict(batch=128, lr=0.05, weight_decay=5e-4, precision="auto")
 
 
-def fresh_lenet_5(seed: int) -> torch.nn.Module:
-    """LeNet-5 before any training."""
-    return models.build("lenet_5", seed)
-
-
 def _lenets() -> dict[str, Arm]:
     arms = {}
     for at, widths in WIDTHS.items():
@@ -53,7 +47,10 @@ def _lenets() -> dict[str, Arm]:
             arms[f"{at} {name}"] = Arm(filters, knobs | dict(criterion=criterion), "lenet_5", short)
         # Which filters go before any training is a matter of chance alone.
         arms[f"{at} from scratch"] = Arm(
-            filters, knobs | dict(criterion="random"), "lenet_5", start=fresh_lenet_5
+            filters,
+            knobs | dict(criterion="random"),
+            "lenet_5",
+            start=partial(models.build, "lenet_5"),
         )
     return arms
 

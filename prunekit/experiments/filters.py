@@ -9,9 +9,8 @@ trained from scratch.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
-
-import torch
 
 from prunekit import models
 from prunekit.baselines.filters import TRUNK, filters
@@ -32,11 +31,6 @@ CLUSTERED: dict[str, tuple[dict[str, Any], tuple[int, ...] | None]] = {
 }
 
 
-def fresh_resnet_20(seed: int) -> torch.nn.Module:
-    """ResNet-20 before any training."""
-    return models.build("resnet_20", seed)
-
-
 def _arms() -> dict[str, Arm]:
     arms = {}
     for name, criterion in CRITERIA.items():
@@ -52,7 +46,7 @@ def _arms() -> dict[str, Arm]:
         arms[f"resnet_20 {name}"] = Arm(filter_clustering, knobs, "resnet_20", seeds=networks)
     arms["resnet_20 from scratch"] = Arm(
         filters, HALF | dict(criterion="random", epochs=20), "resnet_20",
-        start=fresh_resnet_20, seeds=(0,),
+        start=partial(models.build, "resnet_20"), seeds=(0,),
     )  # fmt: skip
     return arms
 

@@ -24,7 +24,7 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "a threshold a layer": dict(scope="layer"),
     "a threshold a layer, sensitivity alone": dict(scope="layer", redundancy=0.0),
 }
-LENETS = {"lenet_5": "LeNet-5", "lenet_5_1998": "LeNet-5 of 1998"}
+LENETS = ("lenet_5", "lenet_5_1998")
 DIGITS: dict[str, Any] = dict(epochs=5, lr=0.01, precision="fp32-channels-last")
 CIFAR: dict[str, Any] = dict(images=1_000, batch=128, lr=0.05, weight_decay=5e-4, precision="auto")
 

@@ -16,13 +16,13 @@ from typing import Annotated, Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from prunekit import count, nodes, search, surgery
+from prunekit import count, nodes, search, select, surgery
 from prunekit.data import Data
 from prunekit.judge import SLACK, as_metric, hardest_first
 from prunekit.knobs import Choice, Count, Names, Natural, Range, Scope
 from prunekit.mask import Mask
 from prunekit.method import method
-from prunekit.nodes import Activity, Kept, Nodes, Share
+from prunekit.nodes import Activity, Kept, Nodes
 from prunekit.recording import Changes
 from prunekit.rounds import On, finetuned, recalibrated
 from prunekit.steps import Run, Step, Tried, derive
@@ -49,11 +49,11 @@ def optimal_threshold(
     model: nn.Module,
     data: Any,
     *,
-    tolerance: Share = 0.02,
+    tolerance: select.Share = 0.02,
     scope: Scope = "layer",
     sensitivity: Annotated[str, Choice(*nodes.SENSITIVITIES, "ablation")] = "taylor",
     correlation: nodes.Correlation = "largest",
-    redundancy: Share = 0.5,
+    redundancy: select.Share = 0.5,
     combined: nodes.Combined = "product",
     stride: Annotated[float, Range(0, 1, low_open=True)] = 1 / 32,
     images: Natural = 0,
@@ -311,9 +311,10 @@ def _one_by_one(
         for place in sorted(range(len(moves)), key=lambda i: -bargains[i]):
             if costs[place] > limit:
                 continue
-            (best,) = search.costs(
-                state.network, data, [changes[place]], search.itself, run, [allowed]
-            )
+            best = costs[place]
+            if few.size("validation") < data.size("validation"):
+                change = [changes[place]]
+                (best,) = search.costs(state.network, data, change, search.itself, run, [allowed])
             if best <= allowed:
                 break
         if not best <= allowed:

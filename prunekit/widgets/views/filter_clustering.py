@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from prunekit import clusters
@@ -12,6 +13,7 @@ from prunekit._arguments import checked
 from prunekit.data import wrap
 from prunekit.looks import COLOURS, NEGATIVE, POSITIVE
 from prunekit.nodes import Nodes
+from prunekit.widgets.filters import pictures
 from prunekit.widgets.instant import Instant
 
 SIZE, GAP, LEFT = 30, 6, 4  # pixels: of a filter, between two, and at the edge
@@ -27,7 +29,9 @@ def filter_clustering(model: nn.Module, data: Any, layer: str = "", seed: int = 
     rows = clusters.rows(model, nodes, layer)
     points = clusters.turned(clusters.normalised(rows))
     weight = model.get_parameter(layer).detach().cpu().float()
-    pictures = weight.mean(1) if weight.ndim == 4 else weight.unsqueeze(1)  # (n, h, w)
+    if weight.ndim != 4:  # of a unit one line
+        weight = weight.flatten(1)[:, None, None, :]
+    means, _ = pictures(weight, torch.ones_like(weight, dtype=torch.bool))
     codes: dict[str, Tensor] = {}
 
     def work(of: str, stays: str, **more: float) -> str:
@@ -40,7 +44,7 @@ def filter_clustering(model: nn.Module, data: Any, layer: str = "", seed: int = 
             f"{int(kept.sum())} of {len(kept)} filters of {layer} stay; clusters of "
             f"{', '.join(map(str, sizes.sort(descending=True).values.tolist()))}"
         )
-        return f"<p>{html.escape(says)}</p>{_piles(pictures, labels, kept, says)}"
+        return f"<p>{html.escape(says)}</p>{_piles(means, labels, kept, says)}"
 
     n = nodes.sizes[layer]
     return Instant(
@@ -50,11 +54,11 @@ def filter_clustering(model: nn.Module, data: Any, layer: str = "", seed: int = 
     )  # fmt: skip
 
 
-def _piles(pictures: Tensor, labels: Tensor, kept: Tensor, says: str) -> str:
-    """An SVG of filters, (n, h, w), a column a cluster, the largest first; who stays is framed."""
+def _piles(means: Tensor, labels: Tensor, kept: Tensor, says: str) -> str:
+    """An SVG of filters, (n, h, w) in [-1, 1], a column a cluster, the largest
+    first; who stays is framed."""
     sizes = labels.bincount()
     order = sizes.argsort(descending=True, stable=True).tolist()
-    most = float(pictures.abs().max()) or 1.0
     parts = []
     for column, cluster in enumerate(order):
         members = (labels == cluster).nonzero().flatten().tolist()
@@ -63,7 +67,7 @@ def _piles(pictures: Tensor, labels: Tensor, kept: Tensor, says: str) -> str:
         colour = COLOURS[column % len(COLOURS)]
         for row, i in enumerate(members):
             y = LEFT + row * (SIZE + GAP)
-            parts.append(_picture(pictures[i] / most, x, y))
+            parts.append(_picture(means[i], x, y))
             frame, width = (colour, 3) if kept[i] else ("currentColor", 0.6)
             parts.append(
                 f'<rect x="{x}" y="{y}" width="{SIZE}" height="{SIZE}" fill="none" '
