@@ -28,6 +28,7 @@ from prunekit.mask import Mask, prunable
 from prunekit.recording import Recording
 from prunekit.steps import Run, derive
 
+DIGITS = 5  # of an importance, as many as a Step keeps
 Kept = Mapping[str, Tensor]  # of each layer, which of its nodes stay: (n,) bool
 
 
@@ -427,7 +428,8 @@ def importance(
     for name, each in found.items():
         sensitive = SENSITIVITIES[sensitivity](each) if measured is None else measured[name]
         alike = CORRELATIONS[correlation](each.correlation.abs())
-        worth[name] = COMBINED[combined](_ranked(sensitive), _ranked(alike), redundancy)
+        both = COMBINED[combined](_ranked(sensitive), _ranked(alike), redundancy)
+        worth[name] = both.round(decimals=DIGITS)  # else equal ones differ in their last bit
     return worth
 
 

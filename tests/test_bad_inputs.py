@@ -71,6 +71,7 @@ from prunekit.journal import Fit, Journal, environment
 from prunekit.methods.differential_evolution import differential_evolution
 from prunekit.methods.roulette import roulette
 from prunekit.steps import Tried
+from prunekit.widgets.thresholds import shown_of
 
 # Of their names the package takes a function.
 method_room, prune = (importlib.import_module(f"prunekit.{room}") for room in ("method", "prune"))
@@ -881,6 +882,12 @@ GOOD = {
         dict(method=magnitude, model=tiny_model(), data=small(), show=["sparsity"],
              presets={"a": {"sparsity": 0.5}}, guess=None, rounds=1),
     ),
+    "widgets.Piles": lambda: (
+        widgets.Piles,
+        dict(layer="conv", means=torch.rand(2, 3, 3), counts=[1, 2], stored=True,
+             found={"raw": {"labels": [[0, 0], [0, 1]], "stay": {"near": [[0], [0, 1]]}}}),
+    ),
+    "widgets.Thresholds": lambda: (widgets.Thresholds, dict(shown=lines(), judge=None, stored=True)),
     "widgets.Replay": lambda: (widgets.Replay, dict(source=searched()[0].history, title="t")),
     "widgets.Sketch": lambda: (
         widgets.Sketch,
@@ -901,6 +908,13 @@ GOOD = {
         )
     },
 }  # fmt: skip
+
+
+def lines():
+    return shown_of(
+        "t", "accuracy", 60, 0.9, 0.02, {"0.weight": [0.2, 0.8]},
+        [dict(line=0.5, value=0.8, macs=0.5)], [],
+    )  # fmt: skip
 
 
 def held():

@@ -17,6 +17,7 @@ from prunekit.methods.roulette import roulette as roulette_method
 from prunekit.select import WHEELS
 from prunekit.widgets import Instant, views
 from prunekit.widgets.instant import bars
+from prunekit.widgets.running import OfCell
 from prunekit.widgets.views.differential_evolution import differential_evolution
 from prunekit.widgets.views.magnitude import magnitude
 from prunekit.widgets.views.roulette import roulette
@@ -65,7 +66,7 @@ def test_sensitivities_remove_what_lies_below_their_multiple_of_the_deviation():
 def test_every_view_is_called_like_its_method():
     for path in (Path(views.__file__).parent).glob("[a-z]*.py"):
         method = {**show.functions("methods"), **show.functions("baselines")}[path.stem]
-        assert isinstance(views.of(method, tiny_model(), tiny_data()), Instant)
+        assert isinstance(views.of(method, tiny_model(), tiny_data()), OfCell)
 
 
 def test_a_method_without_a_view_is_named():

@@ -10,6 +10,8 @@ from matplotlib import pyplot
 from tiny import tiny_data, tiny_model
 
 from prunekit import Mask, magnitude, prune
+from prunekit.methods.filter_clustering import filter_clustering
+from prunekit.methods.optimal_threshold import optimal_threshold
 from prunekit.methods.roulette import roulette
 from prunekit.widgets import (
     GeneMap,
@@ -43,6 +45,10 @@ STORED = {
     "LineageView": lambda **more: LineageView(run(), **more),
     "GeneMap": gene_map,
     "MaskView": lambda **more: MaskView(tiny_model(), **more),
+    "Thresholds": lambda **more: views.of(
+        optimal_threshold, tiny_model(), tiny_data(), stride=0.3, **more
+    ),
+    "Piles": lambda **more: views.of(filter_clustering, tiny_model(), tiny_data(), **more),
 }
 OTHERS = {
     "Guess": lambda: Guess("How many?", lambda report: 1.0),

@@ -59,5 +59,6 @@ EXPERIMENTS = (
         status="after the paper",
         data=smoothed_cifar10,
         arms=_arms(),
+        showcase="resnet_20 clusters of codes, nearest",
     ),
 )

@@ -159,6 +159,11 @@ class _State:
         self.network, self.kept = model, self.nodes.left(self.nodes.start)
         self.at = {name: torch.arange(n) for name, n in self.nodes.sizes.items()}
         self.found, self.worth = how.look(model, data, self.nodes, seed)
+        # By name the importance of all nodes at the start, short enough for a record.
+        self.importance = {
+            name: [round(value, 5) for value in worth.tolist()]
+            for name, worth in self.worth.items()
+        }
 
     def below(self, threshold: float) -> Kept:
         """What is kept if each node below a threshold goes; the most important of a layer stays."""
@@ -235,10 +240,12 @@ class _State:
         found, worth = self.how.look(self.network, self.data, self.nodes, self.seed)
         self.found, self.worth = self.found | found, self.worth | worth
 
-    def told(self, share: float, **more: Any) -> dict[str, Any]:
-        """What a step says: the least importance in each layer, and the multiply-adds that are
-        left."""
+    def told(self, number: int, share: float, **more: Any) -> dict[str, Any]:
+        """What a raise says: the least importance in each layer, and the multiply-adds that are
+        left; the first one the importance of all nodes, too."""
         least = {name: float(self.worth[name][keep].min()) for name, keep in self.kept.items()}
+        if number == 1:
+            more["importance"] = self.importance
         return {**more, "thresholds": least, "macs": share}
 
 
@@ -266,7 +273,7 @@ def _all_at_once(
         # paper: the threshold balances the most sparsity and the least error; here: this difference
         # says how far one outweighs the other, and the tolerance where to stop.
         balance = mask.sparsity - (cost - start) / unit / tolerance if tolerance else mask.sparsity
-        told = state.told(macs, threshold=threshold, balance=balance)
+        told = state.told(taken, macs, threshold=threshold, balance=balance)
         metrics = {data.metric_name: as_metric(cost, data)}
         tried = Tried((cost,), 0, allowed=allowed, unit=data.cost_name)
         yield Step("search", taken, max(taken, GRID), mask, metrics, told, tried)
@@ -323,7 +330,7 @@ def _one_by_one(
         mask = state.remove(model, kept, fold)
         left, now, taken = macs[place], costs[place], taken + 1
         told = state.told(
-            left / dense, layer=name, layers=[*moves], macs_of=[m / dense for m in macs]
+            taken, left / dense, layer=name, layers=[*moves], macs_of=[m / dense for m in macs]
         )
         metrics = {data.metric_name: as_metric(best, data)}
         tried = Tried(tuple(costs), place, allowed=limit, unit=data.cost_name)

@@ -10,11 +10,13 @@ from prunekit.widgets.instant import Instant
 from prunekit.widgets.lineage import LineageView
 from prunekit.widgets.maskview import MaskView
 from prunekit.widgets.panel import Panel
+from prunekit.widgets.piles import Piles
 from prunekit.widgets.replay import Replay
 from prunekit.widgets.results import Results
 from prunekit.widgets.sketch import Sketch
+from prunekit.widgets.thresholds import Thresholds
 
 __all__ = [
-    "FilterView", "GeneMap", "Guess", "Instant", "LineageView", "MaskView", "Panel", "Replay",
-    "Results", "Sketch",
+    "FilterView", "GeneMap", "Guess", "Instant", "LineageView", "MaskView", "Panel", "Piles",
+    "Replay", "Results", "Sketch", "Thresholds",
 ]  # fmt: skip

@@ -15,8 +15,10 @@ VIEWS = {
     "GeneMap": (("chart", "genemap"), ("chart", "genemap")),
     "LineageView": (("chart", "lineage", "lineageview"), ("chart", "lineage")),
     "MaskView": (("chart", "mask"), ("chart", "mask")),
+    "Piles": (("chart", "piles"), ("chart", "piles")),
     "Replay": (("chart", "lineage", "replay"), ("chart", "replay")),
     "Results": (("chart", "results"), ("chart", "results")),
+    "Thresholds": (("chart", "thresholds"), ("chart", "thresholds")),
 }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,20 @@ def replay(tab):
         changes(tab, words, view.get_by_role("button", name="Play").click)
 
 
+def raise_lines_and_pile_filters(tab):
+    for view in tab.locator(".pk-thresholds").all():
+        words, slider = view.locator(".pk-words").nth(1), view.locator("input[type=range]")
+        changes(tab, words, partial(slider.press, "ArrowRight"))
+        view.locator("input[type=checkbox]").uncheck()
+        changes(tab, words, view.get_by_role("button", name="Step").click)
+        if slider.is_visible():
+            slider.press("End")
+            view.get_by_text("more than 2 points lost").wait_for(timeout=MINUTE)
+    for view in tab.locator(".pk-piles").all():
+        press = view.locator("input[type=range]").press
+        changes(tab, view.locator(".pk-words"), partial(press, "ArrowLeft"))
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_is_run_and_played_with(path, opened):
     tab, _ = opened
@@ -146,6 +161,7 @@ def test_a_notebook_is_run_and_played_with(path, opened):
     for panel in tab.locator(".pk-panel").all():
         run_and_stop(tab, panel)
     replay(tab)
+    raise_lines_and_pile_filters(tab)
     assert tab.locator(WRONG).all_inner_texts() == []
     if SHOTS:
         seen(tab, path.stem, Path(SHOTS))

@@ -15,6 +15,8 @@ import torch
 from prunekit import datasets, experiments, magnitude, models
 from prunekit.widgets import FilterView, GeneMap, Guess, Instant, LineageView, MaskView
 from prunekit.widgets import Panel, Replay, Results, Sketch, views
+from prunekit.methods.filter_clustering import filter_clustering
+from prunekit.methods.optimal_threshold import optimal_threshold
 five = models.pretrained("lenet_5")
 net, digits, places = models.pretrained("lenet_300_100"), datasets.mnist_small(), [0.2, 0.4, 0.6]
 kept, allowed = 20 + 10 * torch.rand(3, 3), torch.rand(3, 3) > 0.3
@@ -30,6 +32,12 @@ ALIVE = {
     "LineageView('de-lenet300')": (".pk-lineage", ".pk-tree", ".pk-tree", "ArrowLeft"),
     "MaskView(net, data=digits, stored=True)": (".pk-maskview", ".pk-weights", ".pk-weights"),
     "FilterView(five, stored=True)": (".pk-filterview", "", ".pk-filter >> nth=3"),
+    "views.of(optimal_threshold, net, digits.fewer(validation=200), stored=True)": (
+        ".pk-thresholds", "", "input[type=range]", "ArrowRight",
+    ),
+    "views.of(filter_clustering, five, digits, stored=True)": (
+        ".pk-piles", "", "input[type=range]", "ArrowLeft",
+    ),
     "GeneMap(places, places, kept, allowed, x='one', y='two', stored=True)": (
         ".pk-genemap", ".pk-map", ".pk-dots", "ArrowRight",
     ),
