@@ -54,6 +54,7 @@ NAMES = {
     "carried by": Look(TEAL, "o"),
     "read by": Look(ORANGE, ">"),
     "one-shot": Look(ORANGE, "s"),
+    "from scratch": Look(ORANGE, "X"),
     "iterative": Look(GREEN, "D"),
     "gradual": Look(TEAL, "P"),
     "not fine-tuned": Look(LAVENDER, "v"),

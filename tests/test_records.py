@@ -165,3 +165,12 @@ def test_a_damaged_cell_is_named_and_the_others_are_read(tmp_path):
     assert "evolution-1.json" in str(damaged[0])
     with pytest.raises(ValueError, match="evolution-1.json"):
         experiments.recorded("de-lenet300", tmp_path)
+
+
+def test_a_network_that_was_pruned_before_it_was_trained_has_no_figure_of_before():
+    cells = experiments.recorded("filter-clustering")
+    fresh = experiments.where(cells, arm="5-10-132 from scratch")
+    assert all(math.isnan(experiments.unpruned(cell)) for cell in fresh)
+    assert all(math.isnan(experiments.lost(cell)) for cell in fresh)
+    for cell in experiments.where(cells, arm="5-10-132 L1"):
+        assert 0 < experiments.unpruned(cell) < experiments.error(cell)

@@ -377,9 +377,11 @@ def error_at(cell: Recorded, sparsity: float, split: Split = "test") -> float:
 
 @checked
 def unpruned(cell: Recorded, split: Split = "test") -> float:
-    """The same of the trained network before anything was removed."""
+    """The same of the trained network before anything was removed; NaN where there was none, as of
+    a network that was pruned before it was trained."""
     if cell["network"] is None:
-        return error_at(cell, 0.0, split)
+        levels = dict(path(cell, split))
+        return _shown(cell, levels.get(0.0, math.nan))
     return _shown(cell, figure(cell, "before", split))
 
 

@@ -47,6 +47,7 @@ from prunekit.experiments.records import (
 )
 
 TEMPLATES = HERE / "report"
+NONE = "–"  # where there is no number
 MINUS = " − "  # between two arms whose difference is meant
 
 
@@ -207,6 +208,8 @@ def _groups(cells: Sequence[Recorded]) -> dict[str, list[Recorded]]:
 def _mean(cells: Sequence[Recorded], measure: Measure, form: str) -> str:
     """The mean over the networks, and in brackets the spreads, as `SPREADS` explains them."""
     found, seeds = Difference(by_network(cells, measure)), within_networks(cells, measure)
+    if math.isnan(found.mean):
+        return NONE
     spreads = [form.format(found.spread)] if len(found.values) > 1 else []
     spreads += [] if math.isnan(seeds) else ["seeds " + form.format(seeds)]
     if not any(float(form.format(0)) != float(text.split()[-1]) for text in spreads):
@@ -267,7 +270,7 @@ def every(cells: Sequence[Recorded]) -> str:
     for cell in cells:
         network = "its own" if cell["network"] is None else str(cell["network"])
         figures = [
-            form.format(measure(cell, split))
+            _mean([cell], partial(measure, split=split), form)
             for split in ("validation", "test")
             for measure in (unpruned, error)
         ]
