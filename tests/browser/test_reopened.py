@@ -33,7 +33,7 @@ ALIVE = {
     "MaskView(net, data=digits, stored=True)": (".pk-maskview", ".pk-weights", ".pk-weights"),
     "FilterView(five, stored=True)": (".pk-filterview", "", ".pk-filter >> nth=3"),
     "views.of(optimal_threshold, net, digits.fewer(validation=200), stored=True)": (
-        ".pk-thresholds", "", "input[type=range]", "ArrowRight",
+        ".pk-thresholds", "", "input[type=range]", "End",
     ),
     "views.of(filter_clustering, five, digits, stored=True)": (
         ".pk-piles", "", "input[type=range]", "ArrowLeft",

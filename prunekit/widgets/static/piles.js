@@ -6,14 +6,14 @@ const [SIZE, GAP] = [38, 6]; // pixels of the page: of a picture, and between tw
 const HUES = ["blue", "orange", "green", "red", "teal", "violet", "lavender"];
 
 function render({ model, el }) {
-  const { layer, filters, shape, counts, clusters } = model.get("shown");
+  const { layer, filters, shape, counts, of, who, clusters } = model.get("shown");
   const menu = (name, names) => {
     const made = element("select", { "aria-label": name });
     made.append(...names.map((each) => element("option", {}, each)));
     return made;
   };
-  const features = menu("what is clustered", Object.keys(clusters));
-  const stays = menu("who stays", Object.keys(Object.values(clusters)[0].stay));
+  const features = menu("what is clustered", of);
+  const stays = menu("who stays", who);
   const start = counts.findIndex((k) => 2 * k >= filters.length);
   const range = { type: "range", min: 0, max: counts.length - 1, "aria-label": "clusters" };
   const slider = element("input", range);
@@ -67,6 +67,7 @@ function render({ model, el }) {
   slider.value = Math.max(start, 0);
   slider.oninput = features.onchange = stays.onchange = pile;
   pile();
+  return () => {}; // nothing goes on
 }
 
 export default { render };
