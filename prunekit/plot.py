@@ -230,7 +230,7 @@ def history(source: Report | Sequence[Step], title: str = "", dense: float | Non
     right.set_ylabel("sparsity (dotted)")
     right.set_ylim(0, 1)
     right.grid(False)
-    axis.legend(loc="lower left")
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return figure
 
 

@@ -48,7 +48,8 @@ STEPS = [
 
 
 def legend(axis):
-    return [text.get_text() for text in axis.get_legend().get_texts()]
+    legend = axis.get_legend() or axis.figure.legends[0]
+    return [text.get_text() for text in legend.get_texts()]
 
 
 def test_axes_are_labelled():

@@ -79,6 +79,12 @@ class Guess(OfCell, ipywidgets.VBox):
                 color=INK,
             )  # fmt: skip
 
+    def outcome(self, report: Report) -> str:
+        """What came out, in words."""
+        truth = self.answer(report)
+        unit = f" {self.unit}" if self.unit else ""
+        return f"Here it is {truth:.3g}{unit}." if math.isfinite(truth) else ""
+
     def reveal(self, report: Report) -> str:
         """The gap, in words."""
         assert self.value is not None

@@ -307,11 +307,12 @@ class Panel(OfCell, ipywidgets.VBox):
 
     def _reveal(self, report: Report) -> None:
         if self.guess is not None and not report.stopped:
-            if not self.predicted:
-                self._say("Your prediction was about the settings that Reset brings back.")
-                return
             try:
-                self._say(self.guess.reveal(report))
+                if self.predicted:
+                    self._say(self.guess.reveal(report))
+                else:
+                    about = "Your prediction was about the settings that Reset brings back."
+                    self._say(f"{self.guess.outcome(report)} {about}".strip())
             except Exception as error:
                 self._say(f"the answer cannot be told: {type(error).__name__}: {error}")
 

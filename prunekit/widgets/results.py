@@ -47,6 +47,13 @@ class Measured(NamedTuple):
     spreads: bool = True  # it is no mere name, so means and spreads say something
 
 
+# Of cells of which it was told how long an example takes.
+TIMED = {
+    "multiply-adds saved": Measured(experiments.macs_saved, "%", 1),
+    "time saved": Measured(experiments.time_saved, "%", 1),
+}
+
+
 def _sparsity(cell: Recorded) -> float:
     kept = [row["kept"] for row in experiments.rows(cell) if row["phase"] != "train"]
     return 100 * (1 - kept[-1] / cell["prunable"]) if kept else 0.0
@@ -67,6 +74,7 @@ def measures(cells: Sequence[Recorded]) -> dict[str, Measured]:
         f"test {what}": Measured(experiments.error, *form),
         f"test {what} when dense": Measured(experiments.unpruned, *form),
         "lost in the test": Measured(experiments.lost, *lost),
+        **(TIMED if any("latency" in cell for cell in cells) else {}),
         "minutes": Measured(minutes, "", 1),
         "network": Measured(network_of, "", 0, spreads=False),
         "seed": Measured(lambda cell: cell["seed"], "", 0, spreads=False),

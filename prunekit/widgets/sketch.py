@@ -93,6 +93,10 @@ class Sketch(OfCell, anywidget.AnyWidget):
                 xytext=(0, 6), fontsize=10, ha="center", color=INK,
             )  # fmt: skip
 
+    def outcome(self, report: Report) -> str:
+        """Nothing in words: the curve is drawn."""
+        return ""
+
     def reveal(self, report: Report) -> str:
         """The gap on average and where it is largest, in words; or that both are small."""
         assert self.value is not None

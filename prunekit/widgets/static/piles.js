@@ -17,6 +17,7 @@ function render({ model, el }) {
   const start = counts.findIndex((k) => 2 * k >= filters.length);
   const range = { type: "range", min: 0, max: counts.length - 1, "aria-label": "clusters" };
   const slider = element("input", range);
+  const number = element("span");
   const says = element("div", { class: "pk-words", role: "status" });
   const pictures = filters.map((values, i) => {
     const canvas = element("canvas", { role: "img", title: `filter ${i}` });
@@ -28,7 +29,7 @@ function render({ model, el }) {
     "div",
     { class: "pk-view pk-piles" },
     element("strong", {}, `The filters of ${layer} in clusters`),
-    element("div", { class: "pk-controls" }, "clusters", slider),
+    element("div", { class: "pk-controls" }, "clusters", slider, number),
     element("div", { class: "pk-controls" }, "of", features, "who stays: the", stays),
     table,
     says,
@@ -53,12 +54,12 @@ function render({ model, el }) {
         Object.assign(pictures[i].style, {
           transform: `translate(${x}px, ${y}px)`,
           border: `${stands ? 4 : 2}px solid ${colour}`,
-          opacity: stands ? 1 : 0.75,
         });
         const what = `filter ${i}, cluster ${column + 1}, ${stands ? "stays" : "goes"}`;
         pictures[i].setAttribute("aria-label", what);
       });
     });
+    number.textContent = counts[slider.value];
     table.style.height = `${piles[0].length * (SIZE + GAP)}px`;
     const sizes = piles.map((members) => members.length).join(", ");
     says.textContent = `${kept.size} of ${filters.length} filters stay; clusters of ${sizes}`;

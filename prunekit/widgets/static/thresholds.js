@@ -93,7 +93,7 @@ function render({ model, el }) {
     const error = shown.examples ? Math.sqrt((value * (1 - value)) / shown.examples) : 0;
     const figure = `${value.toFixed(3)}${error ? ` ± ${error.toFixed(3)}` : ""}`;
     says.textContent = `${shown.metric} ${figure}${lost ? `: more than ${points} lost` : ""}`;
-    if (weak >= 0) says.textContent += `, most of it by ${layers[weak].name}`;
+    if (weak >= 0) says.textContent += `; alone, the line of ${layers[weak].name} costs most`;
     says.classList.toggle("pk-lost", lost);
     const nodes = layers.map((l, i) => `${l.name} ${left(l, lines[i])} of ${l.worth.length}`);
     told.textContent = `multiply-adds saved ${percent(1 - macs)}; nodes left: ${nodes.join(", ")}`;
@@ -129,9 +129,10 @@ function render({ model, el }) {
   }
 
   function along(to) {
+    const again = asked ? "back on the search's own way; " : "";
     [linked, place, asked] = [false, Math.max(0, Math.min(path.length - 1, to)), null];
-    now = { ...path[place] };
-    if (place) now.note = `raise ${place}: ${layers[path[place].raised].name}`;
+    now = { ...path[place], note: again };
+    if (place) now.note += `raise ${place}: ${layers[path[place].raised].name}`;
     if (place === path.length - 1) now.note += `, and no other is left within ${points}`;
     paint();
   }
@@ -143,13 +144,16 @@ function render({ model, el }) {
     menu.value = layer;
     [asked, now] = [lines, { ...now, lines, note: "" }];
     paint();
+    if (answers(model.get("moved"))) return answered(); // the same question once more
     says.textContent = "…";
     model.send({ lines });
   }
 
+  const answers = ({ lines }) => asked && lines?.every((line, i) => line === asked[i]);
+
   function answered() {
     const { lines, value, macs } = model.get("moved");
-    if (linked || !asked || lines.some((line, i) => line !== asked[i])) return; // an older question
+    if (linked || !answers({ lines })) return; // an older question
     now = { lines, value, macs };
     paint();
   }
