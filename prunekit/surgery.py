@@ -362,7 +362,8 @@ def planned(model: nn.Module, mask: Mask, example: Any) -> Plan:
     return _Cut("planned", _groups("planned", model, example), model, mask, (), True).plan()
 
 
-def _matching(who: str, names: Iterable[str], ignore: Iterable[str] | str) -> set[str]:
+def matching(who: str, names: Iterable[str], ignore: Iterable[str] | str) -> set[str]:
+    """The names that names, or shell patterns of them, mean; ValueError for one that means none."""
     names, found = [*names], set[str]()
     for pattern in (ignore,) if isinstance(ignore, str) else ignore:
         if not isinstance(pattern, str):
@@ -390,7 +391,7 @@ class _Cut:
     ):
         mask.check(model)
         self.who, self.groups, self.partial = who, groups, partial
-        self.ignored = _matching(who, groups.parameters, ignore)
+        self.ignored = matching(who, groups.parameters, ignore)
         if unused := [name for name in groups.unused if name not in self.ignored]:
             raise ValueError(
                 f"{who}: {unused[0]} of {groups.model} is not used on the example in eval mode, so "

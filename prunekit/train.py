@@ -10,7 +10,7 @@ import copy
 import fnmatch
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Any, TypedDict, Unpack
@@ -496,6 +496,8 @@ class _Loop:
     def epoch(self, epoch: int, mask: Mask) -> tuple[dict[str, float], Mask]:
         """Train for one epoch and evaluate."""
         loss, after = self._repeatably(epoch, mask)
+        if not self._finite(self.parameters):  # the last minibatch, whose loss was still finite
+            raise _NotFinite(math.nan, epoch)
         after.apply_(self.model)  # exact zeros, without the signs that products leave
         value = evaluate(self.model, self.data, run=self.run)
         self._lay_out(torch.contiguous_format)
@@ -616,9 +618,11 @@ class _Loop:
         return [p for p, _ in cut], [keep.to(p.device, p.dtype) for p, keep in cut]
 
     def _finite_gradients(self) -> Tensor:
-        slopes = [p.grad for p in self.parameters if p.grad is not None]
-        largest = torch._foreach_norm(slopes, math.inf)
-        return torch.stack([g.to(self.device) for g in largest]).isfinite().all()
+        return self._finite([p.grad for p in self.parameters if p.grad is not None])
+
+    def _finite(self, tensors: Sequence[Tensor]) -> Tensor:
+        largest = torch._foreach_norm([a.detach() for a in tensors if a.numel()], math.inf)
+        return torch.stack([a.to(self.device) for a in largest]).isfinite().all()
 
     def _check(self, total: Tensor, blame: Tensor, epoch: int) -> None:
         if blame:

@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_data, tiny_model
+from tiny import tiny_data, tiny_images, tiny_model, tiny_residual
 from torch import nn
 
 from prunekit import (
@@ -61,6 +61,7 @@ from prunekit import (
     search,
     select,
     steps,
+    stripes,
     surgery,
     train,
     widgets,
@@ -84,6 +85,7 @@ ROOMS = [
     "looks", "data", "datasets", "judge", "score", "select", "search", "count", "mask", "knobs", "steps",
     "method", "models", "evolve", "rounds", "report", "prune", "journal", "checkpoint", "course",
     "plot", "train", "surgery", "interop", "nodes", "recording", "clusters",
+    "stripes",
 ]  # fmt: skip
 FAMILIES = ["methods", "baselines", "widgets.views"]
 GATHERED = ["experiments", "widgets"]  # what their `__all__` names is public
@@ -95,6 +97,7 @@ INNER = {
     "knobs.unpacked", "knobs.unpacked_type", "knobs.read_knobs", "datasets.read",
     "datasets.folder_of", "models.Block", "models.ResNet", "prune.share_done", "prune.whole",
     "prune.bound", "prune.with_budget", "surgery.Family", "surgery.Groups", "surgery.check_plan", "surgery.differs", "surgery.copy_of",
+    "surgery.matching", "stripes.Striped", "stripes.Form", "stripes.ByPosition",
     "surgery.answers", "surgery.was_cut", "surgery.draw", "judge.Tally", "recording.put_on",
     "select.Groups", "select.Budget", "select.emptied_by", "select.rest", "select.scoped", "select.flat",
     "checkpoint.text_of", "datasets.crop_and_mirror", "knobs.knob_of", "knobs.Range.check", "mask.check_prunable", "widgets.views.roulette.Tree",
@@ -256,6 +259,21 @@ def of_nodes(**more):
 def rows_of():
     given = of_nodes()
     return dict(model=given["model"], nodes=given["nodes"], name="0.weight")
+
+
+def of_kind(method):
+    """A network that a method can prune, and data."""
+    if method.__name__ == "cdp_dtc":
+        return dict(
+            model=tiny_residual(), data=tiny_images().fewer(train=24, validation=24, test=24)
+        )
+    return dict(model=tiny_model(), data=small())
+
+
+def wrapped():
+    model = tiny_residual()
+    stripes.wrap(model)
+    return model
 
 
 def points():
@@ -442,6 +460,25 @@ GOOD = {
         nodes.importance,
         dict(found=folding()["found"], sensitivity="taylor", correlation="mean", redundancy=0.5,
              combined="sum", measured={"0.weight": torch.rand(12)}),
+    ),
+    "stripes.similarity": lambda: (stripes.similarity, dict(skeletons=points())),
+    "stripes.thresholds": lambda: (
+        stripes.thresholds, dict(skeletons=points(), delta=0.1, threshold="dtc")
+    ),
+    "stripes.pressure": lambda: (stripes.pressure, dict(minibatches=9, share=0.5)),
+    "stripes.wrap": lambda: (stripes.wrap, dict(model=tiny_residual(), ignore=["conv3*"])),
+    "stripes.unwrap": lambda: (stripes.unwrap, dict(model=wrapped())),
+    "stripes.layers": lambda: (stripes.layers, dict(model=wrapped())),
+    "stripes.left": lambda: (
+        stripes.left,
+        dict(model=wrapped(), mask=Mask({}),
+             groups=surgery.groups(wrapped(), tiny_images().example)),
+    ),
+    "stripes.shares": lambda: (stripes.shares, dict(mask=Mask.ones(tiny_residual()))),
+    "stripes.compact": lambda: (
+        stripes.compact,
+        dict(model=tiny_residual(), mask=Mask.ones(tiny_residual()), example=tiny_images().example,
+             form="stripes", seconds=0.01),
     ),
     "clusters.rows": lambda: (clusters.rows, rows_of()),
     **{
@@ -752,7 +789,7 @@ GOOD = {
         place: functools.partial(
             lambda function: (
                 function,
-                dict(model=tiny_model(), data=small())
+                of_kind(function)
                 | {n: k.default for n, k in function.knobs.items()}
                 | function.quick | dict(seed=0, run=Run()),
             ),

@@ -14,7 +14,7 @@ ORDER = [
     "_files", "_source", "_torchvision", "_random", "_modules", "_memory", "knobs",
     "_arguments", "looks", "products", "channels", "mask", "steps", "select", "evolve", "checkpoint", "journal", "examples", "data", "datasets",
     "trial", "surgery", "interop", "method", "models", "score", "count", "judge",
-    "train", "recording", "search", "nodes", "clusters", "rounds", "baselines", "methods", "report", "prune", "prunekit",
+    "train", "recording", "search", "nodes", "clusters", "stripes", "rounds", "baselines", "methods", "report", "prune", "prunekit",
     "experiments", "plot", "course", "widgets", "doctor", "show", "__main__",
 ]  # fmt: skip
 DRAWING = {"matplotlib", "seaborn"}
