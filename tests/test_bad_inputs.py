@@ -834,6 +834,12 @@ GOOD = {
     },
     "experiments.size": lambda: (experiments.size, dict(cell=recorded_cells()[0])),
     "experiments.macs_saved": lambda: (experiments.macs_saved, dict(cell=recorded_cells()[0])),
+    **{
+        f"experiments.{name}": lambda name=name: (
+            getattr(experiments, name), dict(cell=experiments.recorded("cdp-dtc-lengths")[0])
+        )
+        for name in ("stripes_left", "filters_left")
+    },
     "experiments.time_saved": lambda: (
         experiments.time_saved, dict(cell=experiments.recorded("optimal-threshold")[0])
     ),

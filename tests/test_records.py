@@ -172,5 +172,15 @@ def test_a_network_that_was_pruned_before_it_was_trained_has_no_figure_of_before
     fresh = experiments.where(cells, arm="5-10-132 from scratch")
     assert all(math.isnan(experiments.unpruned(cell)) for cell in fresh)
     assert all(math.isnan(experiments.lost(cell)) for cell in fresh)
+    meanwhile = experiments.recorded("cdp-dtc-lengths")
+    assert all(math.isnan(experiments.unpruned(cell)) for cell in meanwhile)
     for cell in experiments.where(cells, arm="5-10-132 L1"):
         assert 0 < experiments.unpruned(cell) < experiments.error(cell)
+
+
+def test_what_a_method_of_stripes_has_left_is_what_its_last_step_tells():
+    for cell in experiments.recorded("cdp-dtc-lengths"):
+        told = experiments.rows(cell)[-1]["info"]
+        assert experiments.stripes_left(cell) == pytest.approx(100 * told["stripes"])
+        assert experiments.filters_left(cell) == pytest.approx(100 * told["filters"])
+    assert math.isnan(experiments.stripes_left(experiments.recorded("mnist-bases")[0]))

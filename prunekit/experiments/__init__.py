@@ -12,6 +12,7 @@ from prunekit.experiments.records import (
     difference,
     error,
     figure,
+    filters_left,
     lost,
     macs_saved,
     mean_spread,
@@ -21,6 +22,7 @@ from prunekit.experiments.records import (
     showcase,
     size,
     stopped,
+    stripes_left,
     table,
     time_saved,
     tradeoff,
@@ -30,7 +32,8 @@ from prunekit.experiments.records import (
 
 __all__ = [
     "Arm", "Cell", "Claim", "Experiment", "at", "by_network", "cells_of", "chosen", "difference",
-    "error", "figure", "is_done", "load", "lost", "macs_saved", "mean_spread", "names", "outcomes",
-    "path", "recorded", "reproduce", "results_folder", "rows", "run_cell", "showcase", "size",
-    "stopped", "table", "time_saved", "tradeoff", "unpruned", "where",
+    "error", "figure", "filters_left", "is_done", "load", "lost", "macs_saved", "mean_spread",
+    "names", "outcomes", "path", "recorded", "reproduce", "results_folder", "rows", "run_cell",
+    "showcase", "size", "stopped", "stripes_left", "table", "time_saved", "tradeoff", "unpruned",
+    "where",
 ]  # fmt: skip

@@ -165,12 +165,17 @@ def path(cell: Recorded, split: Split = "test") -> list[tuple[float, float]]:
     """The way of a cell through the levels, ``(sparsity, metric)`` each, after any training."""
     levels: dict[float, float] = {}
     for row in rows(cell):
-        sparsity = 1 - row["kept"] / cell["prunable"] if row["phase"] != "train" else 0.0
+        sparsity = 1 - row["kept"] / cell["prunable"] if is_pruned(cell, row) else 0.0
         if split == "validation":
             levels[sparsity] = row.get(cell["metric"], math.nan)
         elif split in row:
             levels[sparsity] = _metric(cell, row[split], split)
     return [*levels.items()]
+
+
+def is_pruned(cell: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    """Whether a recorded step counts as one of pruning: all but training that removes nothing."""
+    return row["phase"] != "train" or 0 < row["kept"] < cell["prunable"]
 
 
 @checked
@@ -344,6 +349,23 @@ def macs_saved(cell: Recorded) -> float:
 
 
 @checked
+def stripes_left(cell: Recorded) -> float:
+    """The share of the stripes that a method of stripes has left, in percent; NaN of others."""
+    return 100 * _told_last(cell, "stripes")
+
+
+@checked
+def filters_left(cell: Recorded) -> float:
+    """The share of the filters that a method of stripes has left, in percent; NaN of others."""
+    return 100 * _told_last(cell, "filters")
+
+
+def _told_last(cell: Recorded, name: str) -> float:
+    found = [row["info"][name] for row in rows(cell) if name in row.get("info", {})]
+    return found[-1] if found and isinstance(found[-1], (int, float)) else math.nan
+
+
+@checked
 def time_saved(cell: Recorded) -> float:
     """How much less time one example takes on one thread, once what went is cut out, in percent.
 
@@ -378,8 +400,10 @@ def error_at(cell: Recorded, sparsity: float, split: Split = "test") -> float:
 @checked
 def unpruned(cell: Recorded, split: Split = "test") -> float:
     """The same of the trained network before anything was removed; NaN where there was none, as of
-    a network that was pruned before it was trained."""
+    a network that was pruned before it was trained, or meanwhile."""
     if cell["network"] is None:
+        if any(row["phase"] == "train" and is_pruned(cell, row) for row in rows(cell)):
+            return math.nan
         levels = dict(path(cell, split))
         return _shown(cell, levels.get(0.0, math.nan))
     return _shown(cell, figure(cell, "before", split))

@@ -30,6 +30,7 @@ from prunekit.experiments.records import (
     error,
     error_at,
     error_name,
+    filters_left,
     has_levels,
     is_timed,
     lost,
@@ -41,6 +42,7 @@ from prunekit.experiments.records import (
     rows,
     size,
     stopped,
+    stripes_left,
     time_saved,
     unpruned,
     within_networks,
@@ -74,6 +76,8 @@ MEASURES: dict[str, Measure] = {
     "cut": cut,
     "lost_at_cut": lambda cell: cut(cell) - unpruned(cell),
     "macs_saved": macs_saved,
+    "stripes_left": stripes_left,
+    "filters_left": filters_left,
     "time_saved": time_saved,
     "stops": partial(_stops, 0.0, "validation"),
     "stops_a_point_lower": partial(_stops, 0.01, "validation"),
@@ -247,6 +251,11 @@ def arms(cells: Sequence[Recorded]) -> str:
             f"test {what}, before fine-tuning": (cut, form),
             "multiply-adds saved, %": (macs_saved, "{:.1f}"),
             "time saved, %": (time_saved, "{:.1f}"),
+        }
+    if not math.isnan(stripes_left(cells[0])):
+        measures |= {
+            "stripes left, %": (stripes_left, "{:.1f}"),
+            "filters left, %": (filters_left, "{:.1f}"),
         }
     head = ["arm", "networks", *measures, "minutes a cell"]
     lines = []

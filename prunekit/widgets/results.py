@@ -23,6 +23,7 @@ from prunekit.experiments.records import (
     error_at,
     error_name,
     has_levels,
+    is_pruned,
     is_timed,
     minutes,
     network_of,
@@ -55,7 +56,7 @@ TIMED = {
 
 
 def _sparsity(cell: Recorded) -> float:
-    kept = [row["kept"] for row in experiments.rows(cell) if row["phase"] != "train"]
+    kept = [row["kept"] for row in experiments.rows(cell) if is_pruned(cell, row)]
     return 100 * (1 - kept[-1] / cell["prunable"]) if kept else 0.0
 
 
@@ -70,6 +71,8 @@ def measures(cells: Sequence[Recorded]) -> dict[str, Measured]:
     found = {
         "size": Measured(experiments.size, "×", 1),
         "weights removed": Measured(_sparsity, "%", 1),
+        "stripes left": Measured(experiments.stripes_left, "%", 1),
+        "filters left": Measured(experiments.filters_left, "%", 1),
         f"validation {what}": Measured(partial(experiments.error, split="validation"), *form),
         f"test {what}": Measured(experiments.error, *form),
         f"test {what} when dense": Measured(experiments.unpruned, *form),
