@@ -129,18 +129,20 @@ ADDED = (*Striped.__annotations__,)
 
 
 @checked
-def wrap(model: nn.Module, ignore: Iterable[str] = ()) -> list[str]:
-    """Give convolutions over two axes a skeleton of ones, in place; the names of their weights.
+def convolutions(
+    model: nn.Module, ignore: Iterable[str] = (), who: str = "convolutions"
+) -> dict[str, nn.Module]:
+    """The convolutions over two axes that can have a skeleton, by the names of their weights.
 
-    The network answers as before, to the last bit, and the names of its parameters stay. Left as
-    they are: subclasses with a forward of their own, weights that several layers share or that are
+    Left out: subclasses with a forward of their own, weights that several layers share or that are
     worked out from others, and those that `ignore`, names or shell patterns, names.
 
-    Raises ValueError if there is none, and for a pattern that matches no parameter.
+    Raises ValueError, which begins with `who`, if there is none, and for a pattern that matches no
+    parameter.
     """
-    check_values("wrap", model)
+    check_values(who, model)
     names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    ignored = surgery.matching("wrap", names, ignore)
+    ignored = surgery.matching(who, names, ignore)
     found = {f"{place}.weight".lstrip("."): m for place, m in model.named_modules()}
     held = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
     fits = {
@@ -150,9 +152,19 @@ def wrap(model: nn.Module, ignore: Iterable[str] = ()) -> list[str]:
     }
     if not fits:
         raise ValueError(
-            f"wrap: {type(model).__name__} has no convolution over two axes that could have a "
+            f"{who}: {type(model).__name__} has no convolution over two axes that could have a "
             "skeleton"
         )
+    return fits
+
+
+@checked
+def wrap(model: nn.Module, ignore: Iterable[str] = ()) -> list[str]:
+    """Give the `convolutions` of a model skeletons of ones, in place; the names of their weights.
+
+    The network answers as before, to the last bit, and the names of its parameters stay.
+    """
+    fits = convolutions(model, ignore, "wrap")
     for conv in fits.values():
         _striped(conv)
     return [*fits]
@@ -218,7 +230,7 @@ def left(model: nn.Module, mask: Mask, groups: surgery.Groups) -> Mask:
         for name, conv in convs.items()
     }
     whole = Mask({**mask, **gone})
-    with suppress(ValueError):
+    with suppress(surgery.Emptied):
         whole = surgery.couple(model, whole, groups, partial=True)
     skeletons = {name.removesuffix("weight") + "skeleton" for name in convs}
     return Mask({name: keep for name, keep in whole.items() if name not in skeletons})

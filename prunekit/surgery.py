@@ -47,6 +47,13 @@ from prunekit.trial import copied
 SHOWN = 6  # layers of a family that are named
 
 
+class Emptied(ValueError):
+    """A layer would keep no filter."""
+
+    def __init__(self, who: str, layer: str):
+        super().__init__(f"{who}: {layer} would keep no filter, every layer keeps at least one")
+
+
 @dataclass(frozen=True)
 class Family:
     """Groups that are alike: channels of the same layers.
@@ -417,9 +424,7 @@ class _Cut:
                 continue
             alive = keep.any(axis=tuple(d for d in range(keep.ndim) if d != slot.dim))
             if not alive.any():
-                raise ValueError(
-                    f"{self.who}: {slot.owner} would keep no filter, every layer keeps at least one"
-                )
+                raise Emptied(self.who, slot.owner)
             dead[slot.start : slot.start + slot.size] = ~alive
             if not self.partial:
                 self._refuse(slot, slot.start + np.flatnonzero(~alive))
@@ -460,9 +465,7 @@ class _Cut:
             if own.all():
                 continue
             if not own.any() and not slot.attribute:
-                raise ValueError(
-                    f"{self.who}: {slot.owner} would keep no filter, every layer keeps at least one"
-                )
+                raise Emptied(self.who, slot.owner)
             kept[slot] = np.flatnonzero(own)
         return kept
 

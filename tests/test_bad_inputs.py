@@ -97,7 +97,7 @@ INNER = {
     "knobs.unpacked", "knobs.unpacked_type", "knobs.read_knobs", "datasets.read",
     "datasets.folder_of", "models.Block", "models.ResNet", "prune.share_done", "prune.whole",
     "prune.bound", "prune.with_budget", "surgery.Family", "surgery.Groups", "surgery.check_plan", "surgery.differs", "surgery.copy_of",
-    "surgery.matching", "stripes.Striped", "stripes.Form", "stripes.ByPosition",
+    "surgery.matching", "surgery.Emptied", "stripes.Striped", "stripes.Form", "stripes.ByPosition",
     "surgery.answers", "surgery.was_cut", "surgery.draw", "judge.Tally", "recording.put_on",
     "select.Groups", "select.Budget", "select.emptied_by", "select.rest", "select.scoped", "select.flat",
     "checkpoint.text_of", "datasets.crop_and_mirror", "knobs.knob_of", "knobs.Range.check", "mask.check_prunable", "widgets.views.roulette.Tree",
@@ -466,6 +466,9 @@ GOOD = {
         stripes.thresholds, dict(skeletons=points(), delta=0.1, threshold="dtc")
     ),
     "stripes.pressure": lambda: (stripes.pressure, dict(minibatches=9, share=0.5)),
+    "stripes.convolutions": lambda: (
+        stripes.convolutions, dict(model=tiny_residual(), ignore=["conv3*"], who="test")
+    ),
     "stripes.wrap": lambda: (stripes.wrap, dict(model=tiny_residual(), ignore=["conv3*"])),
     "stripes.unwrap": lambda: (stripes.unwrap, dict(model=wrapped())),
     "stripes.layers": lambda: (stripes.layers, dict(model=wrapped())),

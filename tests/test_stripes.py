@@ -167,7 +167,7 @@ def test_what_is_left_answers_alike_masked_shrunk_and_compact(name):
                 assert each.seconds[each.chosen] == min(each.seconds.values())
         if form == "stripes":
             held = sum(m.weight.numel() for m in small.modules() if isinstance(m, ByPosition))
-            assert held < sum(int(keep.sum()) for keep in alive.values()) + 1
+            assert held <= sum(int(keep.sum()) for keep in alive.values())
     assert count.params(small) < count.params(model)
 
 
@@ -178,8 +178,7 @@ def test_a_wrapped_network_is_copied_saved_and_trained_as_any_other():
     file = io.BytesIO()
     torch.save(model.state_dict(), file)
     file.seek(0)
-    for step in fit(model, data, epochs=1, decay={"*skeleton": 0.1}):
-        assert step.metrics["accuracy"] >= 0
+    list(fit(model, data, epochs=1, decay={"*skeleton": 0.1}))
     assert any(
         not torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True)
     )

@@ -1,4 +1,4 @@
-"""Learned stripes: the paper's two pieces and what came before them, on MNIST and CIFAR-10.
+"""Learned stripes: the paper's two pieces and what came before them, on MNIST.
 
 The paper (Li, Wang, Wu and Kang 2023, doi 10.3233/AIC-230046) is described by its abstract and by
 the authors' code, which has no value for the strength and the threshold; its tables were not

@@ -3,8 +3,8 @@
 Every filter has a skeleton, a number for each place of its kernel. A penalty (CDP) makes the
 numbers small, stripe by stripe or filter by filter, after how alike the skeletons of the layer are;
 a threshold (DTC), high for weak filters and low for strong ones, takes the small ones out. Li,
-Wang, Wu and Kang 2023, "Filter texture distribution", AI Communications 36(4), doi
-10.3233/AIC-230046; it builds on stripe-wise pruning (SWP), Meng et al. 2020, arXiv 2009.14410.
+Wang, Wu and Kang 2023, AI Communications 36(4), doi 10.3233/AIC-230046; it builds on stripe-wise
+pruning (SWP), Meng et al. 2020, arXiv 2009.14410.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from prunekit.method import method
 from prunekit.steps import Run, Step, derive
 from prunekit.stripes import LEAST, Striped, Threshold
 from prunekit.train import Tuning, fit
-from prunekit.trial import copied
 
 WHO = "cdp_dtc"
 PENALTIES = ("cdp", "swp")
@@ -33,11 +32,7 @@ MOST = 2.0  # how far a strength may move, up or down
 
 
 def _check(model: nn.Module, data: Any, *, ignore: Names, skeletons_of: Names, **_: object) -> None:
-    try:
-        names = stripes.wrap(copied(WHO, model), ignore)
-    except ValueError as error:
-        raise ValueError(str(error).replace("wrap:", f"{WHO}:", 1)) from None
-    surgery.matching(WHO, names, skeletons_of)
+    surgery.matching(WHO, stripes.convolutions(model, ignore, WHO), skeletons_of)
 
 
 def _work(epochs: int, **_: object) -> tuple[int, int]:

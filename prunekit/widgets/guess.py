@@ -82,8 +82,7 @@ class Guess(OfCell, ipywidgets.VBox):
     def outcome(self, report: Report) -> str:
         """What came out, in words."""
         truth = self.answer(report)
-        unit = f" {self.unit}" if self.unit else ""
-        return f"Here it is {truth:.3g}{unit}." if math.isfinite(truth) else ""
+        return f"Here it is {truth:.3g} {self.unit}".rstrip() + "." if math.isfinite(truth) else ""
 
     def reveal(self, report: Report) -> str:
         """The gap, in words."""

@@ -47,9 +47,10 @@ class Piles(OfCell, anywidget.AnyWidget):
             raise ValueError("Piles: found must have at least one way to cluster, got none")
         self.stored = stored
         filters = [[round(v, 2) for v in each] for each in means.flatten(1).tolist()]
-        shown = {"layer": layer, "filters": filters, "shape": [*means.shape[1:]]}
+        shown: dict[str, Any] = {"layer": layer, "filters": filters, "shape": [*means.shape[1:]]}
         # In a notebook's file names are in the order of the alphabet.
         shown |= {"of": [*found], "who": [*next(iter(found.values()))["stay"]]}
+        shown |= {"start": start(counts, len(filters)), "colours": COLOURS}
         super().__init__(shown={**shown, "counts": counts, "clusters": found})
 
     def lasting(self) -> Mapping[str, Any] | None:
@@ -65,7 +66,7 @@ class Piles(OfCell, anywidget.AnyWidget):
 def _drawn(shown: Mapping[str, Any]) -> str:
     """An SVG of the piles that are shown first."""
     filters, counts = shown["filters"], shown["counts"]
-    number = start(counts, len(filters))
+    number = shown["start"]
     clusters = shown["clusters"][shown["of"][0]]
     labels, stay = clusters["labels"][number], clusters["stay"][shown["who"][0]][number]
     piles: list[list[int]] = [[] for _ in range(counts[number])]

@@ -3,10 +3,19 @@
 // plain object instead.
 
 const [SIZE, GAP] = [38, 6]; // pixels of the page: of a picture, and between two
-const HUES = ["blue", "orange", "green", "red", "teal", "violet", "lavender"];
 
 function render({ model, el }) {
-  const { layer, filters, shape, counts, of, who, clusters } = model.get("shown");
+  const {
+    layer,
+    filters,
+    shape,
+    counts,
+    of,
+    who,
+    clusters,
+    start,
+    colours: hues,
+  } = model.get("shown");
   const menu = (name, names) => {
     const made = element("select", { "aria-label": name });
     made.append(...names.map((each) => element("option", {}, each)));
@@ -14,7 +23,6 @@ function render({ model, el }) {
   };
   const features = menu("what is clustered", of);
   const stays = menu("who stays", who);
-  const start = counts.findIndex((k) => 2 * k >= filters.length);
   const range = { type: "range", min: 0, max: counts.length - 1, "aria-label": "clusters" };
   const slider = element("input", range);
   const number = element("span");
@@ -47,7 +55,7 @@ function render({ model, el }) {
     piles.sort((a, b) => b.length - a.length);
     piles.forEach((members, column) => {
       members.sort((a, b) => Number(kept.has(b)) - Number(kept.has(a)) || a - b);
-      const colour = PALETTE[HUES[column % HUES.length]];
+      const colour = hues[column % hues.length];
       members.forEach((i, row) => {
         const [x, y] = [column, row].map((place) => place * (SIZE + GAP));
         const stands = kept.has(i);
@@ -65,7 +73,7 @@ function render({ model, el }) {
     says.textContent = `${kept.size} of ${filters.length} filters stay; clusters of ${sizes}`;
   }
 
-  slider.value = Math.max(start, 0);
+  slider.value = start;
   slider.oninput = features.onchange = stays.onchange = pile;
   pile();
   return () => {}; // nothing goes on

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from prunekit import count, search
 from prunekit._arguments import checked
 from prunekit.data import wrap
-from prunekit.judge import as_metric, evaluate
+from prunekit.judge import as_metric
 from prunekit.knobs import Count, Range
 from prunekit.methods import optimal_threshold as method
 from prunekit.nodes import Kept, Nodes, activity, importance
@@ -56,7 +56,7 @@ def optimal_threshold(
         {"line": line, **left(value, net.macs(kept))}
         for line, value, kept in zip(grid, values, together, strict=False)
     ]
-    dense, rest = evaluate(model, data), values[len(grid) :]
+    dense, rest = report.before[data.metric_name], values[len(grid) :]
     alone = [
         [dense, *rest[at : at + len(grid)]] for at in range(0, len(rest), len(grid))
     ]  # a layer each
