@@ -40,11 +40,6 @@ def of_kind(kind):
     return [module for module in MODULES if f".{kind}." in module.__name__]
 
 
-@pytest.fixture(params=MODULES, ids=stem)
-def module(request):
-    return request.param
-
-
 @pytest.fixture
 def method(module):
     return getattr(module, stem(module))
@@ -64,16 +59,21 @@ class Net:
 
 
 NETS = {"linear": Net(tiny_model, tiny_data), "residual": Net(tiny_residual, tiny_images)}
-
-
 OF_CONVOLUTIONS = {"cdp_dtc"}  # which refuse networks without any
 
 
-@pytest.fixture(params=[*NETS])
-def net(request, method):
-    if request.param == "linear" and method.__name__ in OF_CONVOLUTIONS:
-        pytest.skip("needs a network with convolutions")
-    return NETS[request.param]
+def pytest_generate_tests(metafunc):
+    """Every method; and each on every kind of network that it can prune, where a test takes one."""
+    if "net" in metafunc.fixturenames:
+        pairs = [
+            pytest.param(module, net, id=f"{stem(module)}-{kind}")
+            for module in MODULES
+            for kind, net in NETS.items()
+            if kind != "linear" or stem(module) not in OF_CONVOLUTIONS
+        ]
+        metafunc.parametrize("module, net", pairs)
+    elif "module" in metafunc.fixturenames:
+        metafunc.parametrize("module", MODULES, ids=stem)
 
 
 def simplest(method):
@@ -302,12 +302,14 @@ def computed_with(model, name):
 @pytest.mark.parametrize("seed", [3, 8])
 def test_the_share_told_is_that_of_the_weights_the_network_computes_with(method, seed):
     if method.__name__ in OF_CONVOLUTIONS:
-        pytest.skip("needs a network with convolutions")
-    model, x = random_network(seed, classes=3, norms=False)
-    model = torch.nn.Sequential(orthogonal(torch.nn.Linear(x.shape[-1], x.shape[-1])), model)
-    generator = torch.Generator().manual_seed(seed)
-    inputs = torch.rand(60, *x.shape[1:], generator=generator)
-    data = Data.of((inputs, torch.arange(60) % 3), 0.25)
+        model, data = tiny_residual(seed=seed), tiny_images(seed)
+    else:
+        model, x = random_network(seed, classes=3, norms=False)
+        generator = torch.Generator().manual_seed(seed)
+        inputs = torch.rand(60, *x.shape[1:], generator=generator)
+        data = Data.of((inputs, torch.arange(60) % 3), 0.25)
+    width = data.splits["train"][0].shape[-1]
+    model = torch.nn.Sequential(orthogonal(torch.nn.Linear(width, width)), model)
     report = prune(method, model, data, seed=seed, bar=False, **method.quick)
     assert report.mask
     assert not any(name.startswith("0.") for name in report.mask)  # it is dense whatever is pruned
