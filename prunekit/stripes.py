@@ -24,7 +24,7 @@ from prunekit.knobs import Choice, Count, NonNegative, Positive, knobs
 from prunekit.mask import Mask
 from prunekit.train import SCHEDULES, fit
 
-Skeletons = Annotated[Tensor, shaped("n", "k")]  # of n filters with k places each
+Rows = Annotated[Tensor, shaped("n", "k")]  # the skeletons of n filters with k places each
 THRESHOLDS = ("fixed", "dtc")
 Threshold = Annotated[str, Choice(*THRESHOLDS)]
 LEAST = 1e-12  # of a norm that something is divided by
@@ -34,7 +34,7 @@ LEAST = 1e-12  # of a norm that something is divided by
 
 
 @checked
-def similarity(skeletons: Skeletons) -> Tensor:
+def similarity(skeletons: Rows) -> Tensor:
     """How alike each skeleton is to the mean of all, (n,): 1 where it points the same way, 0.5 at a
     right angle, 0 the other way. After Li, Wang, Wu and Kang 2023, doi 10.3233/AIC-230046."""
     mean = skeletons.mean(0)
@@ -44,7 +44,7 @@ def similarity(skeletons: Skeletons) -> Tensor:
 
 
 @checked
-def thresholds(skeletons: Skeletons, delta: NonNegative, threshold: Threshold) -> Tensor:
+def thresholds(skeletons: Rows, delta: NonNegative, threshold: Threshold) -> Tensor:
     """Below which size a stripe of each filter goes, (n,).
 
     "fixed": delta for all. "dtc", the dynamic threshold container: delta × the mean of the filters'

@@ -933,6 +933,10 @@ GOOD = {
         dict(layer="conv", means=torch.rand(2, 3, 3), counts=[1, 2], stored=True,
              found={"raw": {"labels": [[0, 0], [0, 1]], "stay": {"near": [[0], [0, 1]]}}}),
     ),
+    "widgets.Skeletons": lambda: (
+        widgets.Skeletons,
+        dict(layer="conv", runs={"a": [torch.rand(2, 3, 3)]}, delta=0.1, stored=True),
+    ),
     "widgets.Thresholds": lambda: (widgets.Thresholds, dict(shown=lines(), judge=None, stored=True)),
     "widgets.Replay": lambda: (widgets.Replay, dict(source=searched()[0].history, title="t")),
     "widgets.Sketch": lambda: (
@@ -953,6 +957,11 @@ GOOD = {
             "filter_clustering",
         )
     },
+    "widgets.views.cdp_dtc.cdp_dtc": lambda: (
+        importlib.import_module("prunekit.widgets.views.cdp_dtc").cdp_dtc,
+        dict(model=tiny_residual(), data=tiny_images(), layer="conv2.weight", epochs=1, delta=0.1,
+             stored=True),
+    ),
 }  # fmt: skip
 
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import pyplot
-from tiny import tiny_data, tiny_model
+from tiny import tiny_data, tiny_images, tiny_model, tiny_residual
 
 from prunekit import Mask, magnitude, prune
+from prunekit.methods.cdp_dtc import cdp_dtc
 from prunekit.methods.filter_clustering import filter_clustering
 from prunekit.methods.optimal_threshold import optimal_threshold
 from prunekit.methods.roulette import roulette
@@ -49,6 +50,7 @@ STORED = {
         optimal_threshold, tiny_model(), tiny_data(), stride=0.3, **more
     ),
     "Piles": lambda **more: views.of(filter_clustering, tiny_model(), tiny_data(), **more),
+    "Skeletons": lambda **more: views.of(cdp_dtc, tiny_residual(), tiny_images(), epochs=1, **more),
 }
 OTHERS = {
     "Guess": lambda: Guess("How many?", lambda report: 1.0),

@@ -42,6 +42,21 @@ def _lengths() -> dict[str, Arm]:
     }  # fmt: skip
 
 
+LAYER, TIMES = "features.3.weight", (0, 1, 2, 4)
+
+
+def _uncut() -> dict[str, Arm]:
+    knobs = pressed(5_000, 15, 0.4) | dict(delta=0.0, skeletons_of=(LAYER,), keep="last")
+    return {
+        f"strength × {times}": Arm(
+            cdp_dtc, knobs | dict(strength=times * knobs["strength"]), "vgg_small",
+            short=dict(epochs=1) if times == 1 else None,
+            start=partial(models.build, "vgg_small"), seeds=(0,),
+        )
+        for times in TIMES
+    }  # fmt: skip
+
+
 ARMS = {
     f"{penalty}, {threshold}": dict(penalty=penalty, threshold=threshold)
     for penalty in ("swp", "cdp")
@@ -79,5 +94,13 @@ EXPERIMENTS = (
         status="after the paper",
         data=mnist_small,
         arms=_lengths(),
+    ),
+    Experiment(
+        name="cdp-dtc-skeletons",
+        title="Skeletons of a small VGG on 5,000 digits under four penalties, without a cut",
+        paper=PAPER,
+        status="after the paper",
+        data=mnist_small,
+        arms=_uncut(),
     ),
 )

@@ -13,10 +13,11 @@ from prunekit.widgets.panel import Panel
 from prunekit.widgets.piles import Piles
 from prunekit.widgets.replay import Replay
 from prunekit.widgets.results import Results
+from prunekit.widgets.skeletons import Skeletons
 from prunekit.widgets.sketch import Sketch
 from prunekit.widgets.thresholds import Thresholds
 
 __all__ = [
     "FilterView", "GeneMap", "Guess", "Instant", "LineageView", "MaskView", "Panel", "Piles",
-    "Replay", "Results", "Sketch", "Thresholds",
+    "Replay", "Results", "Skeletons", "Sketch", "Thresholds",
 ]  # fmt: skip

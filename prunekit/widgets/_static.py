@@ -18,6 +18,7 @@ VIEWS = {
     "Piles": (("chart", "piles"), ("chart", "piles")),
     "Replay": (("chart", "lineage", "replay"), ("chart", "replay")),
     "Results": (("chart", "results"), ("chart", "results")),
+    "Skeletons": (("chart", "skeletons"), ("chart", "skeletons")),
     "Thresholds": (("chart", "thresholds"), ("chart", "thresholds")),
 }
 

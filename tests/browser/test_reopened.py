@@ -15,6 +15,7 @@ import torch
 from prunekit import datasets, experiments, magnitude, models
 from prunekit.widgets import FilterView, GeneMap, Guess, Instant, LineageView, MaskView
 from prunekit.widgets import Panel, Replay, Results, Sketch, views
+from prunekit.methods.cdp_dtc import cdp_dtc
 from prunekit.methods.filter_clustering import filter_clustering
 from prunekit.methods.optimal_threshold import optimal_threshold
 five = models.pretrained("lenet_5")
@@ -37,6 +38,9 @@ ALIVE = {
     ),
     "views.of(filter_clustering, five, digits, stored=True)": (
         ".pk-piles", "", "input[type=range]", "ArrowLeft",
+    ),
+    "views.of(cdp_dtc, five, digits.fewer(train=200), epochs=1, stored=True)": (
+        ".pk-skeletons", "", "input[aria-label=threshold]", "End",
     ),
     "GeneMap(places, places, kept, allowed, x='one', y='two', stored=True)": (
         ".pk-genemap", ".pk-map", ".pk-dots", "ArrowRight",
