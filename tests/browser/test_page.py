@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import torch
 
 from prunekit import Mask, Step, experiments
 from prunekit.steps import Tried
@@ -181,3 +182,13 @@ def test_when_jupyterlab_takes_another_theme_it_is_drawn_anew(opened):
     assert opened.evaluate(canvas) == before
     opened.evaluate("document.body.dataset.jpThemeLight = 'false'")
     opened.wait_for_function(f"before => {canvas} !== before", arg=before)
+
+
+def test_it_opens_on_the_first_layer_of_which_weights_go(tab, tmp_path):
+    kept = {"bn.weight": torch.tensor([True, False]), "conv.weight": torch.rand(2, 3) > 0.5}
+    steps = [Step("prune", 1, 1, Mask(kept), {"accuracy": 0.5})]
+    (tmp_path / "page.html").write_text(page(traits(steps)), encoding="utf-8")
+    tab.goto((tmp_path / "page.html").as_uri())
+    tab.wait_for_selector("select[aria-label=layer] option", state="attached")
+    assert tab.locator("select[aria-label=layer]").input_value() == "conv.weight"
+    assert blue(tab) == int(kept["conv.weight"].sum())

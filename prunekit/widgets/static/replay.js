@@ -259,6 +259,10 @@ function render({ model, el }) {
   try {
     layers = masksOf(run.layers, bytesOf(model.get("masks")), count);
     for (const layer of layers) which.append(element("option", {}, layer.name));
+    which.selectedIndex = Math.max(
+      0,
+      layers.findIndex(({ columns }) => columns > 1),
+    ); // no scale
   } catch {
     damaged = ". The masks of this run are damaged and cannot be shown.";
   }
