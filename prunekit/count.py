@@ -302,20 +302,21 @@ def _timed(model: nn.Module, x: Any) -> float:
 @checked
 @dataclass(frozen=True)
 class Costs:
-    """What a network costs dense, masked and shrunk: one row each (see `costs`)."""
+    """What a network costs dense, masked and shrunk: by these names (see `costs`)."""
 
     rows: Mapping[str, Mapping[str, Any]]
 
     def lines(self) -> list[list[str]]:
-        """The table as text, the names of the columns first."""
-        heads = ["", "parameters", "of them 0", "multiply-adds", "without zeros", "bytes"]
-        heads += ["packed", "time"]
-        lines = []
-        for name, row in self.rows.items():
-            told = [row["params"], row["zeros"], row["macs"], row["sparse"], row["bytes"]]
-            told.append(row["packed"])
-            lines.append([name, *(f"{value:,}" for value in told), str(row["latency"])])
-        return [heads, *lines]
+        """The table as text, a column a network; their names come first."""
+        told = {
+            "parameters": "params", "of them 0": "zeros", "multiply-adds": "macs",
+            "without zeros": "sparse", "bytes": "bytes", "packed": "packed",
+        }  # fmt: skip
+        lines = [
+            [said, *(f"{row[of]:,}" for row in self.rows.values())] for said, of in told.items()
+        ]
+        times = ["time", *(str(row["latency"]) for row in self.rows.values())]
+        return [["", *self.rows], *lines, times]
 
     def __str__(self) -> str:
         lines = self.lines()
