@@ -1,4 +1,4 @@
-"""Learned stripes: the paper's two pieces and what came before them, on MNIST.
+"""Learned stripes: the paper's two pieces and what came before them, on MNIST and CIFAR-10.
 
 The paper (Li, Wang, Wu and Kang 2023, doi 10.3233/AIC-230046) is described by its abstract and by
 the authors' code, which has no value for the strength and the threshold; its tables were not
@@ -12,20 +12,21 @@ from functools import partial
 from typing import Any
 
 from prunekit import models, stripes
-from prunekit.datasets import mnist, mnist_small
-from prunekit.experiments import Arm, Experiment
+from prunekit.datasets import cifar10, mnist, mnist_small
+from prunekit.experiments import Arm, Claim, Experiment
 from prunekit.methods.cdp_dtc import cdp_dtc
 
 PAPER = "Li, Wang, Wu and Kang 2023, doi 10.3233/AIC-230046"
+SWP = "arXiv 2009.14410, as its authors' code tells them"
 LENGTHS, SHARES = (6, 15, 30, 60), (0.3, 0.4, 0.6, 1.0)
-RECIPE: dict[str, Any] = dict(lr=0.05, batch=64, weight_decay=1e-4, schedule="one-cycle")
+DIGITS: dict[str, Any] = dict(lr=0.05, batch=64, weight_decay=1e-4, schedule="one-cycle")
+CIFAR: dict[str, Any] = dict(lr=0.1, batch=64, weight_decay=1e-4, schedule="steps")  # the authors'
 
 
-def pressed(examples: int, epochs: int, share: float) -> dict[str, Any]:
-    """The recipe, and knobs that press with a share of the authors' pressure."""
-    recipe = RECIPE | dict(epochs=epochs)
-    minibatches = math.ceil(examples / RECIPE["batch"])
-    found = stripes.pressure(minibatches, share, **recipe)
+def pressed(recipe: dict[str, Any], examples: int, epochs: int, share: float) -> dict[str, Any]:
+    """A recipe, and knobs that press with a share of the authors' pressure."""
+    recipe = recipe | dict(epochs=epochs)
+    found = stripes.pressure(math.ceil(examples / recipe["batch"]), share, **recipe)
     return recipe | {name: float(f"{value:.3g}") for name, value in found.items()}
 
 
@@ -33,7 +34,7 @@ def _lengths() -> dict[str, Arm]:
     digits = dict(delta=0.05, keep="last", precision="fp32-channels-last")
     return {
         f"{epochs} epochs, pressure {share:g}": Arm(
-            cdp_dtc, digits | pressed(5_000, epochs, share), "vgg_small",
+            cdp_dtc, digits | pressed(DIGITS, 5_000, epochs, share), "vgg_small",
             short=dict(epochs=1) if (epochs, share) == (6, 0.4) else None,
             start=partial(models.build, "vgg_small"), seeds=(0, 1),
         )
@@ -46,7 +47,7 @@ LAYER, TIMES = "features.3.weight", (0, 1, 2, 4)
 
 
 def _uncut() -> dict[str, Arm]:
-    knobs = pressed(5_000, 15, 0.4) | dict(delta=0.0, skeletons_of=(LAYER,), keep="last")
+    knobs = pressed(DIGITS, 5_000, 15, 0.4) | dict(delta=0.0, skeletons_of=(LAYER,), keep="last")
     return {
         f"strength × {times}": Arm(
             cdp_dtc, knobs | dict(strength=times * knobs["strength"]), "vgg_small",
@@ -66,7 +67,7 @@ DELTAS = (0.05, 0.15)
 
 
 def _digits() -> dict[str, Arm]:
-    knobs = dict(keep="best", precision="fp32-channels-last") | pressed(55_000, 20, 0.4)
+    knobs = pressed(DIGITS, 55_000, 20, 0.4) | dict(keep="best", precision="fp32-channels-last")
     return {
         f"{name}, threshold {delta:g}": Arm(
             cdp_dtc, knobs | changed | dict(delta=delta), "vgg_small",
@@ -76,6 +77,32 @@ def _digits() -> dict[str, Arm]:
         for delta in DELTAS
         for name, changed in ARMS.items()
     }  # fmt: skip
+
+
+# Of the large networks one seed, and not all of them.
+NETWORKS: dict[str, tuple[tuple[str, ...], tuple[int, ...] | None]] = {
+    "resnet_20": ((*ARMS,), None),
+    "resnet_56": (("swp, fixed", "swp, dtc", "cdp, dtc"), (0,)),
+    "vgg_16": (("swp, fixed", "swp, dtc", "cdp, dtc"), (0,)),
+}
+
+
+def _cifar() -> dict[str, Arm]:
+    knobs = pressed(CIFAR, 45_000, 30, 1.0) | dict(delta=0.05, keep="best", precision="auto")
+    dense = knobs | dict(strength=0.0, skeleton_decay=1.0, delta=0.0)
+    short = {"resnet_20 cdp, dtc": dict(epochs=1)}
+    arms = {
+        f"{model} {name}": Arm(
+            cdp_dtc, knobs | ARMS[name], model, short.get(f"{model} {name}"),
+            start=partial(models.build, model), seeds=seeds, timed=True,
+        )
+        for model, (names, seeds) in NETWORKS.items()
+        for name in names
+    }  # fmt: skip
+    arms["resnet_20 without pressure"] = Arm(
+        cdp_dtc, dense, "resnet_20", start=partial(models.build, "resnet_20"), seeds=(0,)
+    )
+    return arms
 
 
 EXPERIMENTS = (
@@ -102,5 +129,19 @@ EXPERIMENTS = (
         status="after the paper",
         data=mnist_small,
         arms=_uncut(),
+    ),
+    Experiment(
+        name="cdp-dtc-cifar",
+        title="Learned stripes of residual networks and VGG-16 on CIFAR-10, from new weights",
+        paper=PAPER,
+        status="after the paper",
+        data=cifar10,
+        arms=_cifar(),
+        claims=(
+            Claim("SWP, VGG-16, parameters removed", 92.66, "%", SWP),
+            Claim("SWP, VGG-16, operations removed", 71.16, "%", SWP),
+            Claim("SWP, ResNet-56, parameters removed", 75.6, "%", SWP),
+            Claim("SWP, ResNet-56, operations removed", 77.7, "%", SWP),
+        ),
     ),
 )
