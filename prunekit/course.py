@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from prunekit._arguments import checked
+from prunekit._patience import patiently
 from prunekit.experiments.records import FEWEST, Difference
 from prunekit.knobs import Choice, NonNegative, shown
 from prunekit.looks import GREEN, INK, ORANGE, RED
 from prunekit.mask import Mask
 
 UNANSWERED = "not answered yet: replace the ... above and run this cell again"
+SECONDS, CHARACTERS = 5.0, 2_000  # that an answer may take, and print
 
 
 @checked
@@ -34,7 +36,8 @@ def check(
     Without `on`, both are values. With `on`, the answer is a function that is called with every
     tuple of arguments, and the reference is a function or the list of its results. `hints` maps a
     text to a typical wrong answer of the same kind; whoever gives that gets the text. An answer of
-    ``...`` is not yet given. Errors of the answer are shown, never raised.
+    ``...`` is not yet given. Errors of the answer are shown, never raised; one that does not come
+    back is ended after `SECONDS`.
     """
     print(verdict(attempt, like, on, hints=hints, within=within))
 
@@ -51,26 +54,39 @@ def verdict(
     """The line that `check` prints; it starts with "right" if the answer is right."""
     if attempt is ...:
         return UNANSWERED
+    before = copy.deepcopy(on) if on else ()
+    passed = copy.deepcopy(on) if on else ()
     try:
-        given = _results(attempt, on)
-    except Exception as error:
+        given = patiently(lambda: _results(attempt, passed), SECONDS, CHARACTERS)
+    except TimeoutError as late:
+        return f"your answer {late}"
+    except BaseException as error:
         return f"your answer stops with {type(error).__name__}: {error}"
-    if any(result is ... or result is None for result in given):
+    if any(result is ... for result in given):
         return UNANSWERED
+    if any(result is None for result in given):
+        return (
+            "your function returns None: does it end with return?" if on else "your answer is None"
+        )
     if on and not (callable(like) or isinstance(like, (list, tuple))):
         raise TypeError(
             "course: with `on`, like must be a function or the list of its results, got "
             f"{shown(like)}"
         )
-    expected = _results(like, on)
+    expected = _results(like, copy.deepcopy(on))
     if len(given) != len(expected):
         return f"not quite: got {len(given)} results, expected {len(expected)}"
     pairs = zip(given, expected, strict=True)
     wrong = [i for i, pair in enumerate(pairs) if not _same(*pair, within)]
     if not wrong:
-        return "right" + (f" on all {len(on)} examples" if on else "")
+        changed = not _same(passed, before, 0.0) if on else False
+        but = ", but it changes what it is given: work on a copy" if changed else ""
+        return "right" + (f" on all {len(on)} examples{but}" if on else "")
     for text, typical in (hints or {}).items():
-        if all(_same(g, t, within) for g, t in zip(given, _results(typical, on), strict=True)):
+        if all(
+            _same(g, t, within)
+            for g, t in zip(given, _results(typical, copy.deepcopy(on)), strict=True)
+        ):
             return f"not quite: {text}"
     first = wrong[0]
     if isinstance(expected[first], Tensor) and not _alike(given[first], expected[first]):
@@ -78,7 +94,8 @@ def verdict(
         shape = tuple(expected[first].shape)
         return f"not quite: the answer must be a tensor {kind}of shape {shape}"
     where = f" for {', '.join(map(_short, on[first]))}" if on else ""
-    return f"not quite{where}: got {_short(given[first])}, expected {_short(expected[first])}"
+    place, got, wanted = _differing(given[first], expected[first], within)
+    return f"not quite{where}: {place}got {_short(got)}, expected {_short(wanted)}"
 
 
 def _results(answer: Any, on: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -86,7 +103,7 @@ def _results(answer: Any, on: Sequence[tuple[Any, ...]]) -> list[Any]:
         return [answer]
     if isinstance(answer, (list, tuple)):
         return list(answer)
-    return [answer(*copy.deepcopy(arguments)) for arguments in on]
+    return [answer(*arguments) for arguments in on]
 
 
 def _same(given: Any, expected: Any, within: float) -> bool:
@@ -116,14 +133,39 @@ def _alike(given: Any, expected: Tensor) -> bool:
     return (given.dtype == torch.bool) == (expected.dtype == torch.bool)
 
 
+def _differing(given: Any, expected: Any, within: float) -> tuple[str, Any, Any]:
+    """Of two long lists the first place at which they differ, and what stands there; else both."""
+    given, expected = (v.tolist() if isinstance(v, Tensor) else v for v in (given, expected))
+    lists = isinstance(given, (list, tuple)) and isinstance(expected, (list, tuple))
+    if (
+        lists
+        and len(given) == len(expected)
+        and max(map(len, map(_written, (given, expected)))) > 70
+    ):
+        pairs = zip(given, expected, strict=True)
+        at = next((i for i, pair in enumerate(pairs) if not _same(*pair, within)), None)
+        if at is not None:
+            place, got, wanted = _differing(given[at], expected[at], within)
+            return f"at place {at}{', ' if place else ': '}{place}", got, wanted
+    return "", given, expected
+
+
 def _short(value: Any, width: int = 70) -> str:
+    text = _written(value)
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _written(value: Any) -> str:
+    """A value with four digits."""
     if isinstance(value, Tensor):
         value = value.tolist()
     try:
-        text = f"{value:.6g}" if isinstance(value, float) else str(value)
+        if type(value) in (list, tuple):
+            ends = "[]" if type(value) is list else "()"
+            return ends[0] + ", ".join(map(_written, value)) + ends[1]
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
     except Exception:  # whatever an answer's own do
-        text = shown(value)
-    return text if len(text) <= width else text[: width - 1] + "…"
+        return shown(value)
 
 
 # A sign and the colour of the bar: both are seen on a light page and on a dark one.

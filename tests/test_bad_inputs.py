@@ -45,6 +45,7 @@ from prunekit import (
     data,
     datasets,
     evolve,
+    exercises,
     experiments,
     interop,
     judge,
@@ -88,7 +89,7 @@ ROOMS = [
     "stripes",
 ]  # fmt: skip
 FAMILIES = ["methods", "baselines", "widgets.views"]
-GATHERED = ["experiments", "widgets"]  # what their `__all__` names is public
+GATHERED = ["exercises", "experiments", "widgets"]  # what their `__all__` names is public
 
 # Raised, caught and passed on between rooms; nobody calls them.
 INNER = {
@@ -723,6 +724,14 @@ GOOD = {
     ),
     "course.check": lambda: (
         course.check, dict(attempt=abs, like=abs, on=[(1,)], hints={"a": abs}, within=0.1)
+    ),
+    "exercises.exercise": lambda: (exercises.exercise, dict(name="keep_largest", attempt=abs)),
+    "exercises.challenge": lambda: (exercises.challenge, dict(name="score", attempt=...)),
+    "exercises.Exercise": lambda: (
+        exercises.Exercise, dict(right=abs, on=[(1,)], hints={"a": abs}, within=0.1)
+    ),
+    "exercises.Challenge": lambda: (
+        exercises.Challenge, dict(judge=float, what="w", best="highest", rivals=dict)
     ),
     "course.Verdict": lambda: (
         course.Verdict, dict(claim="c", answer="holds", condition="", because="b.")

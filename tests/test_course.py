@@ -2,12 +2,14 @@
 
 import math
 import re
+import threading
+import time
 
 import numpy as np
 import pytest
 import torch
 
-from prunekit import course
+from prunekit import _patience, course
 from prunekit.course import Verdict, holds
 from prunekit.experiments.records import Difference
 from prunekit.mask import Mask
@@ -104,11 +106,23 @@ def test_the_tolerance_can_be_widened(said):
     assert check(0.31, 0.3, within=0.02)
 
 
-def test_long_values_are_cut(said):
-    check(torch.arange(1000), torch.arange(1000) + 1)
+def test_of_long_values_the_first_place_that_differs_is_shown(said):
+    wrong = torch.zeros(30, 30)
+    wrong[7, 20] = 0.123456
+    check(wrong, torch.zeros(30, 30))
+    assert said() == "not quite: at place 7, at place 20: got 0.1235, expected 0"
+
+
+def test_long_texts_are_cut(said):
+    check("a" * 100, "b" * 100)
     got, expected = said().removeprefix("not quite: got ").split(", expected ")
     assert len(got) == len(expected) == 70
     assert got.endswith("…")
+
+
+def test_numbers_have_four_digits(said):
+    check(torch.tensor([0.5, -0.9, 0.1]) * 2, torch.tensor([0.8, 0.2, -1 / 3]))
+    assert said() == "not quite: got [1, -1.8, 0.2], expected [0.8, 0.2, -0.3333]"
 
 
 def test_three_dots_are_not_yet_an_answer(said):
@@ -157,7 +171,14 @@ def test_the_first_example_that_differs_is_shown(said):
     assert said() == "not quite for 3: got 9, expected 6"
 
 
-@pytest.mark.parametrize("attempt", [..., unanswered, forgets_to_return])
+def test_a_function_without_a_return_is_told_so(said):
+    assert check(forgets_to_return, double, ON) is False
+    assert said() == "your function returns None: does it end with return?"
+    assert check(None, 3) is False
+    assert said() == "your answer is None"
+
+
+@pytest.mark.parametrize("attempt", [..., unanswered])
 def test_a_function_without_an_answer_is_not_answered_yet(attempt, said):
     assert check(attempt, double, ON) is False
     assert said().startswith("not answered yet: ")
@@ -176,10 +197,93 @@ def test_an_error_in_the_answer_is_shown_and_not_raised(attempt, text, said):
     assert re.match(text, said())
 
 
-def test_an_answer_that_changes_its_arguments_harms_nobody(said):
+def test_an_answer_that_changes_its_arguments_harms_nobody_and_is_told(said):
     on = [(torch.zeros(2),)]
     assert check(spoils, lambda x: x, on)
     assert on[0][0].tolist() == [0.0, 0.0]
+    text = "right on all 1 examples, but it changes what it is given: work on a copy"
+    assert said() == text
+
+
+# ------------------------------------------------------------------------------------ answers that
+# do not come back
+
+
+def loops(x):
+    while True:
+        pass
+
+
+def loops_and_catches(x):
+    while True:
+        try:
+            while True:
+                pass
+        except Exception:
+            pass
+
+
+def sleeps(x):
+    time.sleep(60)  # nothing can end it before it wakes
+
+
+def prints(x):
+    while True:
+        print("here")
+
+
+@pytest.mark.parametrize("attempt", [loops, loops_and_catches, sleeps])
+def test_an_answer_that_does_not_come_back_is_given_up(attempt, said, monkeypatch):
+    monkeypatch.setattr(course, "SECONDS", 0.3)
+    monkeypatch.setattr(_patience, "GRACE", 0.3)
+    began = time.monotonic()
+    course.check(attempt, double, ON)
+    assert time.monotonic() - began < 5
+    assert said() == "your answer has not come back after 0.3 seconds: does a loop never end?"
+
+
+def test_what_was_given_up_has_ended(monkeypatch):
+    monkeypatch.setattr(course, "SECONDS", 0.2)
+    before = threading.active_count()
+    assert "does a loop never end?" in course.verdict(loops, double, ON)
+    assert threading.active_count() == before
+
+
+def test_prints_without_end_are_cut(said):
+    course.check(prints, double, ON)
+    *printed, line = said().split("\n")
+    assert line.endswith("your answer prints more than 2,000 characters: does a loop never end?")
+    assert 300 < len(printed) < 500
+
+
+def test_prints_of_an_answer_are_seen(said):
+    def answer(x):
+        print("given", x)
+        return 2 * x
+
+    assert check(answer, double, ON)
+    assert "given 3.0" in said()
+
+
+def test_an_interrupt_is_told_in_one_line(said, monkeypatch):
+    def press(thread, seconds=None):
+        if seconds == course.SECONDS:
+            raise KeyboardInterrupt
+        return join(thread, seconds)
+
+    join = threading.Thread.join
+    monkeypatch.setattr(threading.Thread, "join", press)
+    course.check(loops, double, ON)
+    assert said() == "your answer was interrupted"
+
+
+@pytest.mark.parametrize("wrong", [SystemExit(3), KeyboardInterrupt()])
+def test_an_answer_cannot_end_the_kernel(wrong, said):
+    def leaves(x):
+        raise wrong
+
+    course.check(leaves, double, ON)
+    assert said().startswith(f"your answer stops with {type(wrong).__name__}")
 
 
 # -------------------------------------------------------------------------------------------- hints

@@ -11,11 +11,11 @@ PACKAGE = Path(__file__).parents[1] / "prunekit"
 
 # From the bottom up; `prunekit` itself is the package's `__init__`, which collects the names.
 ORDER = [
-    "_files", "_source", "_torchvision", "_random", "_modules", "_memory", "knobs",
+    "_files", "_source", "_patience", "_torchvision", "_random", "_modules", "_memory", "knobs",
     "_arguments", "looks", "products", "channels", "mask", "steps", "select", "evolve", "checkpoint", "journal", "examples", "data", "datasets",
     "trial", "surgery", "interop", "method", "models", "score", "count", "judge",
     "train", "recording", "search", "nodes", "clusters", "stripes", "rounds", "baselines", "methods", "report", "prune", "prunekit",
-    "experiments", "plot", "course", "widgets", "doctor", "show", "__main__",
+    "experiments", "plot", "course", "widgets", "exercises", "doctor", "show", "__main__",
 ]  # fmt: skip
 DRAWING = {"matplotlib", "seaborn"}
 CONTROLS = {"ipywidgets", "anywidget"}

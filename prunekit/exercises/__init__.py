@@ -1,0 +1,135 @@
+"""The exercises and open tasks of the notebooks: examples, right answers, hints, and a board.
+
+``exercises/<notebook>.py`` holds those of a notebook, as `EXERCISES` and `CHALLENGES`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from prunekit._arguments import checked
+from prunekit._files import home, replacing
+from prunekit._patience import patiently
+from prunekit.course import CHARACTERS, UNANSWERED, check
+from prunekit.knobs import Choice, NonNegative
+
+__all__ = ["Challenge", "Exercise", "challenge", "exercise"]
+
+SECONDS = 120.0  # that an answer to an open task may take
+SHOWN = 5  # of one's own results
+
+
+@checked
+@dataclass(frozen=True)
+class Exercise:
+    """A function to write: it is called with each tuple of `on` and has to agree with `right`.
+
+    hints: by a text the function that makes a typical mistake; whoever makes it gets the text.
+    """
+
+    right: Callable[..., Any]
+    on: Sequence[tuple[Any, ...]]
+    hints: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    within: NonNegative = 1e-4
+
+
+@checked
+@dataclass(frozen=True)
+class Challenge:
+    """An open task: `judge` gives an answer's result, or raises ValueError for one that is none.
+
+    what: the result, in words. rivals: gives the results of others by name, for the board.
+    """
+
+    judge: Callable[[Any], float]
+    what: str
+    best: Annotated[str, Choice("highest", "lowest")]
+    rivals: Callable[[], Mapping[str, float]]
+
+
+@checked
+def exercise(name: str, attempt: Any) -> None:
+    """Compare the answer to an exercise with the right one and print one line.
+
+    An answer of ``...`` is not yet given. Errors of the answer are shown, never raised; one that
+    does not come back is ended. Raises ValueError for a name that no exercise has.
+    """
+    asked = _named("EXERCISES", name)
+    check(attempt, asked.right, asked.on, hints=asked.hints, within=asked.within)
+
+
+@checked
+def challenge(name: str, attempt: Any) -> None:
+    """Judge the answer to an open task, and print a board: the own best ones, and the rivals.
+
+    An answer is ``...`` until it is given, or a function that returns that. Own results are kept in
+    ``PRUNEKIT_HOME/boards``. Raises ValueError for a name that no task has.
+    """
+    task = _named("CHALLENGES", name)
+    try:
+        value = patiently(lambda: task.judge(attempt), SECONDS, CHARACTERS)
+    except TimeoutError as late:
+        return print(f"your answer {late}")
+    except Unanswered:
+        return print(UNANSWERED)
+    except Exception as error:
+        return print(f"your answer stops with {type(error).__name__}: {error}")
+    if not math.isfinite(value):
+        return print(f"your answer has no result that counts: {value}")
+    own = [*_board(name), {"value": value, "when": f"{datetime.now():%d %b %Y, %H:%M}"}]
+    _keep(name, own)
+    print(f"{task.what}: {value:.4g}")
+    upwards = -1.0 if task.best == "highest" else 1.0
+    lines = [(upwards * one["value"], f"yours, {one['when']}", one is own[-1]) for one in own]
+    lines = sorted(lines)[:SHOWN]
+    lines += [(upwards * v, who, False) for who, v in _rivals(name).items()]
+    for place, (worth, who, now) in enumerate(sorted(lines), start=1):
+        print(f"{place:>2}. {upwards * worth:<8.4g} {who}{'  ←' if now else ''}")
+
+
+class Unanswered(Exception):
+    """Raised by a judge that is given ``...``."""
+
+
+def answered(result: Any) -> Any:
+    """What an answer gave; raises `Unanswered` for ``...``."""
+    if result is ...:
+        raise Unanswered
+    return result
+
+
+@functools.cache
+def _rivals(name: str) -> Mapping[str, float]:
+    found: Mapping[str, float] = _named("CHALLENGES", name).rivals()
+    return found
+
+
+def _named(kind: str, name: str) -> Any:
+    found: dict[str, Any] = {}
+    for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
+        found |= getattr(importlib.import_module(f"{__name__}.{path.stem}"), kind, {})
+    if name not in found:
+        raise ValueError(f"exercises: {name!r} is none of {', '.join(found)}")
+    return found[name]
+
+
+def _board(name: str) -> list[dict[str, Any]]:
+    """One's own results so far; of a file that is damaged, none."""
+    try:
+        found = json.loads((home() / "boards" / f"{name}.json").read_text(encoding="utf-8"))
+        return [{"value": float(one["value"]), "when": str(one["when"])} for one in found]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+
+
+def _keep(name: str, own: list[dict[str, Any]]) -> None:
+    with replacing(home() / "boards" / f"{name}.json") as beside:
+        beside.write_text(json.dumps(own, indent=1), encoding="utf-8")

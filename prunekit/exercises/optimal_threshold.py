@@ -1,0 +1,112 @@
+"""Those of ``03_optimal_threshold``: twins, multiply-adds, bargains; lines of one's own."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunekit.datasets import mnist_small
+from prunekit.exercises import Challenge, Exercise, answered
+from prunekit.methods.optimal_threshold import optimal_threshold
+from prunekit.models import pretrained
+from prunekit.widgets import Thresholds, views
+
+W = torch.tensor([[1.0, 2.0, 3.0], [0.5, -1.0, 0.25]])
+TOLERANCE = 0.02
+
+
+def _without(w: Tensor, j: int) -> Tensor:
+    return torch.cat([w[:, :j], w[:, j + 1 :]], 1)
+
+
+def _folded(w: Tensor, i: int, j: int, s: float) -> Tensor:
+    w = w.clone()
+    w[:, i] += s * w[:, j]
+    return _without(w, j)
+
+
+def _bargain(gains: list[float], losses: list[float], budget: float, least: float = 0.0) -> int:
+    within = [i for i, loss in enumerate(losses) if loss <= budget]
+    return max(within, key=lambda i: gains[i] / (max(losses[i], least) + 0.1), default=-1)
+
+
+EXERCISES = {
+    "without_twin": Exercise(
+        _folded,
+        [(W, 0, 2, 2.0), (W, 2, 1, -0.5)],
+        {
+            "what j gave to the next layer has to come from i now": lambda w, i, j, s: _without(
+                w, j
+            ),
+            "j answers s times as much as i, not the other way round": lambda w, i, j, s: _folded(
+                w, i, j, 1 / s
+            ),
+            "the factor s is missing": lambda w, i, j, s: _folded(w, i, j, 1.0),
+        },
+    ),
+    "macs_left": Exercise(
+        lambda keep: keep * keep,
+        [(0.5,), (0.7,), (0.9,)],
+        {
+            "the layer has fewer filters, but each has fewer inputs, too": lambda keep: keep,
+            "that is what is saved": lambda keep: 1 - keep * keep,
+        },
+    ),
+    "best_raise": Exercise(
+        _bargain,
+        [
+            ([0.1, 0.1, 0.9], [0.5, 0.3, 1.2], 1.0),
+            ([0.1] * 3, [0.3, 0.2, -1.0], 2.0),
+            ([0.1, 0.2], [3.0, 2.5], 2.0),
+            ([0.3, 0.2], [0.0, -0.05], 2.0),
+        ],
+        {
+            "a raise may lose at most the budget": lambda g, d, b: _bargain(g, d, float("inf")),
+            "a raise that gains accuracy is not for nothing: count it as 0": lambda g, d, b: (
+                _bargain(g, d, b, -float("inf"))
+            ),
+        },
+    ),
+}
+
+
+@functools.cache
+def _view() -> Thresholds:
+    view = views.of(optimal_threshold, pretrained("lenet_5"), mnist_small().fewer(validation=1_000))
+    assert isinstance(view, Thresholds)
+    return view
+
+
+def _saved(lines: list[float]) -> float:
+    """The share of the multiply-adds that is saved, in per cent; below 0 where too much is lost."""
+    view = _view()
+    assert view.judge is not None
+    value, macs = view.judge(lines)
+    if (lost := view.shown["dense"] - value) > TOLERANCE + 1e-9:
+        raise ValueError(f"{100 * lost:.1f} points of accuracy are lost; at most two may be")
+    return 100 * (1 - macs)
+
+
+def _judged(own: Any) -> float:
+    answered(own)
+    names = [layer["name"] for layer in _view().shown["layers"]]
+    if not isinstance(own, (list, tuple)) or len(own) != len(names):
+        raise ValueError(f"a line from 0 to 1 for each of {', '.join(names)}")
+    return _saved([float(line) for line in own])
+
+
+def _rivals() -> dict[str, float]:
+    shown = _view().shown
+    within = [e for e in shown["shared"] if shown["dense"] - e["value"] <= TOLERANCE + 1e-9]
+    best = min(entry["macs"] for entry in within)
+    return {"one line": 100 * (1 - best), "the search": 100 * (1 - shown["path"][-1]["macs"])}
+
+
+CHALLENGES = {
+    "lines": Challenge(
+        _judged, "multiply-adds saved, in per cent, with at most 2 points lost", "highest", _rivals
+    )
+}

@@ -1,0 +1,130 @@
+"""Exercises and open tasks: right answers, hints that fit their mistakes, and the board."""
+
+import importlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from prunekit import course, evaluate, exercises, pretrained
+from prunekit.datasets import mnist_small
+from prunekit.mask import Mask, prunable
+
+FOLDER = Path(exercises.__file__).parent
+MODULES = {
+    path.stem: importlib.import_module(f"prunekit.exercises.{path.stem}")
+    for path in FOLDER.glob("[a-z]*.py")
+}
+ASKED = {name: one for module in MODULES.values() for name, one in module.EXERCISES.items()}
+NOTEBOOKS = {
+    path.stem[3:]: json.loads(path.read_text())
+    for path in (FOLDER.parents[1] / "notebooks").glob("0*.ipynb")
+}
+
+
+@pytest.fixture
+def board(tmp_path, monkeypatch):
+    monkeypatch.setenv("PRUNEKIT_HOME", str(tmp_path))
+    exercises._rivals.cache_clear()
+    return tmp_path / "boards"
+
+
+@pytest.fixture
+def task(monkeypatch):
+    """An open task that takes no time."""
+    one = exercises.Challenge(
+        lambda own: float(exercises.answered(own)), "points", "lowest", lambda: {"theirs": 2.5}
+    )
+    monkeypatch.setattr(MODULES["start"], "CHALLENGES", {"points": one})
+
+
+def told(name, attempt):
+    one = ASKED[name]
+    return course.verdict(attempt, one.right, one.on, hints=one.hints, within=one.within)
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_the_right_answer_is_right_and_each_typical_mistake_gets_its_own_hint(name):
+    assert told(name, ASKED[name].right) == f"right on all {len(ASKED[name].on)} examples"
+    for text, typical in ASKED[name].hints.items():
+        assert told(name, typical) == f"not quite: {text}"
+
+
+@pytest.mark.parametrize("notebook", MODULES)
+def test_a_notebook_asks_what_its_module_holds(notebook):
+    text = "\n".join("".join(cell["source"]) for cell in NOTEBOOKS[notebook]["cells"])
+    assert re.findall(r'^exercise\("(\w+)"', text, re.MULTILINE) == [*MODULES[notebook].EXERCISES]
+    assert re.findall(r'^challenge\("(\w+)"', text, re.MULTILINE) == [*MODULES[notebook].CHALLENGES]
+    assert {*MODULES} == {*NOTEBOOKS}
+
+
+def test_names_are_of_one_exercise():
+    assert len(ASKED) == sum(len(module.EXERCISES) for module in MODULES.values())
+    for ask in (exercises.exercise, exercises.challenge):
+        with pytest.raises(ValueError, match="exercises: 'nonsense' is none of "):
+            ask("nonsense", ...)
+
+
+def test_the_board_has_the_best_first_and_the_last_marked(board, task, capsys):
+    for own in (3, 1, 2):
+        exercises.challenge("points", own)
+    *_, last = capsys.readouterr().out.split("points: ")
+    lines = [line.split()[:3] for line in last.splitlines()]
+    assert lines[0] == ["2"]
+    assert [line[1] for line in lines[1:]] == ["1", "2", "2.5", "3"]
+    assert [place for place, line in enumerate(last.splitlines()) if "←" in line] == [2]
+    assert "theirs" in last
+
+
+def test_an_unanswered_or_failing_answer_is_told_and_not_kept(board, task, capsys):
+    for own, text in (
+        (..., "not answered yet"), ("a", "stops with ValueError"), (float("nan"), "no result"),
+    ):  # fmt: skip
+        exercises.challenge("points", own)
+        assert text in capsys.readouterr().out
+    assert not board.exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"value": 1}', '[{"when": "now"}]'])
+def test_a_damaged_board_begins_anew(board, task, text, capsys):
+    board.mkdir()
+    (board / "points.json").write_text(text)
+    exercises.challenge("points", 1)
+    exercises.challenge("points", 4)
+    assert [own["value"] for own in json.loads((board / "points.json").read_text())] == [1, 4]
+
+
+def test_a_score_is_judged_on_the_three_networks():
+    values = []
+    for number in range(3):
+        net = pretrained("lenet_300_100", number)
+        weights = prunable(net)
+        row = torch.cat([w.detach().abs().flatten() for w in weights.values()])
+        cut = row.kthvalue(round(0.95 * len(row))).values
+        mask = Mask({name: w.detach().abs() > cut for name, w in weights.items()})
+        values.append(evaluate(net, mnist_small(), mask=mask))
+    assert MODULES["start"]._score(torch.abs) == pytest.approx(sum(values) / 3, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("notebook", "task", "wrong"),
+    [
+        ("start", "score", lambda w: w[0]),
+        ("start", "score", lambda w: w / 0),
+        ("roulette", "wheel", lambda a: -a),
+        ("roulette", "wheel", lambda a: a[:1]),
+        ("roulette", "wheel", lambda a: a * float("nan")),
+        ("differential_evolution", "sensitivities", (1.0, 2.0)),
+        ("differential_evolution", "sensitivities", (3.0, 3.0, 3.0)),
+        ("filter_clustering", "survivors", lambda rows, k: [0] * k),
+        ("filter_clustering", "survivors", lambda rows, k: range(len(rows), len(rows) + k)),
+        ("cdp_dtc", "knobs", 3),
+        ("cdp_dtc", "knobs", dict(epochs=60)),
+        ("optimal_threshold", "lines", 0.5),
+    ],
+)
+def test_what_is_no_answer_to_an_open_task_is_refused_with_a_reason(notebook, task, wrong):
+    with pytest.raises(ValueError, match=r"\w+ \w+"):
+        MODULES[notebook].CHALLENGES[task].judge(wrong)
