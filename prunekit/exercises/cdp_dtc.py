@@ -53,6 +53,9 @@ EXERCISES = {
             "the norm of the filter is k × v": lambda base, m, k: (base * m) ** 0.5,
             "the norm of the filter is k × v, and v is on both sides": lambda base, m, k: base * m,
             "take the root": lambda base, m, k: base * m / k,
+            "the norm of the filter is k × v: divide by k, do not multiply": lambda base, m, k: (
+                (base * m * k) ** 0.5
+            ),
             "δ is a part of it": lambda base, m, k: (m / k) ** 0.5,
         },
     ),
@@ -61,6 +64,11 @@ EXERCISES = {
         [(16, 8, 3, 0.25), (10, 4, 5, 0.5)],
         {
             "a stripe has a weight for each input": lambda n, c, k, left: (n * k * k * left,) * 2,
+            "first the weights, then the places": lambda n, c, k, left: (
+                n * k * k * left,
+                n * k * k * left * c,
+            ),
+            "only the share that is left": lambda n, c, k, left: (n * k * k * c, n * k * k),
             "a kernel has k × k places": lambda n, c, k, left: (n * k * left * c, n * k * left),
         },
     ),

@@ -18,7 +18,7 @@ from prunekit.methods.cdp_dtc import cdp_dtc
 
 PAPER = "Li, Wang, Wu and Kang 2023, doi 10.3233/AIC-230046"
 SWP = "arXiv 2009.14410, as its authors' code tells them"
-LENGTHS, SHARES = (6, 15, 30, 60), (0.3, 0.4, 0.6, 1.0)
+LENGTHS, SHARES = (6, 15, 30, 60), (0.0, 0.3, 0.4, 0.6, 1.0)
 DIGITS: dict[str, Any] = dict(lr=0.05, batch=64, weight_decay=1e-4, schedule="one-cycle")
 CIFAR: dict[str, Any] = dict(lr=0.1, batch=64, weight_decay=1e-4, schedule="steps")  # the authors'
 

@@ -119,7 +119,9 @@ class FilterView(OfCell, anywidget.AnyWidget):
 
     def fallback(self) -> str:
         """The picture, as HTML that needs no script."""
-        return output.image("svg+xml", self.filters["picture"], self.filters["says"])
+        says = self.filters["says"]
+        picture = output.image("svg+xml", self.filters["picture"], says)
+        return f"<p>{html.escape(says)}</p>{picture}"
 
     def __repr__(self) -> str:
         return f"FilterView({self.filters['says']})"

@@ -37,6 +37,7 @@ class Guess(OfCell, ipywidgets.VBox):
         self.question, self.answer, self.unit, self.across = question, answer, unit, across
         self.least = least
         self.value: float | None = None
+        self.asked = math.nan  # what was perhaps meant as per cent
         self.field = ipywidgets.Text(
             placeholder="your guess", layout={"width": "8em"}, **named(question, question, "0")
         )
@@ -63,6 +64,10 @@ class Guess(OfCell, ipywidgets.VBox):
             return
         if value < self.least:
             self.said.value = f"it cannot be below {self.least:g}, got {value:g}"
+            return
+        if self.unit == "%" and 0 < value <= 1 and value != self.asked:
+            self.asked = value
+            self.said.value = f"{value:g} %, or {100 * value:g} %? Commit again what you mean."
             return
         self.value = value
         self.field.disabled = self.button.disabled = True

@@ -4,7 +4,7 @@
 const REACH = 24; // pixels between the pointer and the mark that it means
 const ABOUT =
   "An arm is a way of pruning with its settings. A mark is a run of it: from the trained network " +
-  "of that number, with that seed of the random draws. ≥: the last start of the run alone was timed.";
+  "of that number, or from new weights, with that seed of the random draws. ≥: the last start of the run alone was timed.";
 
 // Of each mark its corners, and by how many eighths of a turn it is turned; stars are deep between.
 const SHAPES = { s: [4, 1], D: [4, 0], "^": [3, 0], v: [3, 4], "<": [3, 6], ">": [3, 2] };

@@ -3,7 +3,7 @@
 
 const [HIGH, WIDE, GAP, LEFT, TOP, CELL] = [110, 81, 18, 46, 10, 9]; // pixels of a picture
 const LEAST = 1e-12; // of a norm that something is divided by
-const MOST = 0.2; // of the threshold
+const MOST = 0.15; // of the threshold
 
 function render({ model, el }) {
   const { layer, shape, names, runs, filters, delta } = model.get("shown");
@@ -36,7 +36,13 @@ function render({ model, el }) {
       legendLine("goes", "gray"),
       element("span", {}, "red: the filter's line; dashed where it is higher than the picture"),
       element("span", {}, "small squares: the places of the kernel that are left"),
-      element("span", {}, `${filters.length} of ${runs[0][0].length} filters are drawn, all count`),
+      element("span", {}, "every epoch has a scale of its own"),
+      element(
+        "span",
+        {},
+        `${filters.length} of ${runs[0][0].length} filters are drawn, all count; ` +
+          `left those that are weakest when the training with ${names[0]} ends`,
+      ),
     ),
   );
   root.style.setProperty("--pk-kept", PALETTE.blue);
