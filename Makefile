@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lab lint benchmarks clean
+.PHONY: run test lab lint docs benchmarks clean
 
 run: .venv/complete  ## prune a trained LeNet step by step, execute the notebooks; results in out/
 	$(BIN)/python -m prunekit run
@@ -18,6 +18,9 @@ lint: .venv/complete-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python tools/lint_js.py
+
+docs: .venv/complete-test  ## the reference of every public name, in out/docs
+	$(BIN)/python tools/docs.py
 
 benchmarks: .venv/complete-test  ## speed beside a peer's, as ratios
 	$(BIN)/python benchmarks/ratios.py

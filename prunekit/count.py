@@ -29,7 +29,11 @@ TIMED = 0.5  # seconds in which a network is timed for a budget
 
 @checked
 def params(model: nn.Module, mask: Mask | None = None) -> int:
-    """How many parameters there are, biases too; with `mask`, how many are kept."""
+    """How many parameters there are, biases too; with `mask`, how many are kept.
+
+    >>> params(nn.Linear(3, 2))
+    8
+    """
     everything = sum(p.numel() for p in model.parameters())
     return everything - (mask.total - mask.kept if mask is not None else 0)
 
@@ -64,6 +68,9 @@ def macs(model: nn.Module, x: Any, mask: Mask | None = None) -> Macs:
     No setting of the process is changed: other threads may go on training meanwhile.
 
     Raises ValueError for a mask that does not fit the model, or if the model fails on the example.
+
+    >>> macs(nn.Conv2d(2, 4, 3), torch.zeros(1, 2, 8, 8))
+    Macs(dense=2592, sparse=2592)
     """
     mask = mask if mask is not None else Mask({})
     mask.check(model)

@@ -290,6 +290,10 @@ class Data:
 
         Raises ValueError or TypeError that names the data, the split, the rule and the value.
         Takes twice the memory of the data while it reads them.
+
+        >>> data = Data.of((torch.rand(50, 8), torch.arange(50) % 2), validation=0.2)
+        >>> data.size("train"), data.size("validation")
+        (40, 10)
         """
         who, known = f"data {settings.get('name', 'data')}", inspect.signature(cls).parameters
         if unknown := [name for name in settings if name not in known or name == "splits"]:

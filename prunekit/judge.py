@@ -163,6 +163,14 @@ def evaluate(
     """The metric of the data over a split; with `mask`, as if it were applied.
 
     NaN where an output or the metric is NaN or infinite. Raises `Stopped` if `run.stop` is set.
+
+    >>> from prunekit import magnitude, mnist_small, pretrained, prune
+    >>> net, digits = pretrained("lenet_300_100"), mnist_small()
+    >>> round(evaluate(net, digits), 2)
+    0.99
+    >>> report = prune(magnitude, net, digits, sparsity=0.95, bar=False)
+    >>> round(evaluate(net, digits, mask=report.mask), 1)
+    0.9
     """
     check_model("evaluate", model)
     if mask is not None:

@@ -289,6 +289,9 @@ def build(name: str, seed: int = 0, **settings: float) -> nn.Module:
 
     `settings` go to the model, such as ``outputs=1`` or ``width=0.5``. Raises ValueError for an
     unknown model or a wrong setting, and TypeError for a setting that the model has not.
+
+    >>> sum(p.numel() for p in build("lenet_300_100").parameters())
+    266610
     """
     if name not in MODELS:
         raise ValueError(f"build: model must be one of {[*MODELS]}, got {name!r}")

@@ -204,6 +204,12 @@ def prune(
     it. ``watch`` holds functions iterator -> iterator through which the steps pass. Ctrl-C or
     `run.stop` ends the run early: the report is then marked stopped, and its model is that of the
     last step.
+
+    >>> from prunekit import magnitude, mnist_small, pretrained
+    >>> net, digits = pretrained("lenet_300_100"), mnist_small()
+    >>> report = prune(magnitude, net, digits, sparsity=0.9, rounds=2, bar=False)
+    >>> [step.index for step in report.history], round(report.sparsity, 3)
+    ([1, 2], 0.9)
     """
     _check_settings("prune", run, bar)
     pruning = Pruning(method, model, data, seed=seed, run=run, **settings)
@@ -310,6 +316,12 @@ def sweep(
     The values are a list: ``sweep(magnitude, model, data, sparsity=[0.5, 0.9, 0.98])``, or
     ``budget=[{"macs": 0.5}, {"macs": 0.25}]``. The rest is as in `compare`; the result's `curve` is
     what `plot.curves` draws.
+
+    >>> from prunekit import magnitude, mnist_small, pretrained
+    >>> net, digits = pretrained("lenet_300_100"), mnist_small().fewer(validation=500)
+    >>> found = sweep(magnitude, net, digits, sparsity=[0.5, 0.99], seeds=(0,), bar=False)
+    >>> list(found.reports)
+    ['sparsity 0.5', 'sparsity 0.99']
     """
     several = [name for name, value in settings.items() if isinstance(value, list)]
     if len(several) != 1 or not settings[several[0]]:

@@ -225,6 +225,12 @@ def largest(
     `Budget`: then as few go as meet it.
 
     Raises ValueError for scores that are NaN, miss a name or have another shape.
+
+    >>> scores = {"w": torch.tensor([[0.5, 0.1, 0.9], [0.2, 0.8, 0.3]])}
+    >>> mask = largest(scores, 0.5, "global", Mask({"w": torch.ones(2, 3).bool()}))
+    >>> mask["w"].int()
+    tensor([[1, 0, 1],
+            [0, 1, 0]], dtype=torch.int32)
     """
     if scope not in ("layer", "global"):
         raise ValueError(f"select: scope must be 'layer' or 'global', got {scope!r}")
@@ -484,7 +490,11 @@ def cubic(sparsity: float | Budget, t: float) -> Any:
 
 @checked
 def ranks(x: Annotated[Tensor, shaped("n")]) -> Tensor:
-    """0 for the smallest of x, (n,), n − 1 for the largest; equal ones share the mean of theirs."""
+    """0 for the smallest of x, (n,), n − 1 for the largest; equal ones share the mean of theirs.
+
+    >>> ranks(torch.tensor([3.0, 1.0, 3.0, 7.0]))
+    tensor([1.5000, 0.0000, 1.5000, 3.0000])
+    """
     _, place, counts = x.unique(return_inverse=True, return_counts=True)
     return (counts.cumsum(0) - (counts + 1) / 2)[place].to(x.dtype)
 

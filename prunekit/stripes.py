@@ -50,6 +50,9 @@ def thresholds(skeletons: Rows, delta: NonNegative, threshold: Threshold) -> Ten
     "fixed": delta for all. "dtc", the dynamic threshold container: delta × the mean of the filters'
     L1 norms / the filter's own, so that weak filters have high thresholds and go as a whole. After
     Li, Wang, Wu and Kang 2023, doi 10.3233/AIC-230046.
+
+    >>> thresholds(torch.tensor([[0.9, 0.6], [0.3, 0.2]]), 0.1, "dtc")
+    tensor([0.0667, 0.2000])
     """
     norms = skeletons.abs().sum(1)
     if threshold == "fixed":

@@ -680,6 +680,15 @@ def shrink(
 
     Raises ValueError as `couple` does, and if the two answer differently, as where a size is
     written in ``forward``; the message says which layers can be left whole with `ignore`.
+
+    >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> keep = torch.tensor([[True], [False], [True]]).expand(3, 4)
+    >>> shrink(net, Mask({"0.weight": keep}), torch.rand(2, 4), partial=True)
+    Sequential(
+      (0): Linear(in_features=4, out_features=2, bias=True)
+      (1): ReLU()
+      (2): Linear(in_features=2, out_features=2, bias=True)
+    )
     """
     whole = copy_of("shrink", model)
     cut = _Cut("shrink", Groups(whole, follow(whole, example)), model, mask, ignore, partial)
