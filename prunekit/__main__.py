@@ -18,7 +18,7 @@ DESCRIPTION = "Learn, run and compare neural-network pruning."
 RUN = "Prune a trained LeNet step by step and execute the notebooks."
 LAB = "Copy the notebooks into a folder and open JupyterLab there. Copies are never written over."
 LIST = "List methods, baselines, models, data sets, experiments and notebooks."
-PAGE = "Write one page that replays an experiment's recorded run in any browser."
+PAGE = "Write one page for any browser: an experiment's recorded run, or the playground."
 REPORT = """\
 Write the long tables of experiments, every arm and every recorded cell, as text in Markdown."""
 DOCTOR = "Look at what is installed here and how it fits together: a line each, ok or what to do."
@@ -85,10 +85,15 @@ def _reproduce(arguments: argparse.Namespace) -> int:
 
 def _page(arguments: argparse.Namespace) -> int:
     from prunekit._files import try_place
-    from prunekit.widgets.replay import write_page
+    from prunekit.widgets import playground, replay
 
     try_place(arguments.out, 1_000_000)
-    print(write_page(arguments.experiment, arguments.out))
+    if arguments.experiment == "playground":
+        print(playground.write_page(arguments.out, arguments.model))
+        return 0
+    if arguments.model is not None:
+        raise ValueError("page: --model is for the playground alone")
+    print(replay.write_page(arguments.experiment, arguments.out))
     return 0
 
 
@@ -148,8 +153,9 @@ def _parser() -> argparse.ArgumentParser:
     command("list", _list, LIST)
     _add_reproduce(command("reproduce", _reproduce, REPRODUCE))
     page = command("page", _page, PAGE)
-    page.add_argument("experiment", help="one with a recorded run, such as roulette")
+    page.add_argument("experiment", help="one with a recorded run, such as roulette; or playground")
     page.add_argument("out", help="the page, such as roulette.html")
+    page.add_argument("--model", help="of the playground: the file of a LeNet-300-100 of your own")
     report = command("report", _report, REPORT)
     report.add_argument("experiment", nargs="*", metavar="NAME", help="experiments with cells")
     report.add_argument(

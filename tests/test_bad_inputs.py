@@ -478,6 +478,7 @@ GOOD = {
         dict(model=wrapped(), mask=Mask({}),
              groups=surgery.groups(wrapped(), tiny_images().example)),
     ),
+    "stripes.bearable": lambda: (stripes.bearable, dict(epochs=20)),
     "stripes.shares": lambda: (stripes.shares, dict(mask=Mask.ones(tiny_residual()))),
     "stripes.compact": lambda: (
         stripes.compact,
@@ -942,6 +943,10 @@ GOOD = {
         dict(layer="conv", means=torch.rand(2, 3, 3), counts=[1, 2], stored=True,
              found={"raw": {"labels": [[0, 0], [0, 1]], "stay": {"near": [[0], [0, 1]]}}}),
     ),
+    "widgets.Playground": lambda: (
+        widgets.Playground,
+        dict(model=models.build("lenet_300_100"), data=few_digits(), stored=True),
+    ),
     "widgets.Skeletons": lambda: (
         widgets.Skeletons,
         dict(layer="conv", runs={"a": [torch.rand(2, 3, 3)]}, delta=0.1, stored=True),
@@ -972,6 +977,11 @@ GOOD = {
              stored=True),
     ),
 }  # fmt: skip
+
+
+@functools.cache
+def few_digits():
+    return datasets.mnist_small().fewer(validation=100)
 
 
 def lines():

@@ -9,7 +9,7 @@ import torch
 from matplotlib import pyplot
 from tiny import tiny_data, tiny_images, tiny_model, tiny_residual
 
-from prunekit import Mask, magnitude, prune
+from prunekit import Mask, datasets, magnitude, models, prune
 from prunekit.methods.cdp_dtc import cdp_dtc
 from prunekit.methods.filter_clustering import filter_clustering
 from prunekit.methods.optimal_threshold import optimal_threshold
@@ -21,6 +21,7 @@ from prunekit.widgets import (
     LineageView,
     MaskView,
     Panel,
+    Playground,
     Replay,
     Sketch,
     views,
@@ -50,6 +51,9 @@ STORED = {
         optimal_threshold, tiny_model(), tiny_data(), stride=0.3, **more
     ),
     "Piles": lambda **more: views.of(filter_clustering, tiny_model(), tiny_data(), **more),
+    "Playground": lambda **more: Playground(
+        models.build("lenet_300_100"), datasets.mnist_small().fewer(validation=100), **more
+    ),
     "Skeletons": lambda **more: views.of(cdp_dtc, tiny_residual(), tiny_images(), epochs=1, **more),
 }
 OTHERS = {

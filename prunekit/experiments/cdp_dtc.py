@@ -88,7 +88,9 @@ NETWORKS: dict[str, tuple[tuple[str, ...], tuple[int, ...] | None]] = {
 
 
 def _cifar() -> dict[str, Arm]:
-    knobs = pressed(CIFAR, 45_000, 30, 1.0) | dict(delta=0.05, keep="best", precision="auto")
+    share = round(stripes.bearable(epochs := 30), 2)
+    knobs: dict[str, Any] = dict(delta=0.05, keep="best", precision="auto")
+    knobs |= pressed(CIFAR, 45_000, epochs, share)
     dense = knobs | dict(strength=0.0, skeleton_decay=1.0, delta=0.0)
     short = {"resnet_20 cdp, dtc": dict(epochs=1)}
     arms = {

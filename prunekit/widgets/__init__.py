@@ -11,6 +11,7 @@ from prunekit.widgets.lineage import LineageView
 from prunekit.widgets.maskview import MaskView
 from prunekit.widgets.panel import Panel
 from prunekit.widgets.piles import Piles
+from prunekit.widgets.playground import Playground
 from prunekit.widgets.replay import Replay
 from prunekit.widgets.results import Results
 from prunekit.widgets.skeletons import Skeletons
@@ -19,5 +20,5 @@ from prunekit.widgets.thresholds import Thresholds
 
 __all__ = [
     "FilterView", "GeneMap", "Guess", "Instant", "LineageView", "MaskView", "Panel", "Piles",
-    "Replay", "Results", "Skeletons", "Sketch", "Thresholds",
+    "Playground", "Replay", "Results", "Skeletons", "Sketch", "Thresholds",
 ]  # fmt: skip

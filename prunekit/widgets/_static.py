@@ -16,6 +16,7 @@ VIEWS = {
     "LineageView": (("chart", "lineage", "lineageview"), ("chart", "lineage")),
     "MaskView": (("chart", "mask"), ("chart", "mask")),
     "Piles": (("chart", "piles"), ("chart", "piles")),
+    "Playground": (("chart", "digits", "playground"), ("chart", "playground")),
     "Replay": (("chart", "lineage", "replay"), ("chart", "replay")),
     "Results": (("chart", "results"), ("chart", "results")),
     "Skeletons": (("chart", "skeletons"), ("chart", "skeletons")),

@@ -14,7 +14,7 @@ START = """
 import torch
 from prunekit import datasets, experiments, magnitude, models
 from prunekit.widgets import FilterView, GeneMap, Guess, Instant, LineageView, MaskView
-from prunekit.widgets import Panel, Replay, Results, Sketch, views
+from prunekit.widgets import Panel, Playground, Replay, Results, Sketch, views
 from prunekit.methods.cdp_dtc import cdp_dtc
 from prunekit.methods.filter_clustering import filter_clustering
 from prunekit.methods.optimal_threshold import optimal_threshold
@@ -38,6 +38,9 @@ ALIVE = {
     ),
     "views.of(filter_clustering, five, digits, stored=True)": (
         ".pk-piles", "", "input[type=range]", "ArrowLeft",
+    ),
+    "Playground(net, digits, stored=True)": (
+        ".pk-playground", ".pk-net", "input[aria-label='weights removed']", "End",
     ),
     "views.of(cdp_dtc, five, digits.fewer(train=200), epochs=1, stored=True)": (
         ".pk-skeletons", "", "input[aria-label=threshold]", "End",

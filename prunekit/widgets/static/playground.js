@@ -1,0 +1,463 @@
+// A network that reads digits, drawn, and a slider that removes its smallest weights; chart.js and
+// digits.js come before it. It asks `model` for its traits and nothing else.
+
+const SIDE = 28;
+const [WIDE, HIGH] = [960, 380]; // of the picture of the network
+const IMAGE = { x: 10, y: 96, scale: 6 }; // of the digit in it: its corner, pixels a pixel
+const GRIDS = [
+  { x: 270, y: 34, columns: 10, step: 11.4, title: "300 hidden units" },
+  { x: 560, y: 62, columns: 4, step: 11.4, title: "100 hidden units" },
+  { x: 770, y: 60, columns: 1, step: 29, title: "answers" },
+];
+const LINES = [90, 60]; // drawn between the hidden layers, and to the answers
+const NEAR = 12; // lines of the unit that is pointed at
+const [TILE, PEN] = [27, 15]; // pixels: of a digit in the table, of the pen
+const CLASSES = 10;
+
+function render({ model, el }) {
+  const shown = model.get("shown");
+  const { places, labels, widths, examples } = shown;
+  const images = bytesOf(model.get("digits"));
+  const net = reader(shown, bytesOf(model.get("weights")));
+  const many = labels.length;
+  const size = SIDE * SIDE;
+  const now = net.watch(images);
+  const whole = net.watch(images).answers(places[0].levels);
+  let found = whole;
+  let [chosen, near, own] = [labels.indexOf(4), null, null]; // digit, unit [layer, number], drawn
+
+  const slider = element("input", {
+    type: "range",
+    min: 0,
+    max: places.length - 1,
+    value: 0,
+    "aria-label": "weights removed",
+  });
+  const says = element("div", { class: "pk-words", role: "status" });
+  const picture = element("canvas", { class: "pk-net", role: "img" });
+  const told = element("div", { class: "pk-words" });
+  const layer = element("select", { "aria-label": "layer" });
+  layer.append(...GRIDS.map(({ title }, k) => element("option", { value: k }, title)));
+  const unit = element("input", { type: "number", min: 0, value: 0, "aria-label": "unit" });
+  const out = element("button", {}, "take out, or bring back");
+  const back = element("button", {}, "bring all back");
+  const bars = element("canvas", { class: "pk-recall", role: "img" });
+  const table = element("canvas", { class: "pk-digits", role: "img", tabindex: 0 });
+  const wrong = element("div", { class: "pk-wrong" });
+  const pad = element("canvas", { class: "pk-pad", role: "img", "aria-label": "draw a digit" });
+  const clear = element("button", {}, "clear");
+  const mine = element("div", { class: "pk-words", role: "status" });
+  const sides = element("canvas", { class: "pk-sides", role: "img" });
+  const root = element(
+    "div",
+    { class: "pk-view pk-playground" },
+    element(
+      "label",
+      { class: "pk-controls" },
+      "none",
+      slider,
+      "nearly all of the smallest weights removed",
+    ),
+    says,
+    picture,
+    told,
+    element("div", { class: "pk-controls" }, "unit", layer, unit, out, back),
+    element(
+      "div",
+      { class: "pk-row" },
+      element("div", {}, element("strong", {}, "Recall of each digit"), bars),
+      element("div", {}, element("strong", {}, `${many} digits; framed: read wrongly`), table),
+      element(
+        "div",
+        {},
+        element("strong", {}, "Draw a digit"),
+        pad,
+        element("div", { class: "pk-controls" }, clear, mine),
+        sides,
+      ),
+    ),
+    wrong,
+  );
+  keepKeys(root);
+  el.append(root);
+  [pad.width, pad.height] = [196, 196];
+
+  const place = () => places[slider.value];
+  const anyDead = () => now.dead.some((gone) => gone.some(Boolean));
+  const percent = (share) => `${(100 * share).toFixed(1)} %`;
+
+  function compute() {
+    found = now.answers(place().levels);
+    paint();
+  }
+
+  // The numbers that are drawn: of the digit that is chosen, or of the one that was drawn.
+  const drawnNow = () => own?.pruned ?? found[chosen];
+  const pixelsNow = () => own?.bytes ?? images.subarray(chosen * size, (chosen + 1) * size);
+
+  function paint() {
+    const { sparsity, left, accuracy } = place();
+    const right = found.filter(({ answer }, d) => answer === labels[d]).length;
+    const total = widths[0] * widths[1] + widths[1] * widths[2] + widths[2] * widths[3];
+    const all = anyDead()
+      ? "units are out"
+      : `${percent(accuracy)} of ${examples.toLocaleString("en")} validation images right`;
+    says.textContent =
+      `${percent(sparsity)} removed: ${left.toLocaleString("en")} of ` +
+      `${total.toLocaleString("en")} weights left; ${all}; of these ${many}: ${right}`;
+    const look = colours(el);
+    drawNet(look);
+    drawRecall(look);
+    drawTable(look);
+    drawWrong();
+    if (own) drawSides(look);
+  }
+
+  /** @type {(k: any, i: any) => [number, number]} */
+  const spot = (k, i) => {
+    const { x, y, columns, step } = GRIDS[k];
+    return [x + (i % columns) * step, y + Math.floor(i / columns) * step];
+  };
+
+  // The strongest products of a weight and the number that it is multiplied with: [from, to, value].
+  function strongest(k, values, most, fits) {
+    const { rows, columns, weights, scale } = net.layers[k];
+    const least = place().levels[k];
+    const heap = [];
+    for (let row = 0; row < rows; row++) {
+      if (now.dead[k][row]) continue;
+      for (let i = 0; i < columns; i++) {
+        const q = weights[row * columns + i];
+        if (!values[i] || (q < least && -q < least) || (fits && !fits(i, row))) continue;
+        heap.push([i, row, scale * q * values[i]]);
+      }
+    }
+    return heap.sort((a, b) => Math.abs(b[2]) - Math.abs(a[2])).slice(0, most);
+  }
+
+  function drawNet(look) {
+    const ratio = window.devicePixelRatio || 1;
+    [picture.width, picture.height] = [WIDE * ratio, HIGH * ratio];
+    const context = picture.getContext("2d");
+    context.scale(ratio, ratio);
+    context.font = "13px sans-serif";
+    const { layers, answer } = drawnNow();
+    const pixels = pixelsNow();
+    for (let i = 0; i < size; i++) {
+      if (!pixels[i]) continue;
+      context.globalAlpha = pixels[i] / 255;
+      context.fillStyle = look.text;
+      const [x, y] = [
+        IMAGE.x + (i % SIDE) * IMAGE.scale,
+        IMAGE.y + Math.floor(i / SIDE) * IMAGE.scale,
+      ];
+      context.fillRect(x, y, IMAGE.scale, IMAGE.scale);
+    }
+    context.globalAlpha = 1;
+    context.strokeStyle = look.soft;
+    context.strokeRect(IMAGE.x, IMAGE.y, SIDE * IMAGE.scale, SIDE * IMAGE.scale);
+    context.fillStyle = look.text;
+    context.fillText("784 pixels", IMAGE.x, IMAGE.y - 8);
+    GRIDS.forEach(({ x, y, title }) => context.fillText(title, x - 8, y - 14));
+    for (const k of [1, 2]) lines(context, k, layers[k - 1], LINES[k - 1], null);
+    if (near) {
+      const [k, i] = near;
+      if (k < 2) lines(context, k + 1, layers[k], NEAR, (from) => from === i);
+      if (k > 0) lines(context, k, layers[k - 1], NEAR, (_, to) => to === i);
+      if (k === 0) tile(context, i);
+    }
+    layers.forEach((values, k) => {
+      const most = Math.max(...values.map(Math.abs), 1e-9);
+      const chances = k === 2 ? sure(values) : null;
+      values.forEach((value, i) => {
+        const [x, y] = spot(k, i);
+        const gone = now.dead[k][i];
+        context.globalAlpha = 1;
+        context.fillStyle = PALETTE.blue;
+        context.strokeStyle = near?.[0] === k && near[1] === i ? PALETTE.orange : look.faint;
+        context.lineWidth = near?.[0] === k && near[1] === i ? 2.5 : 1;
+        context.beginPath();
+        context.arc(x, y, k === 2 ? 7 : 4, 0, 2 * Math.PI);
+        context.stroke();
+        context.globalAlpha = gone ? 0 : k === 2 ? chances[i] : Math.max(value, 0) / most;
+        context.fill();
+        context.globalAlpha = 1;
+        if (gone) {
+          context.strokeStyle = PALETTE.red;
+          stroke(context, [x - 5, y - 5], [x + 5, y + 5]);
+          stroke(context, [x - 5, y + 5], [x + 5, y - 5]);
+        }
+        if (k < 2) return;
+        context.fillStyle = look.text;
+        context.font = i === answer ? "bold 15px sans-serif" : "13px sans-serif";
+        context.fillText(`${i}`, x + 14, y + 5);
+        context.fillStyle = i === answer ? PALETTE.blue : look.soft;
+        context.fillRect(x + 30, y - 5, 120 * chances[i] + 0.5, 10);
+      });
+    });
+    picture.setAttribute("aria-label", `the network, which answers ${answer}`);
+  }
+
+  function lines(context, k, values, most, fits) {
+    const found = strongest(k, values, most, fits);
+    const top = Math.abs(found[0]?.[2] ?? 1);
+    for (const [from, to, value] of found) {
+      context.globalAlpha = fits ? 0.95 : 0.35;
+      context.lineWidth = 0.4 + (2.6 * Math.abs(value)) / top;
+      context.strokeStyle = value > 0 ? PALETTE.positive : PALETTE.negative;
+      stroke(context, spot(k - 1, from), spot(k, to));
+    }
+    context.globalAlpha = 1;
+  }
+
+  // The first-layer weights of a unit, over the picture of the digit.
+  function tile(context, i) {
+    const { weights } = net.layers[0];
+    const least = place().levels[0];
+    const row = weights.subarray(i * size, (i + 1) * size);
+    const most = row.reduce((a, q) => Math.max(a, Math.abs(q)), 1);
+    row.forEach((q, p) => {
+      if (!q || Math.abs(q) < least) return;
+      context.globalAlpha = Math.abs(q) / most;
+      context.fillStyle = q > 0 ? PALETTE.positive : PALETTE.negative;
+      const [x, y] = [
+        IMAGE.x + (p % SIDE) * IMAGE.scale,
+        IMAGE.y + Math.floor(p / SIDE) * IMAGE.scale,
+      ];
+      context.fillRect(x, y, IMAGE.scale, IMAGE.scale);
+    });
+    context.globalAlpha = 1;
+  }
+
+  // Of each digit the share that is read rightly: now, and before anything was removed.
+  function drawRecall(look) {
+    const count = (answers) =>
+      Array.from({ length: CLASSES }, (_, c) => {
+        const own = labels.map((label, d) => d).filter((d) => labels[d] === c);
+        return own.filter((d) => answers[d].answer === c).length / Math.max(own.length, 1);
+      });
+    const [before, after] = anyDead()
+      ? [count(whole), count(found)]
+      : [places[0].recall, place().recall];
+    const { context, x, y, box } = chart(bars, [-0.6, 9.6], [0, 1], ["digit", "recall"], look);
+    const half = (x(1) - x(0)) * 0.36;
+    after.forEach((value, c) => {
+      context.textAlign = "center";
+      context.textBaseline = "top";
+      context.fillStyle = look.text;
+      context.fillText(`${c}`, x(c), box.bottom + 5);
+      context.fillStyle = value < before[c] / 2 ? PALETTE.red : PALETTE.blue;
+      context.fillRect(x(c) - half, y(value), 2 * half, box.bottom - y(value));
+      context.strokeStyle = look.text;
+      context.strokeRect(x(c) - half, y(before[c]), 2 * half, box.bottom - y(before[c]));
+    });
+    const words = after.map((value, c) => `${c}: ${percent(value)}`).join(", ");
+    bars.setAttribute("aria-label", `recall of ${words}`);
+  }
+
+  const columns = 10;
+  function drawTable(look) {
+    const ratio = window.devicePixelRatio || 1;
+    const rows = Math.ceil(many / columns);
+    [table.width, table.height] = [columns * TILE * ratio, rows * TILE * ratio];
+    const context = table.getContext("2d");
+    context.scale(ratio, ratio);
+    for (let d = 0; d < many; d++) {
+      const [x, y] = [(d % columns) * TILE, Math.floor(d / columns) * TILE];
+      context.drawImage(tiles(look)[d], x + 1, y + 1, TILE - 2, TILE - 2);
+      const bad = found[d].answer !== labels[d];
+      if (!bad && d !== chosen) continue;
+      context.lineWidth = 2;
+      context.strokeStyle = d === chosen && !own ? PALETTE.orange : PALETTE.red;
+      if (bad || !own) context.strokeRect(x + 1, y + 1, TILE - 2, TILE - 2);
+    }
+    const { answer } = found[chosen];
+    table.setAttribute("aria-label", `digit ${chosen}, a ${labels[chosen]}, read as ${answer}`);
+  }
+
+  let [made, ink] = [[], ""]; // the digits as pictures, in the colour of the page
+  function tiles(look) {
+    if (ink === look.text) return made;
+    ink = look.text;
+    const rgb = look.text
+      .match(/[\d.]+/g)
+      .map(Number)
+      .slice(0, 3);
+    made = labels.map((_, d) => {
+      const canvas = element("canvas");
+      bitmap(canvas, SIDE, SIDE, (i) => pixel(rgb, images[d * size + i] / 255));
+      return canvas;
+    });
+    return made;
+  }
+
+  // The digits that the whole network reads and this one does not.
+  function drawWrong() {
+    const lost = labels
+      .map((label, d) => d)
+      .filter((d) => whole[d].answer === labels[d] && found[d].answer !== labels[d]);
+    const copies = lost.slice(0, 24).map((d) => {
+      const copy = element("canvas", { class: "pk-lost" });
+      [copy.width, copy.height] = [SIDE, SIDE];
+      copy.getContext("2d").drawImage(tiles(colours(el))[d], 0, 0);
+      return element("span", {}, copy, `→ ${found[d].answer}`);
+    });
+    const words = lost.length ? `Newly read wrongly: ${lost.length} of ${many}. ` : "";
+    wrong.replaceChildren(words, ...copies);
+  }
+
+  // ------------------------------------------------------------------ a digit of one's own
+
+  const context = pad.getContext("2d", { willReadFrequently: true });
+  let pen = null;
+  /** @type {(event: any) => [number, number]} */
+  const at = (event) => {
+    const box = pad.getBoundingClientRect();
+    const unit = pad.width / box.width;
+    return [(event.clientX - box.left) * unit, (event.clientY - box.top) * unit];
+  };
+
+  function read() {
+    const bytes = asDigit(pad, SIDE);
+    if (!bytes.some(Boolean)) return forget();
+    const watched = net.watch(bytes);
+    const [full] = watched.answers(places[0].levels);
+    now.dead.forEach((gone, k) => watched.dead[k].set(gone));
+    const [pruned] = watched.answers(place().levels);
+    own = { bytes, full, pruned };
+    mine.textContent = `whole network: ${full.answer}; now: ${pruned.answer}`;
+    paint();
+  }
+
+  function forget() {
+    own = null;
+    context.clearRect(0, 0, pad.width, pad.height);
+    mine.textContent = "";
+    sides.getContext("2d").clearRect(0, 0, sides.width, sides.height);
+    paint();
+  }
+
+  // How sure both are of each answer.
+  function drawSides(look) {
+    const { context, x, y, box } = chart(sides, [-0.6, 9.6], [0, 1], ["answer", "sure"], look);
+    const width = (x(1) - x(0)) * 0.38;
+    [own.full, own.pruned].forEach(({ layers }, which) => {
+      context.fillStyle = which ? PALETTE.orange : PALETTE.blue;
+      sure(layers[2]).forEach((value, c) => {
+        context.fillRect(x(c) + (which - 1) * width, y(value), width, box.bottom - y(value));
+      });
+    });
+    sides.setAttribute("aria-label", `${mine.textContent}; blue: whole network, orange: now`);
+  }
+
+  pad.onpointerdown = (event) => {
+    pad.setPointerCapture(event.pointerId);
+    pen = at(event);
+    drawTo(event);
+  };
+  const drawTo = (event) => {
+    if (!pen) return;
+    const to = at(event);
+    context.lineWidth = PEN;
+    context.lineCap = context.lineJoin = "round";
+    context.strokeStyle = colours(el).text;
+    stroke(context, pen, [to[0] + 0.01, to[1]]);
+    pen = to;
+    read();
+  };
+  pad.onpointermove = drawTo;
+  pad.onpointerup = pad.onpointercancel = () => (pen = null);
+  clear.onclick = forget;
+
+  // ------------------------------------------------------------------ units, digits, the slider
+
+  function unitAt(event) {
+    const box = picture.getBoundingClientRect();
+    const scale = WIDE / box.width;
+    const [x, y] = [(event.clientX - box.left) * scale, (event.clientY - box.top) * scale];
+    for (let k = 0; k < LAYERS; k++) {
+      for (let i = 0; i < widths[k + 1]; i++) {
+        const [a, b] = spot(k, i);
+        const reach = GRIDS[k].step / 2;
+        const wide = k === 2 ? 150 : reach;
+        if (x >= a - reach && x <= a + wide && Math.abs(y - b) <= reach) return [k, i];
+      }
+    }
+    return null;
+  }
+
+  function point(to) {
+    if (near?.join() === to?.join()) return;
+    near = to;
+    told.textContent = "";
+    if (near) {
+      const [k, i] = near;
+      const value = drawnNow().layers[k][i].toFixed(2);
+      const name = k === 2 ? `answer ${i}` : `unit ${i} of ${widths[k + 1]}`;
+      const gone = now.dead[k][i]
+        ? "is out; a click brings it back"
+        : `gives ${value}; a click takes it out`;
+      told.textContent = `${name} ${gone}` + (k ? "" : "; its weights lie over the digit");
+      [layer.value, unit.value] = [k, i];
+    }
+    paint();
+  }
+
+  function toggle(unit) {
+    const [k, i] = unit;
+    now.dead[k][i] = 1 - now.dead[k][i];
+    near = null;
+    point([k, i]);
+    own ? read() : null;
+    compute();
+  }
+
+  picture.onpointermove = (event) => point(unitAt(event));
+  picture.onpointerleave = () => point(null);
+  picture.onclick = (event) => {
+    const unit = unitAt(event);
+    if (unit) toggle(unit);
+  };
+  const asked = () => {
+    const k = Number(layer.value);
+    return [k, Math.max(0, Math.min(widths[k + 1] - 1, Math.round(Number(unit.value)) || 0))];
+  };
+  layer.onchange = unit.onchange = () => point(asked());
+  out.onclick = () => toggle(asked());
+  back.onclick = () => {
+    now.dead.forEach((gone) => gone.fill(0));
+    own ? read() : null;
+    compute();
+  };
+
+  function choose(d) {
+    chosen = Math.max(0, Math.min(many - 1, d));
+    if (own) forget();
+    else paint();
+  }
+  table.onclick = (event) => {
+    const box = table.getBoundingClientRect();
+    const unit = (columns * TILE) / box.width;
+    const [x, y] = [event.clientX - box.left, event.clientY - box.top];
+    choose(Math.floor((y * unit) / TILE) * columns + Math.floor((x * unit) / TILE));
+  };
+  table.onkeydown = ({ key }) => {
+    const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns };
+    if (steps[key]) choose(chosen + steps[key]);
+  };
+  let waiting = false;
+  slider.oninput = () => {
+    if (waiting) return;
+    waiting = true;
+    requestAnimationFrame(() => {
+      waiting = false;
+      own ? (found = now.answers(place().levels)) && read() : compute();
+    });
+  };
+
+  paint();
+  const end = recoloured(paint);
+  return end;
+}
+
+export default { render };
