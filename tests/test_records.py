@@ -172,8 +172,11 @@ def test_a_network_that_was_pruned_before_it_was_trained_has_no_figure_of_before
     fresh = experiments.where(cells, arm="5-10-132 from scratch")
     assert all(math.isnan(experiments.unpruned(cell)) for cell in fresh)
     assert all(math.isnan(experiments.lost(cell)) for cell in fresh)
-    meanwhile = experiments.recorded("cdp-dtc-lengths")
+    lengths = experiments.recorded("cdp-dtc-lengths")
+    meanwhile = experiments.where(lengths, arm="15 epochs, pressure 0.4")
     assert all(math.isnan(experiments.unpruned(cell)) for cell in meanwhile)
+    never = experiments.where(lengths, arm="15 epochs, pressure 0")
+    assert all(experiments.unpruned(cell) == experiments.error(cell) for cell in never)
     for cell in experiments.where(cells, arm="5-10-132 L1"):
         assert 0 < experiments.unpruned(cell) < experiments.error(cell)
 

@@ -13,7 +13,7 @@ from tiny import tiny_images, tiny_model, tiny_residual
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from prunekit import Mask, count, stripes, surgery
+from prunekit import Mask, count, experiments, stripes, surgery
 from prunekit._random import LocalRandom
 from prunekit._torchvision import torchvision
 from prunekit.models import build
@@ -239,6 +239,19 @@ def test_names_to_ignore_must_mean_something():
     stripes.wrap(model)
     with pytest.raises(ValueError, match="still has skeletons. Call stripes.unwrap first"):
         stripes.compact(model, Mask({}), torch.randn(2, 1, 6, 6))
+
+
+def test_a_training_bears_what_the_recorded_ones_say():
+    cells, parts = experiments.recorded("cdp-dtc-lengths"), (0, 0.3, 0.4, 0.6, 1)
+    assert stripes.bearable(160) == 1
+    for epochs in (6, 15, 30, 60):
+        errors = []
+        for part in parts:
+            found = experiments.where(cells, arm=f"{epochs} epochs, pressure {part:g}")
+            assert len(found) == 2
+            errors.append(np.mean([experiments.error(cell, "validation") for cell in found]))
+        lost = np.maximum.accumulate(np.subtract(errors, errors[0]))
+        assert stripes.bearable(epochs) == pytest.approx(np.interp(1, lost, parts), rel=0.15)
 
 
 def test_the_pressure_adds_up_to_that_of_the_authors():
