@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
+CARD = ("title", "paper", "minutes", "thumbnail")
 EXTENSION = "share/jupyter/labextensions/prunekit-lab"
 
 
@@ -33,7 +34,7 @@ def index(root):
     for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb")):
         content = json.loads(path.read_text(encoding="utf-8"))
         about = content["metadata"]["prunekit"]
-        notebooks.append({"file": path.name} | {k: about[k] for k in ("title", "paper", "minutes")})
+        notebooks.append({"file": path.name} | {name: about[name] for name in CARD if name in about})
         for name in recorded(content):
             replays.setdefault(name, path.name)
     results = sorted(path.name for path in (root / "notebooks/results").glob("*.md"))

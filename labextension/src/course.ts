@@ -11,6 +11,16 @@ export interface IEntry {
   title: string;
   paper: string;
   minutes: number;
+  /** What is drawn on its card: the inside of an SVG of 24 by 24. */
+  thumbnail?: string;
+}
+
+/** How far a working copy is. */
+export interface IProgress {
+  /** Of each section with code, by its heading: whether all of it was run without an error. */
+  sections: Map<string, boolean>;
+  right: number;
+  exercises: number;
 }
 
 export interface IIndex {
@@ -22,6 +32,16 @@ export interface IIndex {
 }
 
 const RESULTS = 'results';
+
+const textOf = (parts: string | string[]): string => [parts].flat().join('');
+
+/** A notebook is done when its exercises are right. */
+export const isDone = ({ right, exercises }: IProgress): boolean =>
+  exercises > 0 && right === exercises;
+
+/** A notebook's number and title, as "0. Start". */
+export const nameOf = ({ file, title }: IEntry): string =>
+  file.replace(/^(0?(\d+)_)?.*$/, (_all, _part, number) => (number ? `${number}. ` : '')) + title;
 
 async function asset(...file: string[]): Promise<Response> {
   const answer = await fetch(URLExt.join(ASSETS, 'notebooks', ...file.map(encodeURIComponent)));
@@ -88,20 +108,27 @@ export class Course {
     return shown.find(data => data?.experiment === name);
   }
 
-  /** Whether every code cell of the working copy was run, without an error. */
-  async finished(file: string): Promise<boolean> {
+  /** How far the working copy is; nothing of one that is not there. */
+  async progress(file: string): Promise<IProgress> {
     const cells: any[] = (await this.found(file))?.cells ?? [];
-    const code = cells.filter(
-      cell => cell.cell_type === 'code' && [cell.source].flat().join('').trim() !== ''
-    );
-    return (
-      code.length > 0 &&
-      code.every(
-        cell =>
-          cell.execution_count !== null &&
-          !cell.outputs.some((output: any) => output.output_type === 'error')
-      )
-    );
+    const found: IProgress = { sections: new Map(), right: 0, exercises: 0 };
+    let section = '';
+    for (const cell of cells) {
+      const text = textOf(cell.source);
+      if (cell.cell_type === 'markdown') {
+        section = /^## (.*)$/m.exec(text)?.[1] ?? section;
+      } else if (cell.cell_type === 'code' && text.trim() !== '') {
+        const failed = cell.outputs.some((each: any) => each.output_type === 'error');
+        const ran = cell.execution_count !== null && !failed;
+        found.sections.set(section, (found.sections.get(section) ?? true) && ran);
+        if (/^exercise\(/m.test(text)) {
+          const said = cell.outputs.map((each: any) => textOf(each.text ?? '')).join('');
+          found.exercises += 1;
+          found.right += Number(/^right\b/m.test(said));
+        }
+      }
+    }
+    return found;
   }
 
   /** What stands in a file; null if there is none. Asking for one that is not there is an error. */

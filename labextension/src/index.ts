@@ -15,10 +15,10 @@ import { INotebookTracker } from '@jupyterlab/notebook';
 import { LabIcon } from '@jupyterlab/ui-components';
 import { Widget } from '@lumino/widgets';
 
-import { Course, IEntry } from './course';
+import { Course, IEntry, nameOf } from './course';
 import { COURSE, Ids } from './ids';
 import { CoursePanel } from './panel';
-import { install, shown } from './view';
+import { install, shown, styled } from './view';
 
 const icon = new LabIcon({
   name: 'prunekit-lab:net',
@@ -29,6 +29,13 @@ const icon = new LabIcon({
 <circle cx="5" cy="18" r="2.2"/><circle cx="19" cy="5" r="2.2"/><circle cx="19" cy="12" r="2.2"/>
 <circle cx="19" cy="19" r="2.2"/></g></svg>`
 });
+
+/** What stands on the card of a notebook. */
+function drawing({ file, thumbnail }: IEntry): LabIcon {
+  const svgstr = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24" width="16" fill="none"
+stroke="#757575" stroke-linecap="round">${thumbnail}</svg>`;
+  return thumbnail ? new LabIcon({ name: `prunekit-lab:${file}`, svgstr }) : icon;
+}
 
 const plugin: JupyterFrontEndPlugin<void> = {
   id: 'prunekit-lab:course',
@@ -43,9 +50,11 @@ const plugin: JupyterFrontEndPlugin<void> = {
     palette: ICommandPalette | null,
     restorer: ILayoutRestorer | null
   ) => {
+    void styled('notebook');
     const { commands, serviceManager, shell } = app;
     const course = new Course(serviceManager.contents);
     const index = await course.index();
+    const drawings = new Map<unknown, LabIcon>(index.notebooks.map(e => [e.file, drawing(e)]));
     const entry = (file: unknown): IEntry | undefined =>
       index.notebooks.find(each => each.file === file);
 
@@ -58,12 +67,15 @@ const plugin: JupyterFrontEndPlugin<void> = {
     };
 
     commands.addCommand(Ids.open, {
-      label: args => entry(args['file'])?.title ?? 'Open a notebook of the course',
+      label: args => {
+        const about = entry(args['file']);
+        return about ? nameOf(about) : 'Open a notebook of the course';
+      },
       caption: args => {
         const about = entry(args['file']);
         return about ? `${about.paper} (${about.minutes} min)` : '';
       },
-      icon: args => (args['isPalette'] ? undefined : icon),
+      icon: args => (args['isPalette'] ? undefined : (drawings.get(args['file']) ?? icon)),
       execute: guarded(async ({ file }) => {
         await course.copy(file);
         return documents.openOrReveal(file);

@@ -3,14 +3,14 @@
 import { CommandRegistry } from '@lumino/commands';
 import { Widget } from '@lumino/widgets';
 
-import { Course, IIndex } from './course';
+import { Course, IEntry, IIndex, IProgress, isDone, nameOf } from './course';
 import { Ids } from './ids';
 
 function button(label: string, title: string, act: () => void): HTMLButtonElement {
   const made = document.createElement('button');
-  made.className = 'jp-mod-styled jp-mod-minimal';
   made.style.cssText =
-    'white-space: normal; text-align: left; height: auto; padding: 4px 8px; margin: 0 0 6px;';
+    'display: block; font: inherit; color: var(--jp-content-link-color); background: none;' +
+    'border: none; text-align: left; padding: 4px 8px; cursor: pointer;';
   made.textContent = label; // never as HTML: a name may hold anything
   made.title = title;
   made.onclick = act;
@@ -37,13 +37,32 @@ export class CoursePanel extends Widget {
     this.build();
   }
 
-  /** Look again which notebooks were run to their end. */
+  /** Look again how far each notebook is. */
   async refresh(): Promise<void> {
-    for (const [file, mark] of this.marks) {
-      const done = await this.course.finished(file).catch(() => false);
-      mark.textContent = done ? ' ✓' : '';
-      mark.title = done ? 'run to its end' : '';
+    let next: IEntry | null = null;
+    for (const entry of this.index.notebooks) {
+      const far = await this.course.progress(entry.file).catch(() => null);
+      this.lines.get(entry.file)?.replaceChildren(...(far ? this.told(far) : []));
+      next ??= far && isDone(far) ? null : entry;
     }
+    this.next.hidden = next === null;
+    this.next.textContent = next ? `Next: ${nameOf(next)}` : '';
+    this.next.onclick = () => void this.commands.execute(Ids.open, { file: next?.file });
+  }
+
+  /** A square for each section, full where it was run, and how many exercises are right. */
+  private told(far: IProgress): HTMLElement[] {
+    const squares = [...far.sections].map(([title, done]) => {
+      const square = document.createElement('span');
+      square.textContent = done ? '■' : '□';
+      square.title = `${title}: ${done ? 'run' : 'not run to its end'}`;
+      return square;
+    });
+    const words = document.createElement('span');
+    const { right, exercises } = far;
+    words.textContent = exercises ? ` ${right} of ${exercises} exercises right` : 'not begun';
+    words.textContent += isDone(far) ? ' ✓' : '';
+    return [...squares, words];
   }
 
   protected onAfterShow(): void {
@@ -52,23 +71,28 @@ export class CoursePanel extends Widget {
 
   private build(): void {
     const list = document.createElement('ol');
-    list.style.cssText = 'list-style: none; margin: 0; padding: 0 4px;';
+    list.style.cssText = 'list-style: none; margin: 0; padding: 0;';
     for (const entry of this.index.notebooks) {
       const line = document.createElement('li');
-      const mark = document.createElement('span');
-      this.marks.set(entry.file, mark);
-      const label = `${entry.title} (${entry.minutes} min)`;
+      const [row, far] = [document.createElement('div'), document.createElement('div')];
+      row.style.cssText = 'display: flex; justify-content: space-between; align-items: center;';
+      far.style.cssText = 'margin: 0 8px; color: var(--jp-ui-font-color2);';
+      this.lines.set(entry.file, far);
+      const label = `${nameOf(entry)} (${entry.minutes} min)`;
       const open = button(label, entry.paper, () => {
         void this.commands.execute(Ids.open, { file: entry.file });
       });
-      open.append(mark);
-      line.append(open);
+      const reset = button('reset', `Reset ${entry.file} to the original`, () => {
+        void this.commands.execute(Ids.reset, { file: entry.file });
+      });
+      row.append(far, reset);
+      line.append(open, row);
       list.append(line);
     }
     const about = document.createElement('p');
     about.style.margin = '0 8px';
-    about.textContent = 'A ✓ stands behind what was run to its end and saved.';
-    this.node.append(heading('Pruning course'), list, about);
+    about.textContent = 'As saved: ■ sections that were run; ✓ all exercises are right.';
+    this.node.append(heading('Pruning course'), this.next, list, about);
     const replays = Object.keys(this.index.replays);
     if (replays.length > 0) {
       this.node.append(heading('Recorded runs'));
@@ -82,5 +106,6 @@ export class CoursePanel extends Widget {
     }
   }
 
-  private marks = new Map<string, HTMLElement>();
+  private lines = new Map<string, HTMLElement>();
+  private next = button('', 'the first notebook that is not done', () => {});
 }

@@ -173,7 +173,7 @@ class View extends Panel implements IRenderMime.IRenderer {
 const sheets = new Map<string, Promise<unknown>>();
 
 /** Load a style sheet, once. */
-function styled(name: string): Promise<unknown> {
+export function styled(name: string): Promise<unknown> {
   const sheet = document.createElement('link');
   sheet.rel = 'stylesheet';
   sheet.href = URLExt.join(ASSETS, 'views', `${name}.css`);

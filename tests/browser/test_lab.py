@@ -63,23 +63,54 @@ def test_an_existing_copy_is_opened_as_it_is_and_reset_only_when_confirmed(opene
     assert "my own words" not in file.read_text()
 
 
-def test_the_panel_lists_the_course_and_what_was_run_to_its_end(opened):
+def worked_in(*cells):
+    """A notebook of two sections: code that was run, or not, and what it printed."""
+    made = [
+        {"id": f"c{i}", "cell_type": "code", "metadata": {}, "source": source,
+         "execution_count": count,
+         "outputs": [{"output_type": "stream", "name": "stdout", "text": said}] if said else []}
+        for i, (source, count, said) in enumerate(cells)
+    ]  # fmt: skip
+    for place, title in ((0, "## 2. Setup"), (2, "## 8. Exercises")):
+        made.insert(
+            place, {"id": f"m{place}", "cell_type": "markdown", "metadata": {}, "source": title}
+        )
+    return json.dumps({"cells": made, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+
+
+def test_the_panel_says_how_far_each_notebook_is_and_what_comes_next(opened):
     tab, folder = opened
-    cell = {"id": "a", "cell_type": "code", "metadata": {}, "outputs": [], "source": "1",
-            "execution_count": 3}  # fmt: skip
-    file = folder / "02_differential_evolution.ipynb"
-    file.write_text(
-        json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
-    )
+    ask = [f'def f{i}():\n    return 1\n\nexercise("f{i}", f{i})' for i in (1, 2)]
+    right, wrong = "right on all 3 examples\n", "not quite: no\n"
+    half, done = folder / "02_differential_evolution.ipynb", folder / "03_optimal_threshold.ipynb"
+    half.write_text(worked_in(("1", 1, ""), (ask[0], 2, right), (ask[1], None, wrong)))
+    done.write_text(worked_in(("1", 1, ""), (ask[0], 2, right), (ask[1], 3, right)))
     tab.locator(".lm-TabBar-tab[title='Pruning course']").click()
     panel = tab.locator(".prunekit-panel")
-    panel.locator("span[title='run to its end']").wait_for()
+    panel.get_by_text("2 of 2 exercises right ✓").wait_for()
     lines = panel.locator("li").all_inner_texts()
-    assert [line.split(" (")[0] for line in lines[:-1]] == titles()
-    ticked = [line.split(" (")[0] for line in lines if line.endswith("✓")]
-    assert ticked == [titles()[2]]
+    numbered = [f"{number}. {title}" for number, title in enumerate(titles())]
+    assert [line.split(" (")[0] for line in lines[:-1]] == numbered
+    assert "■□ 1 of 2 exercises right" in lines[2]
+    assert "■■ 2 of 2 exercises right ✓" in lines[3]
+    assert sum("✓" in line for line in lines) == 1
+    assert panel.get_by_text(f"Next: {numbered[0]}").is_visible()
+    assert panel.locator("span[title='8. Exercises: not run to its end']").count() == 1
     assert panel.locator("button", has_text="Replay roulette").count() == 1
-    file.unlink()
+    panel.locator("li").nth(2).get_by_text("reset").click()
+    tab.locator(".jp-Dialog-buttonLabel:has-text('Cancel')").click()
+    for file in (half, done):
+        file.unlink()
+
+
+def test_the_course_stands_first_in_the_launcher_and_each_card_has_a_drawing(opened):
+    tab, _ = opened
+    cards = tab.locator(".jp-LauncherCard[data-category='Pruning course']")
+    own = cards.first.bounding_box()["y"]
+    others = tab.locator(".jp-LauncherCard:not([data-category='Pruning course'])")
+    assert all(own < other.bounding_box()["y"] for other in others.all())
+    drawn = [each.locator("svg").inner_html() for each in cards.all()[: len(titles())]]
+    assert len({*drawn}) == len(titles())
 
 
 def test_a_notebook_called_like_a_tag_does_nothing(opened, evil):
