@@ -155,7 +155,9 @@ def _parser() -> argparse.ArgumentParser:
     page = command("page", _page, PAGE)
     page.add_argument("experiment", help="one with a recorded run, such as roulette; or playground")
     page.add_argument("out", help="the page, such as roulette.html")
-    page.add_argument("--model", help="of the playground: the file of a LeNet-300-100 of your own")
+    page.add_argument(
+        "--model", help="of the playground: the file of a LeNet-300-100 (default: the shipped one)"
+    )
     report = command("report", _report, REPORT)
     report.add_argument("experiment", nargs="*", metavar="NAME", help="experiments with cells")
     report.add_argument(

@@ -72,7 +72,7 @@ def test_the_readme_examples_run(tmp_path):
         [sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    assert len(parts) == 6
+    assert len(parts) == 7
     assert done.stdout.count("parameters kept") == 3  # a loop of one's own prints nothing
     assert json.loads((tmp_path / "pruned.json").read_text())["method"] == "magnitude"
 

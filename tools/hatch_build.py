@@ -34,7 +34,9 @@ def index(root):
     for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb")):
         content = json.loads(path.read_text(encoding="utf-8"))
         about = content["metadata"]["prunekit"]
-        notebooks.append({"file": path.name} | {name: about[name] for name in CARD if name in about})
+        notebooks.append(
+            {"file": path.name} | {name: about[name] for name in CARD if name in about}
+        )
         for name in recorded(content):
             replays.setdefault(name, path.name)
     results = sorted(path.name for path in (root / "notebooks/results").glob("*.md"))
