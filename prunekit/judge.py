@@ -172,13 +172,7 @@ def evaluate(
     >>> round(evaluate(net, digits, mask=report.mask), 1)
     0.9
     """
-    check_model("evaluate", model)
-    if mask is not None:
-        if not isinstance(mask, Mask):
-            raise TypeError(f"evaluate: mask must be a Mask, got {type(mask).__name__}")
-        mask.check(model)
-        model = mask.apply_(stand_in(model))
-    data = wrap(data)
+    model, data = _under("evaluate", model, mask), wrap(data)
     data.size(split)  # refuses what is no split
     try:
         return as_metric(judge(model, data, run, split), data, split)
@@ -187,6 +181,51 @@ def evaluate(
     except Exception:
         try_out("evaluate", model, data, trains=False)  # in words, if two examples show it
         raise
+
+
+def _under(who: str, model: nn.Module, mask: Mask | None) -> nn.Module:
+    """The model as it is with a mask applied."""
+    check_model(who, model)
+    if mask is None:
+        return model
+    if not isinstance(mask, Mask):
+        raise TypeError(f"{who}: mask must be a Mask, got {type(mask).__name__}")
+    mask.check(model)
+    masked: nn.Module = mask.apply_(stand_in(model))
+    return masked
+
+
+@checked
+def by_class(
+    model: nn.Module,
+    data: Any,
+    split: str = "validation",
+    *,
+    mask: Mask | None = None,
+    run: Run = Run(),
+) -> tuple[Tensor, Tensor]:
+    """Of each class how many examples of a split the model answers rightly, and how many there are,
+    (classes,) each; with `mask`, as if it were applied. Their ratio is the class's *recall*.
+
+    Raises ValueError where the metric is not the accuracy, or an output is not finite.
+    """
+    model, data = _under("by_class", model, mask), _accurate("by_class", data)
+    who = "by_class: the outputs of the model"
+    right = repeatably(model, functools.partial(_right, who, model, data, run, split))
+    targets = likeliest(data.splits[split][1]).flatten().cpu()
+    many = max(len(data.classes), int(targets.max()) + 1)
+    hits = torch.bincount(targets[right], minlength=many)
+    return hits, torch.bincount(targets, minlength=many)
+
+
+def _accurate(who: str, data: Any) -> Data:
+    data = wrap(data)
+    if not data.counts_errors:
+        raise ValueError(
+            f"{who}: the metric must be the accuracy, got {data.metric_name}. Only right and "
+            "wrong answers can be counted."
+        )
+    return data
 
 
 @checked
@@ -226,24 +265,24 @@ def paired(
 
     Raises ValueError where the metric is not the accuracy, or an output is not finite.
     """
-    data = wrap(data)
-    if not data.counts_errors:
-        raise ValueError(
-            f"paired: the metric must be the accuracy, got {data.metric_name}. Only right and "
-            "wrong answers can be counted in pairs."
-        )
+    data = _accurate("paired", data)
     first, second = (
-        repeatably(model, functools.partial(_right, label, model, data, run, split))
+        repeatably(
+            model,
+            functools.partial(
+                _right, f"paired: the outputs of model {label}", model, data, run, split
+            ),
+        )
         for label, model in (("a", a), ("b", b))
     )
     return Paired(len(first), int((~first & second).sum()), int((first & ~second).sum()))
 
 
-def _right(label: str, model: nn.Module, data: Data, run: Run, split: str) -> Tensor:
+def _right(who: str, model: nn.Module, data: Data, run: Run, split: str) -> Tensor:
     """Which targets of a split the model answers rightly, (n,) bool."""
     answers = []
     for outputs, y in _outputs(model, data, run, split):
         if not outputs.isfinite().all():
-            raise ValueError(f"paired: the outputs of model {label} must be finite, some are not")
+            raise ValueError(f"{who} must be finite, some are not")
         answers.append((outputs.argmax(1) == likeliest(y)).flatten().cpu())
     return torch.cat(answers)

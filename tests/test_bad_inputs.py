@@ -339,6 +339,10 @@ GOOD = {
         dict(model=tiny_model(), data=small(), split="validation", mask=mask(), run=Run()),
     ),
     "judge.Paired": lambda: (judge.Paired, dict(examples=9, only_a=1, only_b=2)),
+    "judge.by_class": lambda: (
+        judge.by_class,
+        dict(model=tiny_model(), data=small(), split="validation", mask=mask(), run=Run()),
+    ),
     "judge.paired": lambda: (
         judge.paired,
         dict(a=tiny_model(), b=tiny_model(seed=1), data=small(), split="validation", run=Run()),

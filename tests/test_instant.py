@@ -9,10 +9,11 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-from tiny import tiny_data, tiny_model
+from tiny import tiny_data, tiny_images, tiny_model, tiny_residual
 
 from prunekit import Mask, evaluate, show
 from prunekit.baselines.random import random
+from prunekit.judge import by_class
 from prunekit.methods.roulette import roulette as roulette_method
 from prunekit.select import WHEELS
 from prunekit.widgets import Instant, views
@@ -25,7 +26,7 @@ from prunekit.widgets.views.roulette import roulette
 
 def drawing(view):
     """The picture in a view, as XML."""
-    return ElementTree.fromstring(re.search(r"<svg.*</svg>", view.shown.value)[0])
+    return ElementTree.fromstring(re.search(r"<svg.*?</svg>", view.shown.value)[0])
 
 
 def full(view):
@@ -42,6 +43,12 @@ def test_a_threshold_removes_what_lies_below_it():
         mask = Mask({n: w.abs() >= at for n, w in weights.items()})
         assert f"sparsity {mask.sparsity:.3f}: {mask.kept:,} of 132" in view.shown.value
         assert f"{evaluate(model, data, mask=mask):.3f} ±" in view.shown.value
+        right, of = by_class(model, data, mask=mask)
+        recall = ", ".join(
+            f"{c}: {float(r) / float(n):.1%}"
+            for c, (r, n) in enumerate(zip(right, of, strict=True))
+        )
+        assert f"recall of {recall}" in view.shown.value
         most = view.controls["threshold"].max
         assert full(view) == sum((i + 0.5) * most / 60 >= at for i in range(60))
 
@@ -66,7 +73,9 @@ def test_sensitivities_remove_what_lies_below_their_multiple_of_the_deviation():
 def test_every_view_is_called_like_its_method():
     for path in (Path(views.__file__).parent).glob("[a-z]*.py"):
         method = {**show.functions("methods"), **show.functions("baselines")}[path.stem]
-        assert isinstance(views.of(method, tiny_model(), tiny_data()), OfCell)
+        of_filters = path.stem == "cdp_dtc"
+        network = (tiny_residual(), tiny_images()) if of_filters else (tiny_model(), tiny_data())
+        assert isinstance(views.of(method, *network), OfCell)
 
 
 def test_a_method_without_a_view_is_named():

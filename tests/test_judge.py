@@ -9,9 +9,9 @@ from scipy.stats import binomtest
 from tiny import tiny_data, tiny_model
 from torch import nn
 
-from prunekit import Data, evaluate, fit
+from prunekit import Data, Mask, evaluate, fit
 from prunekit.data import squared_error
-from prunekit.judge import Paired, as_metric, judge, paired
+from prunekit.judge import Paired, as_metric, by_class, judge, paired
 
 
 def negative_worst(outputs, targets):
@@ -195,3 +195,28 @@ def test_outputs_that_are_not_finite_are_refused_and_the_model_named(pair, one_b
 def test_a_model_that_answers_nothing_is_refused():
     with pytest.raises(ValueError, match=r"Linear must hold a number, got shape \(60, 0\)"):
         judge(nn.Linear(8, 0), tiny_data())
+
+
+# ------------------------------------------------------------------------------------ by class
+
+
+def test_the_right_answers_of_each_class_are_those_that_a_loop_counts():
+    model, data = tiny_model(), tiny_data()
+    x, y = data.splits["validation"]
+    mask = Mask({"0.weight": model[0].weight.detach().abs() > 0.1})
+    right, of = [0] * 3, [0] * 3
+    for example, label in zip(x, y.tolist(), strict=True):
+        hidden = torch.relu(example @ (model[0].weight * mask["0.weight"]).T + model[0].bias)
+        answer = int((hidden @ model[2].weight.T + model[2].bias).argmax())
+        right[label] += answer == label
+        of[label] += 1
+    found = by_class(model, data, mask=mask)
+    assert [part.tolist() for part in found] == [right, of]
+    accuracy = evaluate(model, data, mask=mask)
+    assert float(found[0].sum() / found[1].sum()) == pytest.approx(accuracy)
+
+
+def test_classes_are_counted_only_where_answers_are_right_or_wrong():
+    x = torch.rand(40, 8)
+    with pytest.raises(ValueError, match="^by_class: the metric must be the accuracy"):
+        by_class(tiny_model(), regression(x, x[:, :3]))

@@ -106,14 +106,15 @@ def bars(
     y: str,
     names: Sequence[str],
     says: str,
+    most: float = 1e-12,
 ) -> str:
     """A bar chart as SVG in the colours of the page: marked bars are full, the others pale.
 
     `names` stand below the bars, one each, or two below the first and the last; `says` is the text
-    for who cannot see it.
+    for who cannot see it. A height of `most` fills the chart, or the tallest if there is more.
     """
     wide, high, left, top = 480, 150, 46, 6
-    step, tallest = wide / len(heights), max(*heights, 1e-12)
+    step, tallest = wide / len(heights), max(*heights, most)
     bottom, right = top + high, left + wide
     parts = []
     for i, (height, full) in enumerate(zip(heights, marked, strict=True)):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from prunekit import plot
 from prunekit._arguments import checked
 from prunekit.data import wrap
-from prunekit.judge import evaluate
+from prunekit.judge import by_class, evaluate
 from prunekit.mask import Mask
 from prunekit.report import shown_metric
 from prunekit.widgets import output
@@ -128,9 +128,17 @@ class MaskView(OfCell, anywidget.AnyWidget):
         text = f"sparsity {mask.sparsity:.3f}"
         if self.data is None:
             return text
-        metric, value = self.data.metric_name, evaluate(self.model, self.data, mask=mask)
-        figure = shown_metric(value, metric, self.data.size("validation"))
-        return f"{text}, validation {metric} {figure}"
+        if not self.data.counts_errors:
+            metric, value = self.data.metric_name, evaluate(self.model, self.data, mask=mask)
+            figure = shown_metric(value, metric, self.data.size("validation"))
+            return f"{text}, validation {metric} {figure}"
+        right, of = by_class(self.model, self.data, mask=mask)
+        recall, n = right / of.clamp(min=1), int(of.sum())
+        figure = shown_metric(float(right.sum()) / n, "accuracy", n)
+        worst = int(torch.where(of > 0, recall, torch.inf).argmin())
+        name = self.data.classes[worst] if worst < len(self.data.classes) else worst
+        lost = f"{recall[worst]:.1%} of class {name}, the worst, is right"
+        return f"{text}, validation accuracy {figure}; {lost}"
 
     def _say(self, result: Any) -> None:
         failed = isinstance(result, BaseException)

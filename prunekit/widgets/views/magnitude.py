@@ -9,12 +9,12 @@ from torch import nn
 
 from prunekit._arguments import checked
 from prunekit.data import wrap
-from prunekit.judge import evaluate
+from prunekit.judge import by_class, evaluate
 from prunekit.mask import Mask, prunable
 from prunekit.report import shown_metric
 from prunekit.widgets.instant import Instant, bars
 
-BINS = 60
+BINS, FEW = 60, 20  # bars; classes whose recall is drawn
 
 
 @checked
@@ -27,9 +27,22 @@ def magnitude(model: nn.Module, data: Any) -> Instant:
     data = wrap(data)
     metric, n = data.metric_name, data.size("validation")
 
+    def judged(mask: Mask) -> tuple[float, str]:
+        """The metric, and of a few classes a picture of their recall."""
+        if not data.counts_errors or len(data.classes) > FEW:
+            return evaluate(model, data, mask=mask), ""
+        right, of = by_class(model, data, mask=mask)
+        shares = (right / of.clamp(min=1)).tolist()
+        told = ", ".join(f"{c}: {r:.1%}" for c, r in zip(data.classes, shares, strict=False))
+        picture = bars(
+            shares, [True] * len(shares), x="class", y="recall", most=1.0,
+            names=[*map(str, data.classes)], says=f"recall of {told}",
+        )  # fmt: skip
+        return float(right.sum() / of.sum()), picture
+
     def work(threshold: float) -> str:
         mask = Mask({name: w >= threshold for name, w in weights.items()})
-        value = evaluate(model, data, mask=mask)
+        value, recall = judged(mask)
         figure = shown_metric(value, metric, n)
         says = (
             f"sparsity {mask.sparsity:.3f}: {mask.kept:,} of {mask.total:,} weights kept, "
@@ -40,6 +53,6 @@ def magnitude(model: nn.Module, data: Any) -> Instant:
             [count**0.5 for count in counts], kept, x="size of the weight, |w|",
             y="weights (square root)", names=("0", f"{most:.3g} and more"), says=says,
         )  # fmt: skip
-        return f"<p>{says}</p>{picture}"
+        return f"<p>{says}</p>{picture}{recall}"
 
     return Instant(work, "Threshold", threshold=(0.0, most, most / 4))
