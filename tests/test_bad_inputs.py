@@ -947,6 +947,10 @@ GOOD = {
         dict(layer="conv", means=torch.rand(2, 3, 3), counts=[1, 2], stored=True,
              found={"raw": {"labels": [[0, 0], [0, 1]], "stay": {"near": [[0], [0, 1]]}}}),
     ),
+    "widgets.Wheel": lambda: (
+        widgets.Wheel,
+        dict(sizes=torch.rand(3), wheels={"flat": torch.ones(3)}, seed=1, stored=True),
+    ),
     "widgets.Playground": lambda: (
         widgets.Playground,
         dict(model=models.build("lenet_300_100"), data=few_digits(), stored=True),

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import math
 import re
 import time
 from pathlib import Path
@@ -178,6 +179,11 @@ def test_the_tree_that_grows_by_clicks_is_the_methods_own():
         assert tree.masks[chosen].sparsity == step.sparsity
         assert all((tree.masks[chosen][name] == keep).all() for name, keep in step.mask.items())
     assert "goes on" in tree.shown.value
+    levels = [*tree.grown, tree.values]
+    assert len(levels) == tree.level
+    drawn = ElementTree.fromstring(re.search(r"<svg.*?</svg>", tree.shown.value)[0])
+    assert len([*drawn.iter("circle")]) == sum(map(len, levels))
+    assert "0.95" in [text.text for text in drawn.iter("text")]
     assert "the tree is done" in tree.shown.value
     assert tree.spin.disabled
     tree.again.click()
@@ -207,3 +213,34 @@ def test_a_tree_whose_data_fail_says_so_and_can_be_tried_again():
     tree.spin.click()
     assert "cannot be multiplied" in tree.shown.value
     assert not tree.spin.disabled
+
+
+def test_wheels_are_compared_on_one_axis_of_decades_beside_blind_removal():
+    view = roulette(tiny_model(), layer="0.weight")
+    bottom = {}
+    for wheel in ("uniform", "lin"):
+        view.controls["wheel"].value = wheel
+        svg = drawing(view)
+        bars_ = list(svg.iter("rect"))
+        line = next(p for p in svg.iter("path") if p.get("stroke-dasharray"))
+        at = float(line.get("d").split()[1].split("H")[0])
+        bottom[wheel] = ([float(r.get("y")) for r in bars_], at)
+        assert "blind removal" in [text.text for text in svg.iter("text")]
+    tops, at = bottom["uniform"]
+    share = [len(part) / 96 for part in torch.arange(96).chunk(20)]
+    expected = [156 - 150 * (1 + math.log10(part) / 6) for part in share]
+    assert tops == pytest.approx(expected, abs=0.1)
+    assert bottom["lin"][1] == at  # the axis stays
+
+
+def test_a_wheel_without_strength_has_it_turned_off():
+    view = roulette(tiny_model(), layer="0.weight")
+    for wheel, off in (
+        ("inv", False),
+        ("lin", True),
+        ("rank", False),
+        ("uniform", True),
+        ("sum", True),
+    ):
+        view.controls["wheel"].value = wheel
+        assert view.controls["strength"].disabled is off

@@ -24,6 +24,7 @@ from prunekit.widgets import (
     Playground,
     Replay,
     Sketch,
+    Wheel,
     views,
 )
 from prunekit.widgets.maskview import small
@@ -54,6 +55,7 @@ STORED = {
     "Playground": lambda **more: Playground(
         models.build("lenet_300_100"), datasets.mnist_small().fewer(validation=100), **more
     ),
+    "Wheel": lambda **more: Wheel(torch.tensor([0.5, 0.1]), {"flat": torch.ones(2)}, **more),
     "Skeletons": lambda **more: views.of(cdp_dtc, tiny_residual(), tiny_images(), epochs=1, **more),
 }
 OTHERS = {

@@ -17,8 +17,10 @@ from prunekit.widgets.results import Results
 from prunekit.widgets.skeletons import Skeletons
 from prunekit.widgets.sketch import Sketch
 from prunekit.widgets.thresholds import Thresholds
+from prunekit.widgets.wheel import Wheel
 
 __all__ = [
     "FilterView", "GeneMap", "Guess", "Instant", "LineageView", "MaskView", "Panel", "Piles",
     "Playground", "Replay", "Results", "Skeletons", "Sketch", "Thresholds",
+    "Wheel",
 ]  # fmt: skip

@@ -21,6 +21,7 @@ VIEWS = {
     "Results": (("chart", "results"), ("chart", "results")),
     "Skeletons": (("chart", "skeletons"), ("chart", "skeletons")),
     "Thresholds": (("chart", "thresholds"), ("chart", "thresholds")),
+    "Wheel": (("chart", "wheel"), ("chart", "wheel")),
 }
 
 

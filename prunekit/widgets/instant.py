@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ipywidgets
@@ -13,7 +13,7 @@ import traitlets
 
 from prunekit._arguments import checked
 from prunekit.knobs import shown
-from prunekit.looks import BLUE
+from prunekit.looks import BLUE, RED
 from prunekit.widgets import output
 from prunekit.widgets.connection import Connection
 from prunekit.widgets.controls import named
@@ -107,11 +107,14 @@ def bars(
     names: Sequence[str],
     says: str,
     most: float = 1e-12,
+    ticks: Mapping[float, str] | None = None,
+    line: tuple[float, str] | None = None,
 ) -> str:
     """A bar chart as SVG in the colours of the page: marked bars are full, the others pale.
 
     `names` stand below the bars, one each, or two below the first and the last; `says` is the text
     for who cannot see it. A height of `most` fills the chart, or the tallest if there is more.
+    `ticks` are words at a height; `line` is a height with a name, dashed across.
     """
     wide, high, left, top = 480, 150, 46, 6
     step, tallest = wide / len(heights), max(*heights, most)
@@ -124,6 +127,16 @@ def bars(
             f'<rect x="{left + i * step:.1f}" y="{bottom - tall:.1f}" width="{0.86 * step:.1f}" '
             f'height="{tall:.1f}" {paint}/>'
         )
+    for height, words in (ticks or {}).items():
+        at, look = bottom - high * height / tallest, 'font-size="11" fill="currentColor"'
+        parts.append(
+            f'<text x="{left - 4}" y="{at + 4:.1f}" text-anchor="end" {look}>{words}</text>'
+        )
+    if line is not None:
+        at, dashes = bottom - high * line[0] / tallest, f'stroke="{RED}" stroke-dasharray="6 4"'
+        parts.append(f'<path d="M{left} {at:.1f}H{right}" {dashes}/>')
+        words = f'x="{right}" y="{at - 4:.1f}" text-anchor="end" font-size="12" fill="{RED}"'
+        parts.append(f"<text {words}>{html.escape(line[1])}</text>")
     parts.append(f'<path d="M{left} {bottom}H{right}" stroke="currentColor"/>')
     turned = f'transform="translate(14 {top + high / 2}) rotate(-90)"'
     if len(names) == len(heights):

@@ -14,7 +14,7 @@ START = """
 import torch
 from prunekit import datasets, experiments, magnitude, models
 from prunekit.widgets import FilterView, GeneMap, Guess, Instant, LineageView, MaskView
-from prunekit.widgets import Panel, Playground, Replay, Results, Sketch, views
+from prunekit.widgets import Panel, Playground, Replay, Results, Sketch, Wheel, views
 from prunekit.methods.cdp_dtc import cdp_dtc
 from prunekit.methods.filter_clustering import filter_clustering
 from prunekit.methods.optimal_threshold import optimal_threshold
@@ -41,6 +41,9 @@ ALIVE = {
     ),
     "Playground(net, digits, stored=True)": (
         ".pk-playground", ".pk-net", "input[aria-label='weights removed']", "End",
+    ),
+    "Wheel(torch.arange(1, 5.0), {'flat': torch.ones(4)}, stored=True)": (
+        ".pk-wheel", "", "button >> nth=0",
     ),
     "views.of(cdp_dtc, five, digits.fewer(train=200), epochs=1, stored=True)": (
         ".pk-skeletons", "", "input[aria-label=threshold]", "End",

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import ipywidgets
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prunekit import score, select
 from prunekit._arguments import checked
 from prunekit.data import wrap
 from prunekit.judge import evaluate
+from prunekit.looks import BLUE, RED
 from prunekit.mask import Mask, prunable
 from prunekit.report import shown_metric
 from prunekit.steps import derive
@@ -21,6 +23,9 @@ from prunekit.widgets.instant import Instant, bars
 from prunekit.widgets.running import Latest, in_loop, loop_of_the_kernel
 
 BINS, SHARE = 20, 0.2  # of the weights
+DECADES = 6  # of the axis of shares
+GOAL = 0.95  # the accuracy to which a tree may grow
+WIDE, HIGH, LEFT, TOP, STEP = 560, 210, 52, 12, 36  # pixels of the tree; from level to level
 CHILDREN, MOST = 5, 0.99  # of a level; the sparsity at which the tree ends
 
 
@@ -46,17 +51,34 @@ def roulette(model: nn.Module, data: Any = None, layer: str = "") -> Instant:
             f"spun once for {SHARE:.0%} of the weights it removes {lost:.2%} of their squares; "
             f"blind removal {SHARE:.0%}, the smallest weights {smallest:.2%}"
         )
+        heights = [max(0.0, 1 + math.log10(max(c, 1e-99)) / DECADES) for c in chances]
+        ticks = {
+            1 - power / DECADES: f"10⁻{'⁰¹²³⁴⁵⁶'[power]}" for power in range(2, DECADES + 1, 2)
+        }
         picture = bars(
-            chances, [True] * len(chances), x="weights in order of size, a bar a twentieth",
-            y="chance of a pick", names=("smallest", "largest"), says=says,
+            heights, [True] * len(chances), x="weights in order of size, a bar a twentieth",
+            y="chance of a pick", names=("smallest", "largest"), says=says, most=1.0,
+            ticks={1.0: "1", **ticks}, line=(1 + math.log10(1 / BINS) / DECADES, "blind removal"),
         )  # fmt: skip
         return f"<p>{says}</p>{picture}"
 
     wheels = sorted(select.WHEELS, key=lambda wheel: wheel != "inv")  # the method's own first
     view = Instant(work, f"A wheel over {layer}", wheel=wheels, strength=(0.25, 8.0, 4.0))
+    _turn_off(view, ordered)
     if data is not None:
         view.children = (*view.children, Tree(model, data, view))
     return view
+
+
+def _turn_off(view: Instant, sizes: Tensor) -> None:
+    """Turn the strength off where the wheel has none."""
+
+    def told(_: Any = None) -> None:
+        wheel = select.WHEELS[view.controls["wheel"].value]
+        view.controls["strength"].disabled = torch.equal(wheel(sizes, 1.0), wheel(sizes, 2.0))
+
+    view.controls["wheel"].observe(told, "value")
+    told()
 
 
 class Tree(ipywidgets.VBox):
@@ -85,6 +107,7 @@ class Tree(ipywidgets.VBox):
         self.parent, self.level = Mask.ones(self.model), 0
         self.dense = score.deviation(self.model, self.parent)
         self.masks, self.values = list[Mask](), list[float]()
+        self.grown = list[list[float]]()  # of each level before, the accuracies
         self.spin.disabled, self.shown.value = False, "All weights are there. Spin for a level."
 
     def _spin(self) -> None:
@@ -92,6 +115,7 @@ class Tree(ipywidgets.VBox):
             return
         if self.values:
             self.parent = self.masks[self.values.index(max(self.values))]
+            self.grown.append(self.values)
         self.level, self.values, self.spin.disabled = self.level + 1, [], True
         self.latest(self._drawn, self.number, self.level, self.parent, self.view.values())
 
@@ -153,10 +177,48 @@ class Tree(ipywidgets.VBox):
             if best is not None and number == self.values.index(best):
                 figure = f"<b>{figure}</b>, goes on"
             rows.append(f"<tr><td>{number + 1}</td><td>{lost:.1%}</td><td>{figure}</td></tr>")
-        self.shown.value = f"<p>{html.escape(says)}</p><table>{''.join(rows)}</table>"
+        levels = [*self.grown, *([self.values] if self.values else [])]
+        picture = _grown(levels, metric) if levels else ""
+        self.shown.value = f"<p>{html.escape(says)}</p>{picture}<table>{''.join(rows)}</table>"
 
     def __repr__(self) -> str:
         return f"Tree(level {self.level})"
+
+
+def _grown(levels: Sequence[Sequence[float]], metric: str) -> str:
+    """A tree as SVG: of each level a dot a child, and the line of those that went on."""
+    found = [v for level in levels for v in level if math.isfinite(v)]
+    low, high = min([*found, GOAL - 0.02]), max([*found, GOAL])
+    step = min(STEP, WIDE / max(len(levels) - 1, 1))
+
+    def place(level: int, value: float) -> str:
+        x = LEFT + 8 + level * step
+        return f"{x:.1f} {TOP + HIGH * (high - value) / (high - low):.1f}"
+
+    parts, best = [], [max(level) for level in levels]
+    for level, values in enumerate(levels):
+        for value in filter(math.isfinite, values):
+            if level:
+                start, end = place(level - 1, best[level - 1]), place(level, value)
+                parts.append(f'<path d="M{start}L{end}" stroke="currentColor" opacity="0.3"/>')
+            x, y = place(level, value).split()
+            full = BLUE if value == best[level] else "currentColor"
+            parts.append(f'<circle cx="{x}" cy="{y}" r="3.5" fill="{full}"/>')
+    line = "L".join(place(level, value) for level, value in enumerate(best))
+    parts.append(f'<path d="M{line}" fill="none" stroke="{BLUE}" stroke-width="2"/>')
+    y = place(0, GOAL).split()[1]
+    dashed = f'<path d="M{LEFT} {y}h{WIDE}" stroke="{RED}" stroke-dasharray="6 4"/>'
+    words = 'font-size="12" fill="currentColor"'
+    for value in (low, high, GOAL):
+        at = place(0, value).split()[1]
+        parts.append(f'<text x="{LEFT - 6}" y="{at}" text-anchor="end" {words}>{value:.2f}</text>')
+    below = f'x="{LEFT}" y="{TOP + HIGH + 24}" {words}'
+    parts.append(f"<text {below}>level by level: {html.escape(metric)} of the children</text>")
+    says = html.escape(f"{len(best)} levels, {metric} {best[-1]:.3f}")
+    return (
+        f'<svg width="{LEFT + WIDE + 8}" height="{TOP + HIGH + 32}" role="img" '
+        f'aria-label="{says}">{dashed}{"".join(parts)}</svg>'
+    )
 
 
 def _lost(model: nn.Module, masks: Sequence[Mask]) -> list[float]:

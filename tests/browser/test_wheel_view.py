@@ -1,0 +1,78 @@
+"""A wheel that turns: what falls out, and who shares its slice."""
+
+import pytest
+import torch
+from conftest import drawn_alone
+
+from prunekit.widgets import Wheel
+
+SIZES = torch.tensor([0.9, 0.1, 0.5, 0.3])
+
+
+@pytest.fixture
+def wheel(tab, tmp_path):
+    tab.emulate_media(reduced_motion="reduce")  # no waiting
+    view = Wheel(SIZES, {"lin": 1 - SIZES / SIZES.max(), "flat": torch.ones(4)}, seed=3)
+    drawn_alone(tab, tmp_path, view, {"shown": view.shown})
+    return tab, view.shown["wheels"]
+
+
+def spin(tab, times=1):
+    for _ in range(times):
+        before = tab.locator(".pk-fallen span").count()
+        tab.get_by_role("button", name="Spin").click()
+        tab.wait_for_function(
+            "(n) => document.querySelectorAll('.pk-fallen span').length > n", arg=before
+        )
+
+
+def out(tab):
+    return [float(text) for text in tab.locator(".pk-fallen span").all_inner_texts()]
+
+
+def slices(tab):
+    return [
+        float(text.split(": ")[1].split()[0]) for text in tab.locator("title").all_text_contents()
+    ]
+
+
+def test_what_is_picked_falls_out_and_the_others_share_its_slice(wheel):
+    tab, (lin, _) = wheel
+    assert sum(slices(tab)) == pytest.approx(100, abs=0.3)
+    spin(tab, 2)
+    first = [pytest.approx(float(SIZES[i]), abs=1e-4) for i in lin["picks"][:2]]
+    assert out(tab) == first
+    assert len(slices(tab)) == 1
+    assert slices(tab)[0] == 100
+    squares = SIZES**2
+    share = 100 * float(squares[lin["picks"][:2]].sum() / squares.sum())
+    said = tab.get_by_role("status").inner_text()
+    assert said == f"fell out, 2 of 4: {share:.1f} % of the squared weights"
+    spin(tab)
+    assert tab.get_by_role("button", name="Spin").is_disabled()  # the largest has no slice
+
+
+def test_another_wheel_and_starting_over_begin_with_all(wheel):
+    tab, (_, flat) = wheel
+    spin(tab)
+    tab.get_by_label("wheel", exact=True).select_option("1")
+    assert out(tab) == []
+    assert slices(tab) == [25.0] * 4
+    spin(tab)
+    assert out(tab) == [pytest.approx(float(SIZES[flat["picks"][0]]), abs=1e-4)]
+    tab.get_by_role("button", name="Start over").click()
+    assert out(tab) == []
+
+
+def test_it_turns_until_the_pointer_stands_on_the_pick(tab, tmp_path):
+    view = Wheel(SIZES, {"flat": torch.ones(4)}, seed=3)
+    drawn_alone(tab, tmp_path, view, {"shown": view.shown})
+    tab.get_by_role("button", name="Spin").click()
+    tab.wait_for_timeout(1_300)  # turned, not fallen yet
+    box = tab.locator("svg").bounding_box()
+    title = tab.evaluate(
+        "([x, y]) => document.elementFromPoint(x, y).querySelector('title').textContent",
+        [box["x"] + box["width"] / 2, box["y"] + box["height"] * 0.3],
+    )
+    pick = view.shown["wheels"][0]["picks"][0]
+    assert title.startswith(f"|w| {view.shown['sizes'][pick]}:")
