@@ -54,8 +54,7 @@ def verdict(
     """The line that `check` prints; it starts with "right" if the answer is right."""
     if attempt is ...:
         return UNANSWERED
-    before = copy.deepcopy(on) if on else ()
-    passed = copy.deepcopy(on) if on else ()
+    before, passed = _copies(on), _copies(on)
     try:
         given = patiently(lambda: _results(attempt, passed), SECONDS, CHARACTERS)
     except TimeoutError as late:
@@ -73,7 +72,7 @@ def verdict(
             "course: with `on`, like must be a function or the list of its results, got "
             f"{shown(like)}"
         )
-    expected = _results(like, copy.deepcopy(on))
+    expected = _results(like, _copies(on))
     if len(given) != len(expected):
         return f"not quite: got {len(given)} results, expected {len(expected)}"
     pairs = zip(given, expected, strict=True)
@@ -83,10 +82,8 @@ def verdict(
         but = ", but it changes what it is given: work on a copy" if changed else ""
         return "right" + (f" on all {len(on)} examples{but}" if on else "")
     for text, typical in (hints or {}).items():
-        if all(
-            _same(g, t, within)
-            for g, t in zip(given, _results(typical, copy.deepcopy(on)), strict=True)
-        ):
+        mistake = _results(typical, _copies(on))
+        if all(_same(g, m, within) for g, m in zip(given, mistake, strict=True)):
             return f"not quite: {text}"
     first = wrong[0]
     if isinstance(expected[first], Tensor) and not _alike(given[first], expected[first]):
@@ -96,6 +93,11 @@ def verdict(
     where = f" for {', '.join(map(_short, on[first]))}" if on else ""
     place, got, wanted = _differing(given[first], expected[first], within)
     return f"not quite{where}: {place}got {_short(got)}, expected {_short(wanted)}"
+
+
+def _copies(on: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Arguments of which no call can spoil those of another."""
+    return [copy.deepcopy(arguments) for arguments in on]
 
 
 def _results(answer: Any, on: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -128,9 +130,13 @@ def _same(given: Any, expected: Any, within: float) -> bool:
 
 def _alike(given: Any, expected: Tensor) -> bool:
     """Whether the answer is of the right kind and shape."""
-    if not isinstance(given, Tensor) or given.shape != expected.shape:
+    try:
+        given = torch.as_tensor(given)
+    except Exception:  # no numbers
         return False
-    return (given.dtype == torch.bool) == (expected.dtype == torch.bool)
+    return given.shape == expected.shape and (
+        (given.dtype == torch.bool) == (expected.dtype == torch.bool)
+    )
 
 
 def _differing(given: Any, expected: Any, within: float) -> tuple[str, Any, Any]:

@@ -211,8 +211,7 @@ def by_class(
     """
     model, data = _under("by_class", model, mask), _accurate("by_class", data)
     who = "by_class: the outputs of the model"
-    right = repeatably(model, functools.partial(_right, who, model, data, run, split))
-    targets = likeliest(data.splits[split][1]).flatten().cpu()
+    right, targets = repeatably(model, functools.partial(_right, who, model, data, run, split))
     many = max(len(data.classes), int(targets.max()) + 1)
     hits = torch.bincount(targets[right], minlength=many)
     return hits, torch.bincount(targets, minlength=many)
@@ -266,7 +265,7 @@ def paired(
     Raises ValueError where the metric is not the accuracy, or an output is not finite.
     """
     data = _accurate("paired", data)
-    first, second = (
+    (first, _), (second, _) = (
         repeatably(
             model,
             functools.partial(
@@ -278,11 +277,13 @@ def paired(
     return Paired(len(first), int((~first & second).sum()), int((first & ~second).sum()))
 
 
-def _right(who: str, model: nn.Module, data: Data, run: Run, split: str) -> Tensor:
-    """Which targets of a split the model answers rightly, (n,) bool."""
-    answers = []
+def _right(who: str, model: nn.Module, data: Data, run: Run, split: str) -> tuple[Tensor, Tensor]:
+    """Which targets of a split the model answers rightly, (n,) bool; and the targets, (n,)."""
+    answers, targets = [], []
     for outputs, y in _outputs(model, data, run, split):
         if not outputs.isfinite().all():
             raise ValueError(f"{who} must be finite, some are not")
-        answers.append((outputs.argmax(1) == likeliest(y)).flatten().cpu())
-    return torch.cat(answers)
+        wanted = likeliest(y)
+        answers.append((outputs.argmax(1) == wanted).flatten().cpu())
+        targets.append(wanted.flatten().cpu())
+    return torch.cat(answers), torch.cat(targets)

@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 import threading
 import time
 
@@ -87,6 +88,7 @@ def test_a_wrong_value_is_shown_beside_the_right_one_and_nothing_is_raised(attem
     ("attempt", "like", "kind"),
     [
         ([1, 2, 3], torch.tensor([1.0, 2.0]), "of shape (2,)"),
+        (object(), torch.tensor(1.0), "of shape ()"),
         (torch.ones(2, 1), torch.tensor([1.0, 2.0]), "of shape (2,)"),
         (torch.tensor([1, 0]), torch.tensor([True, False]), "of True and False of shape (2,)"),
     ],
@@ -197,6 +199,12 @@ def test_an_error_in_the_answer_is_shown_and_not_raised(attempt, text, said):
     assert re.match(text, said())
 
 
+def test_an_answer_that_changes_its_arguments_spoils_no_other_example(said):
+    shared = torch.ones(2)
+    assert check(spoils, lambda x: x, [(shared,), (shared,)])
+    assert "but it changes what it is given" in said()
+
+
 def test_an_answer_that_changes_its_arguments_harms_nobody_and_is_told(said):
     on = [(torch.zeros(2),)]
     assert check(spoils, lambda x: x, on)
@@ -240,6 +248,41 @@ def test_an_answer_that_does_not_come_back_is_given_up(attempt, said, monkeypatc
     course.check(attempt, double, ON)
     assert time.monotonic() - began < 5
     assert said() == "your answer has not come back after 0.3 seconds: does a loop never end?"
+
+
+def test_prints_of_other_threads_are_nobody_s_fault(said, monkeypatch):
+    stop = threading.Event()
+
+    def talks():
+        while not stop.is_set():
+            print("x" * 100)
+
+    other = threading.Thread(target=talks)
+    other.start()
+    try:
+        verdict = course.verdict(lambda x: time.sleep(0.1) or 2 * x, double, ON)
+    finally:
+        stop.set()
+        other.join()
+    assert verdict == "right on all 3 examples"
+
+
+def test_an_answer_that_catches_all_is_ended_and_prints_no_more(said, monkeypatch):
+    def stubborn(x):
+        caught = 0
+        while caught < 5:
+            try:
+                while True:
+                    print("y" * 50)
+            except BaseException:
+                caught += 1
+
+    before, out = threading.active_count(), sys.stdout
+    verdict = course.verdict(stubborn, double, ON)
+    assert "does a loop never end?" in verdict
+    assert threading.active_count() == before
+    assert sys.stdout is out
+    assert said().count("y") <= 2_000
 
 
 def test_what_was_given_up_has_ended(monkeypatch):

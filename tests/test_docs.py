@@ -43,9 +43,9 @@ def test_the_examples_in_docstrings_run():
 
 
 def test_every_public_name_is_in_the_reference(reference):
-    page = text_of(reference / "prunekit.html")
+    page = (reference / "prunekit.html").read_text(encoding="utf-8")
     for name in prunekit.__all__:
-        assert re.search(rf"(class|def)?\s*\b{name}\b", page), name
+        assert f'id="{name}"' in page, name
     for name in MODULES:
         if "._" not in name:
             assert (reference / Path(*name.split(".")).with_suffix(".html")).exists(), name
@@ -72,7 +72,7 @@ def test_versions_agree():
 
 def test_how_to_add_a_method_fits_on_a_page_and_names_what_is_there():
     text = (ROOT / "CONTRIBUTING.md").read_text()
-    assert len(text.splitlines()) <= 45
+    assert len(text.splitlines()) <= 40
     for path in re.findall(r"`(tests/\w+\.py)`", text):
         assert (ROOT / path).exists()
     for folder in ("methods", "experiments", "exercises", "widgets/views"):

@@ -96,6 +96,39 @@ def test_a_damaged_board_begins_anew(board, task, text, capsys):
     assert [own["value"] for own in json.loads((board / "points.json").read_text())] == [1, 4]
 
 
+def test_a_board_that_cannot_be_kept_is_told_after_the_result(board, task, capsys, monkeypatch):
+    def full(path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(exercises, "replacing", full)
+    exercises.challenge("points", 1)
+    said = capsys.readouterr().out
+    assert said.startswith("points: 1\nthis result is not kept: ")
+    assert "←" in said
+
+
+def test_of_many_equal_results_the_last_is_shown(board, task, capsys):
+    for _ in range(8):
+        exercises.challenge("points", 1)
+    last = capsys.readouterr().out.split("points: ")[-1]
+    assert last.count("←") == 1
+    assert last.count("yours") == exercises.SHOWN
+
+
+def test_an_answer_may_not_end_the_kernel(board, task, capsys):
+    class Leaves:
+        def __float__(self):
+            raise SystemExit
+
+    exercises.challenge("points", Leaves())
+    assert "stops with SystemExit" in capsys.readouterr().out
+
+
+def test_three_numbers_may_be_any_three():
+    judge_ = MODULES["differential_evolution"].CHALLENGES["sensitivities"].judge
+    assert judge_(torch.tensor([0.5, 0.5, 0.5])) == judge_((0.5, 0.5, 0.5))
+
+
 def test_a_score_is_judged_on_the_three_networks():
     values = []
     for number in range(3):

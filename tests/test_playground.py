@@ -78,12 +78,34 @@ def test_ten_digits_of_each_class_are_shown(traits):
         nn.Sequential(nn.Flatten(), nn.Linear(784, 10)),
         build("lenet_5"),
         nn.Sequential(nn.Linear(784, 30), nn.Linear(30, 20), nn.Linear(20, 9)),
-        nn.Sequential(nn.Linear(784, 30), nn.Linear(30, 20, bias=False), nn.Linear(20, 10)),
+        nn.Sequential(nn.Linear(784, 300), nn.Linear(300, 100, bias=False), nn.Linear(100, 10)),
+        nn.Sequential(nn.Flatten(), nn.Linear(784, 500), nn.Linear(500, 200), nn.Linear(200, 10)),
     ],
 )
 def test_a_network_of_another_form_is_refused(model, digits):
     with pytest.raises(ValueError, match="Playground: model must be three linear layers"):
         Playground(model, digits)
+
+
+def test_a_network_that_computes_otherwise_is_refused(digits):
+    tanh = nn.Sequential(
+        nn.Flatten(), nn.Linear(784, 300), nn.Tanh(), nn.Linear(300, 100), nn.Tanh(),
+        nn.Linear(100, 10),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="must have ReLUs between its layers"):
+        Playground(tanh, digits)
+
+
+def test_of_any_weights_more_and_more_are_removed(digits):
+    fewer = digits.fewer(validation=200)
+    for net in (build("lenet_300_100", 5), pretrained("lenet_300_100", variant="114x")):
+        sparsities = [place["sparsity"] for place in shown_of(net, fewer)["shown"]["places"]]
+        assert sparsities == sorted(sparsities)
+    assert sparsities[0] > 0.98  # those that an earlier pruning removed
+    with torch.no_grad():
+        for p in net.parameters():
+            p.zero_()
+    assert shown_of(net, fewer)["shown"]["places"][0]["left"] == 0
 
 
 def test_data_of_another_form_are_refused(net):

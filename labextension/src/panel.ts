@@ -45,7 +45,7 @@ export class CoursePanel extends Widget {
       this.lines.get(entry.file)?.replaceChildren(...(far ? this.told(far) : []));
       next ??= far && isDone(far) ? null : entry;
     }
-    this.next.hidden = next === null;
+    this.next.style.display = next ? 'block' : 'none';
     this.next.textContent = next ? `Next: ${nameOf(next)}` : '';
     this.next.onclick = () => void this.commands.execute(Ids.open, { file: next?.file });
   }

@@ -10,20 +10,23 @@ import importlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any
+
+import torch
 
 from prunekit._arguments import checked
 from prunekit._files import home, replacing
 from prunekit._patience import patiently
 from prunekit.course import CHARACTERS, UNANSWERED, check
-from prunekit.knobs import Choice, NonNegative
+from prunekit.knobs import Choice, NonNegative, Positive
 
 __all__ = ["Challenge", "Exercise", "challenge", "exercise"]
 
-SECONDS = 120.0  # that an answer to an open task may take
 SHOWN = 5  # of one's own results
 
 
@@ -47,12 +50,14 @@ class Challenge:
     """An open task: `judge` gives an answer's result, or raises ValueError for one that is none.
 
     what: the result, in words. rivals: gives the results of others by name, for the board.
+    seconds: that judging an answer may take.
     """
 
     judge: Callable[[Any], float]
     what: str
     best: Annotated[str, Choice("highest", "lowest")]
     rivals: Callable[[], Mapping[str, float]]
+    seconds: Positive = 120.0
 
 
 @checked
@@ -75,24 +80,29 @@ def challenge(name: str, attempt: Any) -> None:
     """
     task = _named("CHALLENGES", name)
     try:
-        value = patiently(lambda: task.judge(attempt), SECONDS, CHARACTERS)
+        value = patiently(lambda: task.judge(attempt), task.seconds, CHARACTERS)
     except TimeoutError as late:
         return print(f"your answer {late}")
     except Unanswered:
         return print(UNANSWERED)
-    except Exception as error:
+    except BaseException as error:  # SystemExit, too
         return print(f"your answer stops with {type(error).__name__}: {error}")
     if not math.isfinite(value):
         return print(f"your answer has no result that counts: {value}")
-    own = [*_board(name), {"value": value, "when": f"{datetime.now():%d %b %Y, %H:%M}"}]
-    _keep(name, own)
     print(f"{task.what}: {value:.4g}")
+    own = [*_board(name), {"value": value, "when": f"{datetime.now():%d %b %Y, %H:%M}"}]
+    try:
+        _keep(name, own)
+    except OSError as error:
+        print(f"this result is not kept: {error}")
     upwards = -1.0 if task.best == "highest" else 1.0
     lines = [(upwards * one["value"], f"yours, {one['when']}", one is own[-1]) for one in own]
-    lines = sorted(lines)[:SHOWN]
-    lines += [(upwards * v, who, False) for who, v in _rivals(name).items()]
-    for place, (worth, who, now) in enumerate(sorted(lines), start=1):
-        print(f"{place:>2}. {upwards * worth:<8.4g} {who}{'  ←' if now else ''}")
+    now = lines[-1]
+    best = sorted(lines[:-1], key=itemgetter(0))[: SHOWN - 1]
+    rivals = [(upwards * v, who, False) for who, v in _rivals(name).items()]
+    ranked = sorted([now, *best, *rivals], key=itemgetter(0))
+    for place, (worth, who, last) in enumerate(ranked, start=1):
+        print(f"{place:>2}. {upwards * worth:<8.4g} {who}{'  ←' if last else ''}")
 
 
 class Unanswered(Exception):
@@ -104,6 +114,17 @@ def answered(result: Any) -> Any:
     if result is ...:
         raise Unanswered
     return result
+
+
+def numbers(own: Any, many: int, rule: str) -> list[float]:
+    """An answer as so many numbers. Raises ValueError, which tells the rule, for others."""
+    try:
+        found = torch.as_tensor(own).double().flatten().tolist()
+    except Exception:  # whatever an answer is
+        found = []
+    if len(found) != many or not all(map(math.isfinite, found)):
+        raise ValueError(rule)
+    return found
 
 
 @functools.cache
@@ -122,12 +143,16 @@ def _named(kind: str, name: str) -> Any:
 
 
 def _board(name: str) -> list[dict[str, Any]]:
-    """One's own results so far; of a file that is damaged, none."""
+    """One's own results so far; without what is damaged."""
     try:
         found = json.loads((home() / "boards" / f"{name}.json").read_text(encoding="utf-8"))
-        return [{"value": float(one["value"]), "when": str(one["when"])} for one in found]
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError):
         return []
+    kept = []
+    for one in found if isinstance(found, list) else []:
+        with suppress(ValueError, TypeError, KeyError):
+            kept.append({"value": float(one["value"]), "when": str(one["when"])})
+    return kept
 
 
 def _keep(name: str, own: list[dict[str, Any]]) -> None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from prunekit.datasets import mnist_small
-from prunekit.exercises import Challenge, Exercise, answered
+from prunekit.exercises import Challenge, Exercise, answered, numbers
+from prunekit.judge import SLACK
 from prunekit.methods.optimal_threshold import optimal_threshold
 from prunekit.models import pretrained
 from prunekit.widgets import Thresholds, views
@@ -62,9 +63,21 @@ EXERCISES = {
             ([0.1] * 3, [0.3, 0.2, -1.0], 2.0),
             ([0.1, 0.2], [3.0, 2.5], 2.0),
             ([0.3, 0.2], [0.0, -0.05], 2.0),
+            ([0.9, 0.3], [0.5, 0.05], 1.0),
+            ([0.5, 0.05], [0.1, 0.001], 1.0),
+            ([0.2], [1.0], 1.0),
         ],
         {
             "a raise may lose at most the budget": lambda g, d, b: _bargain(g, d, float("inf")),
+            "a raise may lose the budget itself": lambda g, d, b: _bargain(g, d, b - 1e-9),
+            "the gain divided by the loss, not less the loss": lambda g, d, b: max(
+                (i for i, loss in enumerate(d) if loss <= b), key=lambda i: g[i] - d[i], default=-1
+            ),
+            "the 0.1 belongs to the loss": lambda g, d, b: max(
+                (i for i, loss in enumerate(d) if loss <= b),
+                key=lambda i: g[i] / max(d[i], 1e-9),
+                default=-1,
+            ),
             "a raise that gains accuracy is not for nothing: count it as 0": lambda g, d, b: (
                 _bargain(g, d, b, -float("inf"))
             ),
@@ -85,7 +98,7 @@ def _saved(lines: list[float]) -> float:
     view = _view()
     assert view.judge is not None
     value, macs = view.judge(lines)
-    if (lost := view.shown["dense"] - value) > TOLERANCE + 1e-9:
+    if (lost := view.shown["dense"] - value) > TOLERANCE + SLACK:
         raise ValueError(f"{100 * lost:.1f} points of accuracy are lost; at most two may be")
     return 100 * (1 - macs)
 
@@ -93,14 +106,12 @@ def _saved(lines: list[float]) -> float:
 def _judged(own: Any) -> float:
     answered(own)
     names = [layer["name"] for layer in _view().shown["layers"]]
-    if not isinstance(own, (list, tuple)) or len(own) != len(names):
-        raise ValueError(f"a line from 0 to 1 for each of {', '.join(names)}")
-    return _saved([float(line) for line in own])
+    return _saved(numbers(own, len(names), f"a line from 0 to 1 for each of {', '.join(names)}"))
 
 
 def _rivals() -> dict[str, float]:
     shown = _view().shown
-    within = [e for e in shown["shared"] if shown["dense"] - e["value"] <= TOLERANCE + 1e-9]
+    within = [e for e in shown["shared"] if shown["dense"] - e["value"] <= TOLERANCE + SLACK]
     best = min(entry["macs"] for entry in within)
     return {"one line": 100 * (1 - best), "the search": 100 * (1 - shown["path"][-1]["macs"])}
 

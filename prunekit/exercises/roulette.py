@@ -67,7 +67,9 @@ EXERCISES = {
             "a large negative weight matters as much: rank the magnitudes": lambda w, p: _wheel(
                 w.argsort().argsort(), p
             ),
-            "ranks begin with 0": lambda w, p: _wheel(w.abs().argsort().argsort() + 1, p),
+            "ranks begin with 0, and are divided by n": lambda w, p: _wheel(
+                w.abs().argsort().argsort() + 1, p
+            ),
             "divide by the sum": lambda w, p: (1 - w.abs().argsort().argsort() / len(w)) ** p,
         },
     ),

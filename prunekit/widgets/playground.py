@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from prunekit._arguments import checked
 from prunekit._files import replacing
-from prunekit._modules import check_values
+from prunekit._modules import call, check_values, evaluating
 from prunekit.data import wrap
 from prunekit.models import build
 from prunekit.widgets import output
@@ -29,6 +29,7 @@ from prunekit.widgets.running import OfCell
 LEVELS, CLASSES, EACH = 127, 10, 10  # sizes of an 8-bit weight; digits shown of each class
 PLACES, LEAST = 64, 0.004  # of the slider; the share of the weights that is left at its end
 SIDE = 28
+WIDTHS = (SIDE * SIDE, 300, 100, CLASSES)
 
 
 class Playground(OfCell, anywidget.AnyWidget):
@@ -82,11 +83,13 @@ def shown_of(model: nn.Module, data: Any) -> dict[str, Any]:
     data = wrap(data)
     linear = _layers(model)
     x, y = data.splits["validation"]
-    if tuple(x.shape[1:]) != (1, SIDE, SIDE) or x.dtype != torch.uint8 or not data.counts_errors:
+    images = tuple(x.shape[1:]) == (1, SIDE, SIDE) and x.dtype == torch.uint8
+    if not images or not data.counts_errors or not data.mean:
         raise ValueError(
             f"Playground: data must be images (n, 1, {SIDE}, {SIDE}) of bytes with {CLASSES} "
-            f"classes, got {tuple(x.shape)} of {x.dtype}"
+            f"classes, a mean and a deviation, got {tuple(x.shape)} of {x.dtype}"
         )
+    _check_answers(model, linear, data)
     scales = [float(layer.weight.detach().abs().max()) / LEVELS or 1.0 for layer in linear]
     whole = [
         (layer.weight.detach().cpu() / scale).round().to(torch.int8)
@@ -108,14 +111,27 @@ def _layers(model: nn.Module) -> list[nn.Linear]:
     check_values("Playground", model)
     found = [module for module in model.modules() if isinstance(module, nn.Linear)]
     widths = [(layer.in_features, layer.out_features) for layer in found]
-    chained = all(a[1] == b[0] for a, b in pairwise(widths))
-    fits = len(found) == 3 and widths[0][0] == SIDE * SIDE and widths[-1][1] == CLASSES and chained
-    if not fits or any(layer.bias is None for layer in found):
+    if widths != [*pairwise(WIDTHS)] or any(layer.bias is None for layer in found):
         raise ValueError(
-            f"Playground: model must be three linear layers with biases, from {SIDE * SIDE} inputs "
-            f"to {CLASSES} outputs, got {type(model).__name__} with layers of {widths}"
+            "Playground: model must be three linear layers with biases, "
+            f"{' → '.join(map(str, WIDTHS))}, got {type(model).__name__} with layers of {widths}"
         )
     return found
+
+
+@torch.no_grad()
+def _check_answers(model: nn.Module, linear: list[nn.Linear], data: Any) -> None:
+    """Raise ValueError unless the model is its layers with ReLUs between them."""
+    x, _ = next(data.batches("validation", 100))
+    with evaluating(model):
+        answers = call(model, x)
+    for layer in linear:
+        x = layer(x.flatten(1) if layer is linear[0] else x.relu())
+    if not isinstance(answers, Tensor) or not torch.allclose(answers, x, atol=1e-3):
+        raise ValueError(
+            f"Playground: model must have ReLUs between its layers and nothing else, but "
+            f"{type(model).__name__} answers otherwise"
+        )
 
 
 def _biases(layer: nn.Linear) -> list[float]:
@@ -128,7 +144,7 @@ def _levels(whole: list[Tensor], scales: list[float]) -> list[list[int]]:
     sizes, found = sizes.sort().values, [[0] * len(whole)]
     for left in torch.logspace(0, math.log10(LEAST), 20 * PLACES).tolist():
         threshold = float(sizes[min(round((1 - left) * len(sizes)), len(sizes) - 1)])
-        levels = [math.ceil(threshold / scale - 1e-6) for scale in scales]
+        levels = [min(math.ceil(threshold / scale - 1e-6), LEVELS + 1) for scale in scales]
         if levels != found[-1]:
             found.append(levels)
     chosen = torch.linspace(0, len(found) - 1, min(PLACES, len(found))).round().long().tolist()
@@ -140,7 +156,7 @@ def _place(
     linear: list[nn.Linear], whole: list[Tensor], scales: list[float], levels: list[int], data: Any
 ) -> dict[str, Any]:
     """What the validation images say of the weights that a place of the slider leaves."""
-    kept = [q * (q.abs() >= level) for q, level in zip(whole, levels, strict=True)]
+    kept = [q * (q.short().abs() >= level) for q, level in zip(whole, levels, strict=True)]
     parts: list[nn.Module] = [nn.Flatten()]
     for layer, q, scale in zip(linear, kept, scales, strict=True):
         own = nn.Linear(layer.in_features, layer.out_features)
@@ -153,7 +169,8 @@ def _place(
         hits = (net(x.cpu()).argmax(1) == y.cpu()).float()
         right.index_add_(0, y.cpu(), hits)
         of.index_add_(0, y.cpu(), torch.ones_like(hits))
-    gone = sum(int((q == 0).sum()) for q in kept) if any(levels) else 0
+    stored = kept if any(levels) else [layer.weight for layer in linear]
+    gone = sum(int((q == 0).sum()) for q in stored)
     total = sum(q.numel() for q in whole)
     return {
         "levels": levels, "sparsity": round(gone / total, 5), "left": total - gone,

@@ -12,6 +12,12 @@ from prunekit.datasets import mnist_small
 from prunekit.widgets import Playground
 
 EXPOSE = """
+window.later = () => {
+  const box = document.createElement("div");
+  el.replaceChildren();
+  render({ model, el: box });
+  document.body.append(box);
+};
 window.asked = (bytes, levels, dead) => {
   const watched = reader(values.shown, bytesOf(values.weights)).watch(Uint8Array.from(bytes));
   return levels.map((own) => {
@@ -52,7 +58,7 @@ def by_torch(view, images, levels, dead=((), (), ())):
         if k < 2:
             x = x.relu()
         for i in dead[k]:
-            x[:, i] = 0.0 if k < 2 else bias[i]
+            x[:, i] = 0.0 if k < 2 else -torch.inf
     return x
 
 
@@ -96,9 +102,12 @@ def test_an_answer_that_is_taken_out_is_forgotten_and_comes_back(page):
     page.get_by_label("unit", exact=True).fill("4")
     page.get_by_role("button", name="take out").click()
     assert "answer 4 is out" in page.locator(".pk-playground").inner_text()
+    page.get_by_label("weights removed").press("End")
+    assert "which answers 4" not in page.locator(".pk-net").get_attribute("aria-label")
     assert "4: 0.0 %" in page.locator(".pk-recall").get_attribute("aria-label")
     assert "units are out" in page.locator(".pk-words").first.inner_text()
     page.get_by_role("button", name="bring all back").click()
+    assert "answer 4 gives" in page.locator(".pk-playground").inner_text()
     assert "of 5,000 validation images right" in page.locator(".pk-words").first.inner_text()
 
 
@@ -120,7 +129,7 @@ def test_a_digit_of_one_s_own_is_read_by_both(page):
     page.mouse.up()
     assert "whole network: 1; now: 1" in page.locator(".pk-playground").inner_text()
     page.get_by_role("button", name="clear").click()
-    assert "whole network" not in page.locator(".pk-playground").inner_text()
+    assert "whole network: " not in page.locator(".pk-playground").inner_text()
 
 
 def test_what_is_drawn_is_made_as_mnist_s_digits_are(page):
@@ -133,6 +142,23 @@ def test_what_is_drawn_is_made_as_mnist_s_digits_are(page):
     centre = [(mass * grid).sum() for grid in np.indices((28, 28))]
     assert centre == pytest.approx([13.5, 13.5], abs=0.75)
     assert not any(page.evaluate("() => pad(() => {})"))
+
+
+def test_it_takes_the_colours_of_the_page_that_it_is_put_into_later(page):
+    page.evaluate("later()")
+    page.wait_for_timeout(300)
+    brightest, darkest = page.evaluate("""() => {
+        const canvas = document.querySelector(".pk-net");
+        const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+        const grey = [];  // opaque pixels without a colour of their own: text and digit
+        for (let i = 0; i < data.length; i += 4) {
+            const [r, g, b, a] = data.subarray(i, i + 4);
+            if (a > 250 && Math.max(r, g, b) - Math.min(r, g, b) < 8) grey.push(r);
+        }
+        return [Math.max(...grey), Math.min(...grey)];
+    }""")
+    dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+    assert brightest > 200 if dark else darkest < 50
 
 
 def test_digits_are_chosen_by_key_and_by_click(page):

@@ -68,7 +68,7 @@ function reader({ widths, scales, biases, mean, std }, bytes) {
     const rectified = (x, gone) => x.map((v, i) => (gone[i] || v < 0 ? 0 : v));
 
     // Of each image the numbers of the hidden layers and of the outputs. A unit that is gone is 0, an
-    // output that is gone has its bias alone.
+    // output that is gone is never the answer.
     function answers(levels, only = null) {
       if (levels[0] !== level) move(levels[0]);
       const which = only === null ? Array.from({ length: many }, (_, d) => d) : [only];
@@ -81,7 +81,7 @@ function reader({ widths, scales, biases, mean, std }, bytes) {
         const one = rectified(a, dead[0]);
         const two = rectified(above(layers[1], one, levels[1]), dead[1]);
         const out = above(layers[2], two, levels[2]);
-        dead[2].forEach((gone, c) => gone && (out[c] = layers[2].bias[c]));
+        dead[2].forEach((gone, c) => gone && (out[c] = -Infinity));
         return { layers: [one, two, out], answer: out.indexOf(Math.max(...out)) };
       });
     }

@@ -74,6 +74,12 @@ function render({ model, el }) {
         pad,
         element("div", { class: "pk-controls" }, clear, mine),
         sides,
+        element(
+          "div",
+          { class: "pk-legend" },
+          legendLine("whole network", PALETTE.blue),
+          legendLine("now", PALETTE.orange),
+        ),
       ),
     ),
     wrong,
@@ -86,14 +92,22 @@ function render({ model, el }) {
   const anyDead = () => now.dead.some((gone) => gone.some(Boolean));
   const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
-  function compute() {
-    found = now.answers(place().levels);
-    paint();
-  }
-
   // The numbers that are drawn: of the digit that is chosen, or of the one that was drawn.
   const drawnNow = () => own?.pruned ?? found[chosen];
   const pixelsNow = () => own?.bytes ?? images.subarray(chosen * size, (chosen + 1) * size);
+
+  // What is known of the unit that is pointed at.
+  function tell() {
+    told.textContent = "";
+    if (!near) return;
+    const [k, i] = near;
+    const value = drawnNow().layers[k][i].toFixed(2);
+    const name = k === 2 ? `answer ${i}` : `unit ${i} of ${widths[k + 1]}`;
+    const gone = now.dead[k][i]
+      ? "is out; a click brings it back"
+      : `gives ${value}; a click takes it out`;
+    told.textContent = `${name} ${gone}` + (k ? "" : "; its weights lie over the digit");
+  }
 
   function paint() {
     const { sparsity, left, accuracy } = place();
@@ -110,6 +124,7 @@ function render({ model, el }) {
     drawRecall(look);
     drawTable(look);
     drawWrong();
+    tell();
     if (own) drawSides(look);
   }
 
@@ -389,27 +404,21 @@ function render({ model, el }) {
   function point(to) {
     if (near?.join() === to?.join()) return;
     near = to;
-    told.textContent = "";
-    if (near) {
-      const [k, i] = near;
-      const value = drawnNow().layers[k][i].toFixed(2);
-      const name = k === 2 ? `answer ${i}` : `unit ${i} of ${widths[k + 1]}`;
-      const gone = now.dead[k][i]
-        ? "is out; a click brings it back"
-        : `gives ${value}; a click takes it out`;
-      told.textContent = `${name} ${gone}` + (k ? "" : "; its weights lie over the digit");
-      [layer.value, unit.value] = [k, i];
-    }
+    if (near) [layer.value, unit.value] = near;
     paint();
   }
 
   function toggle(unit) {
     const [k, i] = unit;
     now.dead[k][i] = 1 - now.dead[k][i];
-    near = null;
-    point([k, i]);
-    own ? read() : null;
-    compute();
+    [near, layer.value, unit.value] = [[k, i], k, i];
+    renew();
+  }
+
+  // Everything again, the digit of one's own too.
+  function renew() {
+    found = now.answers(place().levels);
+    own ? read() : paint();
   }
 
   picture.onpointermove = (event) => point(unitAt(event));
@@ -426,8 +435,7 @@ function render({ model, el }) {
   out.onclick = () => toggle(asked());
   back.onclick = () => {
     now.dead.forEach((gone) => gone.fill(0));
-    own ? read() : null;
-    compute();
+    renew();
   };
 
   function choose(d) {
@@ -441,9 +449,12 @@ function render({ model, el }) {
     const [x, y] = [event.clientX - box.left, event.clientY - box.top];
     choose(Math.floor((y * unit) / TILE) * columns + Math.floor((x * unit) / TILE));
   };
-  table.onkeydown = ({ key }) => {
+  table.onkeydown = (event) => {
     const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns };
-    if (steps[key]) choose(chosen + steps[key]);
+    const by = steps[event.key];
+    if (!by) return;
+    event.preventDefault(); // the page stays where it is
+    choose(chosen + by);
   };
   let waiting = false;
   slider.oninput = () => {
@@ -451,13 +462,22 @@ function render({ model, el }) {
     waiting = true;
     requestAnimationFrame(() => {
       waiting = false;
-      own ? (found = now.answers(place().levels)) && read() : compute();
+      renew();
     });
   };
 
-  paint();
+  let width = 0;
+  const resized = new ResizeObserver(() => {
+    if (width === root.clientWidth) return; // only the words have grown
+    width = root.clientWidth;
+    paint(); // also once it is part of the page
+  });
+  resized.observe(root);
   const end = recoloured(paint);
-  return end;
+  return () => {
+    resized.disconnect();
+    end();
+  };
 }
 
 export default { render };

@@ -12,7 +12,13 @@ function render({ model, el }) {
   const menu = element("select", { "aria-label": "strength of the penalty" });
   menu.append(...names.map((name, i) => element("option", { value: i }, name)));
   const epoch = element("input", { type: "range", min: 0, "aria-label": "epoch" });
-  const range = { type: "range", min: 0, max: MOST, step: 0.002, "aria-label": "threshold" };
+  const range = {
+    type: "range",
+    min: 0,
+    max: Math.max(MOST, delta),
+    step: 0.001,
+    "aria-label": "threshold",
+  };
   const line = element("input", range);
   const equal = element("input", { type: "checkbox" });
   const [after, base] = [element("span"), element("span")];
