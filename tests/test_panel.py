@@ -632,3 +632,17 @@ def test_repr_and_fallback_are_stable_and_escaped():
     assert "&lt;b&gt;" in bundle["text/html"]
     assert "<b>'" not in bundle["text/html"]
     assert bundle["text/html"] == panel(**settings)._repr_mimebundle_()["text/html"]
+
+
+def test_per_cent_below_one_are_asked_for_twice():
+    guess = Guess("how many?", lambda report: 1.0, unit="%")
+    guess.field.value = "0.95"
+    guess.button.click()
+    assert guess.said.value == "0.95 %, or 95 %? Commit again what you mean."
+    assert guess.value is None
+    guess.button.click()
+    assert guess.value == 0.95
+    other = Guess("how many?", lambda report: 1.0, unit="points")
+    other.field.value = "0.95"
+    other.button.click()
+    assert other.value == 0.95

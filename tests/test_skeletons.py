@@ -55,6 +55,7 @@ def test_skeletons_of_no_one_layer_are_refused(shapes):
 
 
 def test_cells_that_tell_no_skeletons_are_refused():
-    cell = copy.deepcopy(experiments.recorded("cdp-dtc-lengths")[0])
+    lengths = experiments.recorded("cdp-dtc-lengths")
+    cell = copy.deepcopy(experiments.where(lengths, arm="6 epochs, pressure 0.3")[0])
     with pytest.raises(ValueError, match="'6 epochs, pressure 0.3', seed 0, tells no skeletons"):
         Skeletons.recorded([cell], LAYER)

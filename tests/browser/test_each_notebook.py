@@ -90,7 +90,7 @@ def move_every_instant_view(tab):
 def predict(tab, panel):
     """Commit a number or a curve, if the panel asks for one."""
     if (field := panel.locator("input[placeholder='your guess']")).count():
-        field.fill("0.5")
+        field.fill("5")
         panel.get_by_role("button", name="Commit").click()
         panel.get_by_text("committed").wait_for()
     elif (drawing := panel.locator(".pk-sketch canvas")).count():
