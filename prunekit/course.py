@@ -20,6 +20,7 @@ from prunekit.mask import Mask
 
 UNANSWERED = "not answered yet: replace the ... above and run this cell again"
 SECONDS, CHARACTERS = 5.0, 2_000  # that an answer may take, and print
+WIDTH = 70  # characters of a value that are shown
 
 
 @checked
@@ -143,11 +144,8 @@ def _differing(given: Any, expected: Any, within: float) -> tuple[str, Any, Any]
     """Of two long lists the first place at which they differ, and what stands there; else both."""
     given, expected = (v.tolist() if isinstance(v, Tensor) else v for v in (given, expected))
     lists = isinstance(given, (list, tuple)) and isinstance(expected, (list, tuple))
-    if (
-        lists
-        and len(given) == len(expected)
-        and max(map(len, map(_written, (given, expected)))) > 70
-    ):
+    long = max(len(_written(given)), len(_written(expected))) > WIDTH
+    if lists and long and len(given) == len(expected):
         pairs = zip(given, expected, strict=True)
         at = next((i for i, pair in enumerate(pairs) if not _same(*pair, within)), None)
         if at is not None:
@@ -156,9 +154,9 @@ def _differing(given: Any, expected: Any, within: float) -> tuple[str, Any, Any]
     return "", given, expected
 
 
-def _short(value: Any, width: int = 70) -> str:
+def _short(value: Any) -> str:
     text = _written(value)
-    return text if len(text) <= width else text[: width - 1] + "…"
+    return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"
 
 
 def _written(value: Any) -> str:

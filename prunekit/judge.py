@@ -196,6 +196,21 @@ def _under(who: str, model: nn.Module, mask: Mask | None) -> nn.Module:
 
 
 @checked
+@dataclass(frozen=True)
+class Recall:
+    """Of a class how many examples are answered rightly, and how many there are."""
+
+    name: str
+    right: int
+    examples: int
+
+    @property
+    def share(self) -> float:
+        """The recall: 0 of a class without examples."""
+        return self.right / max(self.examples, 1)
+
+
+@checked
 def by_class(
     model: nn.Module,
     data: Any,
@@ -203,9 +218,9 @@ def by_class(
     *,
     mask: Mask | None = None,
     run: Run = Run(),
-) -> tuple[Tensor, Tensor]:
-    """Of each class how many examples of a split the model answers rightly, and how many there are,
-    (classes,) each; with `mask`, as if it were applied. Their ratio is the class's *recall*.
+) -> list[Recall]:
+    """How a model answers the examples of each class of a split; with `mask`, as if it were
+    applied. A class that the data have no name for is called by its number.
 
     Raises ValueError where the metric is not the accuracy, or an output is not finite.
     """
@@ -213,8 +228,9 @@ def by_class(
     who = "by_class: the outputs of the model"
     right, targets = repeatably(model, functools.partial(_right, who, model, data, run, split))
     many = max(len(data.classes), int(targets.max()) + 1)
-    hits = torch.bincount(targets[right], minlength=many)
-    return hits, torch.bincount(targets, minlength=many)
+    names = [*map(str, data.classes), *map(str, range(len(data.classes), many))]
+    hits, of = (torch.bincount(t, minlength=many).tolist() for t in (targets[right], targets))
+    return [Recall(*each) for each in zip(names, hits, of, strict=True)]
 
 
 def _accurate(who: str, data: Any) -> Data:

@@ -339,6 +339,7 @@ GOOD = {
         dict(model=tiny_model(), data=small(), split="validation", mask=mask(), run=Run()),
     ),
     "judge.Paired": lambda: (judge.Paired, dict(examples=9, only_a=1, only_b=2)),
+    "judge.Recall": lambda: (judge.Recall, dict(name="4", right=8, examples=9)),
     "judge.by_class": lambda: (
         judge.by_class,
         dict(model=tiny_model(), data=small(), split="validation", mask=mask(), run=Run()),

@@ -44,11 +44,7 @@ def test_a_threshold_removes_what_lies_below_it():
         mask = Mask({n: w.abs() >= at for n, w in weights.items()})
         assert f"sparsity {mask.sparsity:.3f}: {mask.kept:,} of 132" in view.shown.value
         assert f"{evaluate(model, data, mask=mask):.3f} ±" in view.shown.value
-        right, of = by_class(model, data, mask=mask)
-        recall = ", ".join(
-            f"{c}: {float(r) / float(n):.1%}"
-            for c, (r, n) in enumerate(zip(right, of, strict=True))
-        )
+        recall = ", ".join(f"{c.name}: {c.share:.1%}" for c in by_class(model, data, mask=mask))
         assert f"recall of {recall}" in view.shown.value
         most = view.controls["threshold"].max
         assert full(view) == sum((i + 0.5) * most / 60 >= at for i in range(60))

@@ -9,9 +9,10 @@ from scipy.stats import binomtest
 from tiny import tiny_data, tiny_model
 from torch import nn
 
-from prunekit import Data, Mask, evaluate, fit
+from prunekit import Data, Mask, accuracy, evaluate, fit, magnitude
 from prunekit.data import squared_error
 from prunekit.judge import Paired, as_metric, by_class, judge, paired
+from prunekit.widgets import MaskView, views
 
 
 def negative_worst(outputs, targets):
@@ -211,12 +212,29 @@ def test_the_right_answers_of_each_class_are_those_that_a_loop_counts():
         right[label] += answer == label
         of[label] += 1
     found = by_class(model, data, mask=mask)
-    assert [part.tolist() for part in found] == [right, of]
+    assert [(c.name, c.right, c.examples) for c in found] == [
+        (str(label), right[label], of[label]) for label in range(3)
+    ]
+    assert [c.share for c in found] == [r / n for r, n in zip(right, of, strict=True)]
     accuracy = evaluate(model, data, mask=mask)
-    assert float(found[0].sum() / found[1].sum()) == pytest.approx(accuracy)
+    assert sum(right) / sum(of) == pytest.approx(accuracy)
 
 
 def test_classes_are_counted_only_where_answers_are_right_or_wrong():
     x = torch.rand(40, 8)
     with pytest.raises(ValueError, match="^by_class: the metric must be the accuracy"):
         by_class(tiny_model(), regression(x, x[:, :3]))
+
+
+def test_classes_of_data_of_another_kind_are_called_by_their_numbers():
+    class Loader:
+        loss, metric = staticmethod(nn.functional.cross_entropy), staticmethod(accuracy)
+
+        def batches(self, split, size, generator=None):
+            return tiny_data().batches(split, size, generator)
+
+    model = tiny_model()
+    assert by_class(model, Loader()) == by_class(model, tiny_data())
+    verdict = MaskView(model, data=Loader()).verdict
+    assert verdict == MaskView(model, data=tiny_data()).verdict
+    assert "recall of 0: " in views.of(magnitude, model, Loader()).told

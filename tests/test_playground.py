@@ -9,7 +9,6 @@ from torch import nn
 
 from prunekit import Mask, build, evaluate, models, pretrained
 from prunekit.__main__ import main
-from prunekit.datasets import mnist_small
 from prunekit.widgets import Playground
 from prunekit.widgets.playground import shown_of
 
@@ -130,5 +129,3 @@ def test_the_page_is_one_file_that_can_be_sent(tmp_path, net):
 def test_a_model_is_for_the_playground_alone(tmp_path, capsys):
     assert main(["page", "roulette", str(tmp_path / "a.html"), "--model", "net"]) != 0
     assert "--model is for the playground alone" in capsys.readouterr().err
-    small = mnist_small()
-    assert small.size("validation") == 5_000

@@ -40,6 +40,23 @@ def test_a_recorded_training_is_shown_as_it_was():
         assert len(steps) == cell["knobs"]["epochs"] + 1
 
 
+def test_the_recorded_trainings_show_what_the_notebook_says_of_them():
+    none, once, *_ = experiments.recorded("cdp-dtc-skeletons")
+    assert none["knobs"]["strength"] == 0
+    assert none["knobs"]["skeleton_decay"] == pytest.approx(89, abs=0.5)
+    sizes = Skeletons.recorded([once, none], LAYER).shown["runs"]
+    last, alone = (torch.tensor(steps[-1]) for steps in sizes)
+    own = last > stripes.thresholds(last, 0.05, "dtc")[:, None]
+    assert (last.numel(), int(own.sum()), int(own.any(1).sum())) == (144, 23, 8)
+    one_line = last > last.flatten().sort(descending=True).values[23]  # as many
+    assert (int(one_line.sum()), int(one_line.any(1).sum())) == (23, 12)
+    lines = stripes.thresholds(alone, 0.05, "dtc")
+    assert float(lines.max() / lines.min()) < 1.05  # a line for each is one line for all
+    sixth, eighth = (torch.tensor(sizes[0][epoch]) for epoch in (6, 8))
+    spread = [stripes.thresholds(s, 0.05, "dtc") for s in (sixth, eighth)]
+    assert float(spread[0].max() / spread[0].min()) < 1.2 < float(spread[1].max() / spread[1].min())
+
+
 def test_filters_are_drawn_from_the_weakest_to_the_strongest():
     sizes = torch.rand(20, 3, 3)
     drawn = torch.tensor(Skeletons("conv", {"a": [sizes]}).shown["filters"])

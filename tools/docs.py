@@ -3,7 +3,6 @@
 Every public name of the package is in it; a method, and what trains, has its knobs as a table.
 """
 
-import importlib
 import inspect
 import pkgutil
 import re
@@ -16,6 +15,7 @@ import pdoc
 
 import prunekit
 from prunekit.knobs import helps, knobs
+from prunekit.show import functions
 
 ITEM = re.compile(r"^(\w+): ", re.MULTILINE)
 
@@ -44,12 +44,7 @@ def written(text):
 
 
 def methods():
-    for kind in ("baselines", "methods"):
-        package = importlib.import_module(f"prunekit.{kind}")
-        for found in pkgutil.iter_modules(package.__path__):
-            module = importlib.import_module(f"prunekit.{kind}.{found.name}")
-            yield getattr(module, found.name)
-    yield prunekit.fit
+    return [*functions("baselines").values(), *functions("methods").values(), prunekit.fit]
 
 
 def bare(signature):

@@ -40,8 +40,10 @@ export const isDone = ({ right, exercises }: IProgress): boolean =>
   exercises > 0 && right === exercises;
 
 /** A notebook's number and title, as "0. Start". */
-export const nameOf = ({ file, title }: IEntry): string =>
-  file.replace(/^(0?(\d+)_)?.*$/, (_all, _part, number) => (number ? `${number}. ` : '')) + title;
+export const nameOf = ({ file, title }: IEntry): string => {
+  const number = /^(\d+)_/.exec(file)?.[1];
+  return number === undefined ? title : `${Number(number)}. ${title}`;
+};
 
 async function asset(...file: string[]): Promise<Response> {
   const answer = await fetch(URLExt.join(ASSETS, 'notebooks', ...file.map(encodeURIComponent)));

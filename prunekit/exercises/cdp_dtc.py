@@ -87,7 +87,7 @@ def _left(own: Any) -> float:
     if refused := {*knobs} & {"bar", "keep", "run", "seed", *TRAINING}:
         raise ValueError(f"{min(refused)} is the same for all: choose among the others")
     share, digits = float(knobs.pop("share", 0.4)), mnist_small()
-    pressure = stripes.pressure(-(-5_000 // TRAINING["batch"]), share, **TRAINING)
+    pressure = stripes.pressure(digits.minibatches(TRAINING["batch"]), share, **TRAINING)
     chosen = TRAINING | pressure | knobs
     report = prune(cdp_dtc, build("vgg_small", 0), digits, keep="last", bar=False, **chosen)
     if (accuracy := report.after["accuracy"]) < LEAST:

@@ -93,20 +93,17 @@ def _view() -> Thresholds:
     return view
 
 
-def _saved(lines: list[float]) -> float:
-    """The share of the multiply-adds that is saved, in per cent; below 0 where too much is lost."""
+def _saved(own: Any) -> float:
+    """The share of the multiply-adds that is saved, in per cent."""
+    answered(own)
     view = _view()
     assert view.judge is not None
+    names = [layer["name"] for layer in view.shown["layers"]]
+    lines = numbers(own, len(names), f"a line from 0 to 1 for each of {', '.join(names)}")
     value, macs = view.judge(lines)
     if (lost := view.shown["dense"] - value) > TOLERANCE + SLACK:
         raise ValueError(f"{100 * lost:.1f} points of accuracy are lost; at most two may be")
     return 100 * (1 - macs)
-
-
-def _judged(own: Any) -> float:
-    answered(own)
-    names = [layer["name"] for layer in _view().shown["layers"]]
-    return _saved(numbers(own, len(names), f"a line from 0 to 1 for each of {', '.join(names)}"))
 
 
 def _rivals() -> dict[str, float]:
@@ -118,6 +115,6 @@ def _rivals() -> dict[str, float]:
 
 CHALLENGES = {
     "lines": Challenge(
-        _judged, "multiply-adds saved, in per cent, with at most 2 points lost", "highest", _rivals
+        _saved, "multiply-adds saved, in per cent, with at most 2 points lost", "highest", _rivals
     )
 }

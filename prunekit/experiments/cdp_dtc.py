@@ -91,7 +91,7 @@ def _cifar() -> dict[str, Arm]:
     share = round(stripes.bearable(epochs := 30), 2)
     knobs: dict[str, Any] = dict(delta=0.05, keep="best", precision="auto")
     knobs |= pressed(CIFAR, 45_000, epochs, share)
-    dense = knobs | dict(strength=0.0, skeleton_decay=1.0, delta=0.0)
+    free = knobs | pressed(CIFAR, 45_000, epochs, 0.0)
     short = {"resnet_20 cdp, dtc": dict(epochs=1)}
     arms = {
         f"{model} {name}": Arm(
@@ -101,8 +101,8 @@ def _cifar() -> dict[str, Arm]:
         for model, (names, seeds) in NETWORKS.items()
         for name in names
     }  # fmt: skip
-    arms["resnet_20 without pressure"] = Arm(
-        cdp_dtc, dense, "resnet_20", start=partial(models.build, "resnet_20"), seeds=(0,)
+    arms["resnet_20 pressure 0"] = Arm(
+        cdp_dtc, free, "resnet_20", start=partial(models.build, "resnet_20"), seeds=(0,)
     )
     return arms
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any
 
 import anywidget
@@ -132,12 +133,11 @@ class MaskView(OfCell, anywidget.AnyWidget):
             metric, value = self.data.metric_name, evaluate(self.model, self.data, mask=mask)
             figure = shown_metric(value, metric, self.data.size("validation"))
             return f"{text}, validation {metric} {figure}"
-        right, of = by_class(self.model, self.data, mask=mask)
-        recall, n = right / of.clamp(min=1), int(of.sum())
-        figure = shown_metric(float(right.sum()) / n, "accuracy", n)
-        worst = int(torch.where(of > 0, recall, torch.inf).argmin())
-        name = self.data.classes[worst] if worst < len(self.data.classes) else worst
-        lost = f"{recall[worst]:.1%} of class {name}, the worst, is right"
+        classes = by_class(self.model, self.data, mask=mask)
+        n, right = sum(c.examples for c in classes), sum(c.right for c in classes)
+        worst = min((c for c in classes if c.examples), key=attrgetter("share"))
+        figure = shown_metric(right / n, "accuracy", n)
+        lost = f"{worst.share:.1%} of class {worst.name}, the worst, is right"
         return f"{text}, validation accuracy {figure}; {lost}"
 
     def _say(self, result: Any) -> None:

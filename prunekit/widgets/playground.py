@@ -19,7 +19,10 @@ from prunekit._arguments import checked
 from prunekit._files import replacing
 from prunekit._modules import call, check_values, evaluating
 from prunekit.data import wrap
-from prunekit.models import build
+from prunekit.datasets import mnist_small
+from prunekit.judge import by_class
+from prunekit.mask import Mask
+from prunekit.models import build, load, pretrained
 from prunekit.widgets import output
 from prunekit.widgets._static import VIEWS, script, style
 from prunekit.widgets.instant import bars
@@ -55,10 +58,8 @@ class Playground(OfCell, anywidget.AnyWidget):
         super().__init__(**shown_of(model, data))
 
     def lasting(self) -> Mapping[str, Any] | None:
-        return self.traits_of_it() if self.stored else None
-
-    def traits_of_it(self) -> dict[str, Any]:
-        return {"shown": self.shown, "weights": self.weights, "digits": self.digits}
+        told = {"shown": self.shown, "weights": self.weights, "digits": self.digits}
+        return told if self.stored else None
 
     def fallback(self) -> str:
         places = self.shown["places"]
@@ -95,7 +96,8 @@ def shown_of(model: nn.Module, data: Any) -> dict[str, Any]:
         (layer.weight.detach().cpu() / scale).round().to(torch.int8)
         for layer, scale in zip(linear, scales, strict=True)
     ]
-    places = [_place(linear, whole, scales, levels, data) for levels in _levels(whole, scales)]
+    rounded = _rounded(linear, whole, scales)
+    places = [_place(rounded, linear, whole, levels, data) for levels in _levels(whole, scales)]
     chosen = torch.cat([(y == digit).nonzero().flatten()[:EACH] for digit in range(CLASSES)])
     shown = {
         "widths": [SIDE * SIDE, *(len(q) for q in whole)], "scales": scales, "places": places,
@@ -152,30 +154,34 @@ def _levels(whole: list[Tensor], scales: list[float]) -> list[list[int]]:
 
 
 @torch.no_grad()
-def _place(
-    linear: list[nn.Linear], whole: list[Tensor], scales: list[float], levels: list[int], data: Any
-) -> dict[str, Any]:
-    """What the validation images say of the weights that a place of the slider leaves."""
-    kept = [q * (q.short().abs() >= level) for q, level in zip(whole, levels, strict=True)]
+def _rounded(linear: list[nn.Linear], whole: list[Tensor], scales: list[float]) -> nn.Sequential:
+    """The network with its 8-bit weights; they are those of its modules 1, 3 and 5."""
     parts: list[nn.Module] = [nn.Flatten()]
-    for layer, q, scale in zip(linear, kept, scales, strict=True):
+    for layer, q, scale in zip(linear, whole, scales, strict=True):
         own = nn.Linear(layer.in_features, layer.out_features)
         own.weight.copy_(q.float() * scale)
         own.bias.copy_(torch.tensor(_biases(layer)))
         parts += [own, nn.ReLU()]
-    net = nn.Sequential(*parts[:-1]).eval()
-    right, of = torch.zeros(CLASSES), torch.zeros(CLASSES)
-    for x, y in data.batches("validation", 1_000):
-        hits = (net(x.cpu()).argmax(1) == y.cpu()).float()
-        right.index_add_(0, y.cpu(), hits)
-        of.index_add_(0, y.cpu(), torch.ones_like(hits))
-    stored = kept if any(levels) else [layer.weight for layer in linear]
-    gone = sum(int((q == 0).sum()) for q in stored)
-    total = sum(q.numel() for q in whole)
+    return nn.Sequential(*parts[:-1]).eval()
+
+
+def _place(
+    rounded: nn.Sequential,
+    linear: list[nn.Linear],
+    whole: list[Tensor],
+    levels: list[int],
+    data: Any,
+) -> dict[str, Any]:
+    """What the validation images say of the weights that a place of the slider leaves."""
+    kept = [q.short().abs() >= level for q, level in zip(whole, levels, strict=True)]
+    mask = Mask({f"{1 + 2 * k}.weight": keep for k, keep in enumerate(kept)})
+    classes = by_class(rounded, data, mask=mask)
+    # Of all weights, those that an earlier pruning removed are none.
+    left = mask.kept if any(levels) else sum(int(layer.weight.count_nonzero()) for layer in linear)
+    right = sum(c.right for c in classes) / sum(c.examples for c in classes)
     return {
-        "levels": levels, "sparsity": round(gone / total, 5), "left": total - gone,
-        "accuracy": round(float(right.sum() / of.sum()), 5),
-        "recall": [round(v, 4) for v in (right / of.clamp(min=1)).tolist()],
+        "levels": levels, "sparsity": round(1 - left / mask.total, 5), "left": left,
+        "accuracy": round(right, 5), "recall": [round(c.share, 4) for c in classes],
     }  # fmt: skip
 
 
@@ -184,9 +190,6 @@ def write_page(path: str | os.PathLike[str], model: str | os.PathLike[str] | Non
 
     model: a file that `models.save` or a report wrote of a LeNet-300-100; None: the shipped one.
     """
-    from prunekit.datasets import mnist_small
-    from prunekit.models import load, pretrained
-
     net = pretrained("lenet_300_100") if model is None else load(model, build("lenet_300_100"))
     shown = output.alive(output.lasting("Playground", shown_of(net, mnist_small())), "playground")
     with replacing(path) as beside:

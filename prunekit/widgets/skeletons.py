@@ -69,19 +69,17 @@ class Skeletons(OfCell, anywidget.AnyWidget):
 
         Raises ValueError for a cell whose steps do not tell them.
         """
-        runs = {}
+        runs = dict[str, list[Tensor]]()
         for cell in cells:
             told = [row.get("info", {}).get("skeletons", {}) for row in experiments.rows(cell)]
-            found = [torch.tensor(skeletons[layer]) for skeletons in told if layer in skeletons]
+            found = [skeletons[layer] for skeletons in told if layer in skeletons]
             if not found:
                 raise ValueError(
                     f"Skeletons: the cell {cell['arm']!r}, seed {cell['seed']}, tells no skeletons "
                     f"of {layer!r}"
                 )
             shape = models.build(cell["model"], 0).get_parameter(layer).shape
-            steps = [torch.ones_like(found[0]), *found]
-            strength = f"λ = {cell['knobs']['strength']:.2g}"
-            runs[strength] = [s.reshape(shape[0], *shape[2:]) for s in steps]
+            runs |= run_of(found, shape, cell["knobs"]["strength"])
         return cls(layer, runs, delta, stored=True)
 
     def lasting(self) -> Mapping[str, Any] | None:
@@ -107,6 +105,17 @@ class Skeletons(OfCell, anywidget.AnyWidget):
         steps = self.shown["runs"][0]
         filters, epochs = len(steps[0]), len(steps) - 1
         return f"Skeletons({filters} filters of {self.shown['layer']}, {epochs} epochs)"
+
+
+def run_of(
+    told: Sequence[Sequence[Sequence[float]]], shape: torch.Size, strength: float
+) -> dict[str, list[Tensor]]:
+    """By a strength, the skeletons (n, h, w) at the start, ones, and those that each epoch told.
+
+    shape: of the weights, (n, c, h, w).
+    """
+    found = [torch.tensor(skeletons).reshape(shape[0], *shape[2:]) for skeletons in told]
+    return {f"λ = {strength:.2g}": [torch.ones_like(found[0]), *found]}
 
 
 def _sizes(skeletons: Tensor) -> list[list[float]]:

@@ -52,7 +52,7 @@ const kept = (bits, i) => (bits ? (bits[i >> 3] >> (7 - (i & 7))) & 1 : 1);
 const rgb = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 
 // Colours that can be read on the page's background, light or dark: `text`, `soft` and `faint` as
-// CSS writes them; `kept` (blue) and `chosen` (orange) as [r, g, b], for `rgb(${look.kept})` or pixels.
+// CSS writes them; `kept` (blue), `chosen` (orange) and `ink` (the text) as [r, g, b], for `rgb(…)` or pixels.
 function colours(el) {
   const text = getComputedStyle(el).color || "rgb(0, 0, 0)"; // before it is part of the page
   const [r, g, b] = text.match(/[\d.]+/g).map(Number);
@@ -62,6 +62,7 @@ function colours(el) {
     faint: `rgba(${r}, ${g}, ${b}, 0.25)`,
     kept: rgb(PALETTE.blue),
     chosen: rgb(PALETTE.orange),
+    ink: [r, g, b],
   };
 }
 

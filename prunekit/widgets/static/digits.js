@@ -20,6 +20,7 @@ function reader({ widths, scales, biases, mean, std }, bytes) {
     return { rows, columns, weights, scale: scales[k], bias: biases[k] };
   });
   const [first] = layers;
+  const [pixel, shift] = [first.scale / (255 * std), (first.scale * mean) / std];
   // The places of the first layer's weights in the order of their sizes, and where each size begins.
   const starts = new Uint32Array(130);
   for (const q of first.weights) starts[Math.abs(q) + 1]++;
@@ -69,12 +70,9 @@ function reader({ widths, scales, biases, mean, std }, bytes) {
 
     // Of each image the numbers of the hidden layers and of the outputs. A unit that is gone is 0, an
     // output that is gone is never the answer.
-    function answers(levels, only = null) {
+    function answers(levels) {
       if (levels[0] !== level) move(levels[0]);
-      const which = only === null ? Array.from({ length: many }, (_, d) => d) : [only];
-      return which.map((d) => {
-        const pixel = first.scale / (255 * std);
-        const shift = (first.scale * mean) / std;
+      return Array.from({ length: many }, (_, d) => {
         const a = Float64Array.from({ length: first.rows }, (_, row) => {
           return pixel * sums[d * first.rows + row] - shift * totals[row] + first.bias[row];
         });
@@ -86,7 +84,7 @@ function reader({ widths, scales, biases, mean, std }, bytes) {
       });
     }
 
-    return { answers, dead, many };
+    return { answers, dead };
   }
 
   return { layers, watch };

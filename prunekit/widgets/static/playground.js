@@ -18,7 +18,8 @@ function render({ model, el }) {
   const shown = model.get("shown");
   const { places, labels, widths, examples } = shown;
   const images = bytesOf(model.get("digits"));
-  const net = reader(shown, bytesOf(model.get("weights")));
+  const weights = bytesOf(model.get("weights"));
+  const [net, total] = [reader(shown, weights), weights.length];
   const many = labels.length;
   const size = SIDE * SIDE;
   const now = net.watch(images);
@@ -112,7 +113,6 @@ function render({ model, el }) {
   function paint() {
     const { sparsity, left, accuracy } = place();
     const right = found.filter(({ answer }, d) => answer === labels[d]).length;
-    const total = widths[0] * widths[1] + widths[1] * widths[2] + widths[2] * widths[3];
     const all = anyDead()
       ? "units are out"
       : `${percent(accuracy)} of ${examples.toLocaleString("en")} validation images right`;
@@ -120,13 +120,24 @@ function render({ model, el }) {
       `${percent(sparsity)} removed: ${left.toLocaleString("en")} of ` +
       `${total.toLocaleString("en")} weights left; ${all}; of these ${many}: ${right}`;
     const look = colours(el);
-    drawNet(look);
     drawRecall(look);
     drawTable(look);
-    drawWrong();
+    drawWrong(look);
+    paintOne();
+  }
+
+  // What follows from one digit and the unit that is pointed at; the rest stays as it is.
+  function paintOne() {
+    const look = colours(el);
+    drawNet(look);
     tell();
     if (own) drawSides(look);
   }
+
+  const corner = (i) => [
+    IMAGE.x + (i % SIDE) * IMAGE.scale,
+    IMAGE.y + Math.floor(i / SIDE) * IMAGE.scale,
+  ];
 
   /** @type {(k: any, i: any) => [number, number]} */
   const spot = (k, i) => {
@@ -162,10 +173,7 @@ function render({ model, el }) {
       if (!pixels[i]) continue;
       context.globalAlpha = pixels[i] / 255;
       context.fillStyle = look.text;
-      const [x, y] = [
-        IMAGE.x + (i % SIDE) * IMAGE.scale,
-        IMAGE.y + Math.floor(i / SIDE) * IMAGE.scale,
-      ];
+      const [x, y] = corner(i);
       context.fillRect(x, y, IMAGE.scale, IMAGE.scale);
     }
     context.globalAlpha = 1;
@@ -235,10 +243,7 @@ function render({ model, el }) {
       if (!q || Math.abs(q) < least) return;
       context.globalAlpha = Math.abs(q) / most;
       context.fillStyle = q > 0 ? PALETTE.positive : PALETTE.negative;
-      const [x, y] = [
-        IMAGE.x + (p % SIDE) * IMAGE.scale,
-        IMAGE.y + Math.floor(p / SIDE) * IMAGE.scale,
-      ];
+      const [x, y] = corner(p);
       context.fillRect(x, y, IMAGE.scale, IMAGE.scale);
     });
     context.globalAlpha = 1;
@@ -290,31 +295,27 @@ function render({ model, el }) {
     table.setAttribute("aria-label", `digit ${chosen}, a ${labels[chosen]}, read as ${answer}`);
   }
 
-  let [made, ink] = [[], ""]; // the digits as pictures, in the colour of the page
+  let [made, text] = [[], ""]; // the digits as pictures, in the colour of the page
   function tiles(look) {
-    if (ink === look.text) return made;
-    ink = look.text;
-    const rgb = look.text
-      .match(/[\d.]+/g)
-      .map(Number)
-      .slice(0, 3);
+    if (text === look.text) return made;
+    text = look.text;
     made = labels.map((_, d) => {
       const canvas = element("canvas");
-      bitmap(canvas, SIDE, SIDE, (i) => pixel(rgb, images[d * size + i] / 255));
+      bitmap(canvas, SIDE, SIDE, (i) => pixel(look.ink, images[d * size + i] / 255));
       return canvas;
     });
     return made;
   }
 
   // The digits that the whole network reads and this one does not.
-  function drawWrong() {
+  function drawWrong(look) {
     const lost = labels
       .map((label, d) => d)
       .filter((d) => whole[d].answer === labels[d] && found[d].answer !== labels[d]);
     const copies = lost.slice(0, 24).map((d) => {
       const copy = element("canvas", { class: "pk-lost" });
       [copy.width, copy.height] = [SIDE, SIDE];
-      copy.getContext("2d").drawImage(tiles(colours(el))[d], 0, 0);
+      copy.getContext("2d").drawImage(tiles(look)[d], 0, 0);
       return element("span", {}, copy, `→ ${found[d].answer}`);
     });
     const words = lost.length ? `Newly read wrongly: ${lost.length} of ${many}. ` : "";
@@ -332,16 +333,22 @@ function render({ model, el }) {
     return [(event.clientX - box.left) * unit, (event.clientY - box.top) * unit];
   };
 
-  function read() {
-    const bytes = asDigit(pad, SIDE);
-    if (!bytes.some(Boolean)) return forget();
+  // What both networks answer to a digit.
+  function put(bytes) {
     const watched = net.watch(bytes);
     const [full] = watched.answers(places[0].levels);
     now.dead.forEach((gone, k) => watched.dead[k].set(gone));
     const [pruned] = watched.answers(place().levels);
     own = { bytes, full, pruned };
     mine.textContent = `whole network: ${full.answer}; now: ${pruned.answer}`;
-    paint();
+  }
+
+  function read() {
+    const bytes = asDigit(pad, SIDE);
+    if (!bytes.some(Boolean)) return forget();
+    const first = own === null; // the frame of the chosen digit goes
+    put(bytes);
+    first ? paint() : paintOne();
   }
 
   function forget() {
@@ -405,7 +412,7 @@ function render({ model, el }) {
     if (near?.join() === to?.join()) return;
     near = to;
     if (near) [layer.value, unit.value] = near;
-    paint();
+    paintOne();
   }
 
   function toggle(unit) {
@@ -418,7 +425,8 @@ function render({ model, el }) {
   // Everything again, the digit of one's own too.
   function renew() {
     found = now.answers(place().levels);
-    own ? read() : paint();
+    if (own) put(own.bytes);
+    paint();
   }
 
   picture.onpointermove = (event) => point(unitAt(event));

@@ -15,13 +15,17 @@ function render({ model, el }) {
   const root = element(
     "div",
     { class: "pk-view pk-wheel" },
-    element("div", { class: "pk-controls" }, "wheel", menu, spin, again),
+    element(
+      "div",
+      { class: "pk-controls" },
+      ...(names.length > 1 ? ["wheel", menu] : []),
+      spin,
+      again,
+    ),
     picture,
     says,
     fallen,
   );
-  menu.parentElement.firstChild.textContent = names.length > 1 ? "wheel" : "";
-  menu.hidden = names.length < 2;
   keepKeys(root);
   el.append(root);
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prunekit import stripes
 from prunekit._arguments import checked
@@ -14,7 +12,7 @@ from prunekit.data import wrap
 from prunekit.knobs import Count, NonNegative, knobs
 from prunekit.methods import cdp_dtc as method
 from prunekit.prune import prune
-from prunekit.widgets.skeletons import Skeletons
+from prunekit.widgets.skeletons import Skeletons, run_of
 
 TIMES = (1, 2, 4)  # the strengths, in multiples of what keeps the authors' pressure
 
@@ -38,8 +36,8 @@ def cdp_dtc(
     declared = {name: knob.default for name, knob in knobs(method.cdp_dtc).items()}
     told = ("lr", "batch", "momentum", "weight_decay", "schedule", "peak")
     training = {name: declared[name] for name in told} | dict(epochs=epochs)
-    minibatches = math.ceil(data.size("train") / training["batch"])
-    pressure, runs = stripes.pressure(minibatches, **training), {}
+    pressure = stripes.pressure(data.minibatches(training["batch"]), **training)
+    runs = dict[str, list[Tensor]]()
     for times in TIMES:
         pressed = pressure | dict(strength=times * pressure["strength"])
         report = prune(
@@ -47,7 +45,5 @@ def cdp_dtc(
             **training | pressed,
         )  # fmt: skip
         steps = [step.info["skeletons"][layer] for step in report.history if step.phase == "train"]
-        n, _, high, wide = model.get_parameter(layer).shape
-        found = [torch.tensor(step).reshape(n, high, wide) for step in steps]
-        runs[f"λ = {pressed['strength']:.2g}"] = [torch.ones_like(found[0]), *found]
+        runs |= run_of(steps, model.get_parameter(layer).shape, pressed["strength"])
     return Skeletons(layer, runs, delta, stored=stored)

@@ -29,16 +29,18 @@ def magnitude(model: nn.Module, data: Any) -> Instant:
 
     def judged(mask: Mask) -> tuple[float, str]:
         """The metric, and of a few classes a picture of their recall."""
-        if not data.counts_errors or len(data.classes) > FEW:
+        if not data.counts_errors:
             return evaluate(model, data, mask=mask), ""
-        right, of = by_class(model, data, mask=mask)
-        shares = (right / of.clamp(min=1)).tolist()
-        told = ", ".join(f"{c}: {r:.1%}" for c, r in zip(data.classes, shares, strict=False))
+        classes = by_class(model, data, mask=mask)
+        value = sum(c.right for c in classes) / n
+        if len(classes) > FEW:
+            return value, ""
+        told = ", ".join(f"{c.name}: {c.share:.1%}" for c in classes)
         picture = bars(
-            shares, [True] * len(shares), x="class", y="recall", most=1.0,
-            names=[*map(str, data.classes)], says=f"recall of {told}",
+            [c.share for c in classes], [True] * len(classes), x="class", y="recall", most=1.0,
+            names=[c.name for c in classes], says=f"recall of {told}",
         )  # fmt: skip
-        return float(right.sum() / of.sum()), picture
+        return value, picture
 
     def work(threshold: float) -> str:
         mask = Mask({name: w >= threshold for name, w in weights.items()})
