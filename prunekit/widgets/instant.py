@@ -116,7 +116,7 @@ def bars(
     for who cannot see it. A height of `most` fills the chart, or the tallest if there is more.
     `ticks` are words at a height; `line` is a height with a name, dashed across.
     """
-    wide, high, left, top = 480, 150, 46, 6
+    wide, high, left, top = 480, 150, 58 if ticks else 46, 6
     step, tallest = wide / len(heights), max(*heights, most)
     bottom, right = top + high, left + wide
     parts = []

@@ -1,7 +1,7 @@
 // The stripes of some filters as bars, under one line for all and under a line each; chart.js comes
 // before it. It asks `model` for its traits and nothing else.
 
-const [HIGH, WIDE, GAP, LEFT, TOP, CELL] = [110, 81, 18, 46, 10, 9]; // pixels of a picture
+const [HIGH, WIDE, GAP, LEFT, TOP, CELL] = [110, 81, 18, 64, 10, 9]; // pixels of a picture
 const LEAST = 1e-12; // of a norm that something is divided by
 const MOST = 0.15; // of the threshold
 
@@ -111,7 +111,7 @@ function render({ model, el }) {
       const where = `x="${LEFT - 8}" y="${bottom - (HIGH * value) / top + 4}" text-anchor="end"`;
       return `<text ${where}>${value ? value.toPrecision(2) : 0}</text>`;
     });
-    const turned = `transform="translate(12 ${TOP + HIGH / 2}) rotate(-90)" text-anchor="middle"`;
+    const turned = `transform="translate(14 ${TOP + HIGH / 2}) rotate(-90)" text-anchor="middle"`;
     const view = `0 0 ${width} ${bottom + high * CELL + 26}`;
     return (
       `<svg viewBox="${view}" role="img">${scale.join("")}<text ${turned}>size of a stripe</text>` +

@@ -38,6 +38,7 @@ def magnitude(model: nn.Module, data: Any) -> Instant:
         told = ", ".join(f"{c.name}: {c.share:.1%}" for c in classes)
         picture = bars(
             [c.share for c in classes], [True] * len(classes), x="class", y="recall", most=1.0,
+            ticks={share / 2: f"{share / 2:g}" for share in range(3)},
             names=[c.name for c in classes], says=f"recall of {told}",
         )  # fmt: skip
         return value, picture
