@@ -110,6 +110,16 @@ class Before:
 
 
 @dataclass(frozen=True)
+class Useful:
+    """The values that are worth trying, which a slider spans, by decades where `log`; beside the
+    rule in an annotation. The rule allows more."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+@dataclass(frozen=True)
 class Switch:
     """True or False."""
 
@@ -150,19 +160,26 @@ class Knob:
     whole: bool = False
     optional: bool = False
     before: Any = None  # what a run did that was recorded when there was no such knob
+    useful: Useful | None = None
 
     def check(self, who: str, value: Any) -> Any:
         """The value as a plain Python object. Raises ValueError: who, what, rule and value."""
-        if value is None and self.optional:
+        if wrong := self.wrong(value):
+            raise ValueError(f"{who}: {self.name} {wrong}")
+        if value is None:
             return None
-        wrong = self.rule.check(value, self.whole)
-        if wrong:
-            raise ValueError(f"{who}: {self.name} {wrong}, got {shown(value)}.{self._hint(value)}")
         if isinstance(self.rule, Range):  # numpy's numbers are no JSON
             return int(value) if self.whole else float(value)
         if isinstance(self.rule, Several):
             return tuple(map(int if self.whole else float, value))
         return tuple(value) if isinstance(self.rule, Patterns) else value
+
+    def wrong(self, value: Any) -> str:
+        """What is wrong with a value: the rule, and what was got; nothing if it fits."""
+        if value is None and self.optional:
+            return ""
+        wrong = self.rule.check(value, self.whole)
+        return f"{wrong}, got {shown(value)}.{self._hint(value)}" if wrong else ""
 
     def _hint(self, value: Any) -> str:
         number = isinstance(value, Real) and not isinstance(value, bool)
@@ -186,10 +203,11 @@ def knob_of(name: str, hint: Any, default: Any) -> Knob | None:
     if hint is bool:
         return Knob(name, Switch(), default, optional=optional, before=default)
     before = next((b.value for b in _of_kind(hint, Before)), default)
+    useful = next(_of_kind(hint, Useful), None)
     for rule in getattr(hint, "__metadata__", ()):
         if isinstance(rule, (Range, Choice, Patterns, Several)):
             whole = int in (hint.__origin__, *typing.get_args(hint.__origin__))
-            return Knob(name, rule, default, whole, optional, before)
+            return Knob(name, rule, default, whole, optional, before, useful)
     return None
 
 

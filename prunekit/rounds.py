@@ -13,7 +13,7 @@ from prunekit._arguments import checked
 from prunekit._modules import put_back, snapshot
 from prunekit.data import wrap
 from prunekit.judge import evaluate
-from prunekit.knobs import Choice, knobs
+from prunekit.knobs import Choice, Count, Useful, knobs
 from prunekit.mask import Mask
 from prunekit.steps import Run, Step, derive
 from prunekit.train import Tuning, fit
@@ -24,6 +24,7 @@ from prunekit.trial import copied
 # run that is resumed, so it may count.
 Choose = Callable[[Mask, Any], Mask]
 On = Annotated[str, Choice("masked", "shrunk")]
+Rounds = Annotated[Count, Useful(1, 40)]
 
 
 def _check_tuning(*_: Any, sparsity: select.Target, rounds: int, **others: Any) -> None:

@@ -49,6 +49,7 @@ from prunekit.knobs import (
     NonNegative,
     Positive,
     Range,
+    Useful,
     shown,
 )
 from prunekit.mask import Mask
@@ -106,12 +107,12 @@ class Tuning(TypedDict, total=False):
         fastest, so that it may differ from one machine to another.
     """
 
-    epochs: Annotated[Natural, Default(1)]
-    lr: Annotated[Positive, Default(0.05)]
-    batch: Annotated[Count, Default(128)]
+    epochs: Annotated[Natural, Useful(0, 40), Default(1)]
+    lr: Annotated[Positive, Useful(0.001, 0.3, log=True), Default(0.05)]
+    batch: Annotated[Count, Useful(16, 512), Default(128)]
     optimizer: Annotated[str, Choice(*OPTIMIZERS), Default("sgd")]
     momentum: Annotated[Fraction, Default(0.9)]
-    weight_decay: Annotated[NonNegative, Default(5e-4)]
+    weight_decay: Annotated[NonNegative, Useful(1e-5, 1e-2, log=True), Default(5e-4)]
     schedule: Annotated[str, Choice(*SCHEDULES), Default("cosine")]
     peak: Annotated[float, Range(0, 1, low_open=True, high_open=True), Default(0.25)]
     precision: Annotated[str, Choice(*FORMS, "auto"), Default("fp32")]

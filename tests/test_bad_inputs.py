@@ -569,6 +569,7 @@ GOOD = {
     "knobs.Patterns": lambda: (knobs.Patterns, {}),
     "knobs.Several": lambda: (knobs.Several, dict(each=knobs.Range(0, 1))),
     "knobs.Switch": lambda: (knobs.Switch, {}),
+    "knobs.Useful": lambda: (knobs.Useful, dict(low=0.1, high=1.0, log=True)),
     "knobs.shown": lambda: (knobs.shown, dict(value=1)),
     "knobs.Knob": lambda: (
         knobs.Knob,

@@ -14,8 +14,8 @@ from ipywidgets import HTML
 from matplotlib.pyplot import imread
 from tiny import tiny_data, tiny_model
 
-from prunekit import Data, Mask, Step, fit, gradual, magnitude, prune, show
-from prunekit.knobs import Count, helps
+from prunekit import Data, Mask, Step, fit, gradual, magnitude, plot, prune, show
+from prunekit.knobs import Count, helps, knobs
 from prunekit.method import method
 from prunekit.methods.roulette import roulette
 from prunekit.prune import share_done
@@ -93,19 +93,54 @@ def test_a_typed_number_is_taken_exactly_and_moves_the_slider():
 
 def test_a_slider_reaches_every_value_that_a_preset_needs():
     made = panel(rounds=2, presets={"long": {"rounds": 70}})
-    made._preset("long")
+    made.chooser.value = "long"
     assert made.controls["rounds"].slider.value == 70
     assert made.settings()["rounds"] == 70
 
 
 def test_a_preset_changes_its_values_and_puts_the_rest_back():
-    made = panel(sparsity=0.5, presets={"hard": dict(sparsity=0.9)})
+    made = panel(sparsity=0.5, presets={"hard": dict(sparsity=0.8)})
+    assert made.chooser.value is None
     made.controls["rounds"].set(7)
-    made.preset_buttons[0].click()
-    assert made.settings() == {} | (
-        {} if made.knobs["sparsity"].default == 0.9 else {"sparsity": 0.9}
-    )
-    assert made.values()["rounds"] == made.knobs["rounds"].default
+    made.chooser.value = "hard"
+    assert made.settings() == {"sparsity": 0.8}
+    assert made.restore.disabled
+
+
+def test_the_preset_that_the_settings_are_is_marked_and_restored():
+    made = panel(sparsity=0.5, presets={"soft": {}, "hard": dict(sparsity=0.8)})
+    assert made.chooser.value == "soft"
+    made.controls["sparsity"].field.value = "0.80"
+    assert made.chooser.value == "hard"
+    made.controls["rounds"].set(7)
+    assert made.chooser.value is None
+    made.restore.click()
+    assert made.chooser.value == "hard"
+    assert made.settings() == {"sparsity": 0.8}
+
+
+def test_a_slider_by_decades_takes_its_value_and_gives_it_back():
+    control = panel(lr=0.1).controls["lr"]
+    assert control.slider.value == pytest.approx(-1)
+    control.slider.value = -2.5
+    assert control.read() == pytest.approx(10**-2.5, rel=0.05)
+    at = control.slider.value
+    control.field.value = "7"  # more than is useful, but allowed
+    assert control.read() == 7
+    assert control.slider.value == control.slider.max > at
+    assert control.wrong.value == ""
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.__name__)
+def test_what_is_useful_is_allowed_and_the_default_is_among_it_or_ends_it(method):
+    for knob in knobs(method).values():
+        if knob.useful is None:
+            continue
+        low, high = knob.useful.low, knob.useful.high
+        assert low < high
+        assert not knob.wrong(int(low) if knob.whole else low), knob
+        assert not knob.wrong(int(high) if knob.whole else high), knob
+        assert low <= knob.default <= high, knob
 
 
 def test_tuples_and_names_are_read_as_such():
@@ -129,11 +164,15 @@ def test_tuples_and_names_are_read_as_such():
 def test_what_breaks_a_rule_is_said_and_nothing_runs(name, typed, said):
     made = panel()
     made.controls[name].field.value = typed
+    assert said.removeprefix(f"{name} ") in made.controls[name].wrong.value  # at once
+    assert "<img" not in made.controls[name].wrong.value
     click(made, "Run")
     assert made.running.state == "idle"
     assert said in made.message.value
     assert "<img" not in made.message.value
-    assert made.code.value.startswith("# ")
+    assert made.code.text.startswith("# ")
+    made.controls[name].set(made.start_values[name])
+    assert made.controls[name].wrong.value == ""
 
 
 def test_what_the_method_has_not_is_refused_when_the_panel_is_made():
@@ -149,7 +188,7 @@ def test_the_code_is_the_call_that_gives_the_same_report():
     made = panel(sparsity=0.7, rounds=2, scope="layer", ignore=("0.bias",), biases=True, seed=4)
     click(made, "Run")
     names = dict(prune=prune, magnitude=magnitude, model=tiny_model(), data=tiny_data())
-    exec(made.code.value, names)
+    exec(made.code.text, names)
     assert names["report"].knobs == made.report.knobs
     assert told(names["report"].history) == told(made.report.history)
 
@@ -262,7 +301,9 @@ def test_reset_gives_up_the_run_and_what_it_still_sends_is_not_taken():
         await asyncio.sleep(0.2)
         assert made.running.steps == []
         assert made.table.value == ""
-        assert made.values() == made.start_values
+        assert made.values()["rounds"] == 9  # what is set stays
+        made.restore.click()
+        await until(lambda: made.values() == made.start_values)
         click(made, "Run")
         await finished(made)
         return made
@@ -276,10 +317,12 @@ def test_controls_are_locked_while_it_runs():
         made = panel()
         click(made, "Step")
         await until(lambda: made.running.state == "paused")
-        assert all(c.children[0].disabled for c in made.controls.values())
+        assert all(c.parts[0].disabled for c in made.controls.values())
+        assert made.chooser.disabled
         click(made, "Stop")
         await finished(made)
-        assert not any(c.children[0].disabled for c in made.controls.values())
+        assert not any(c.parts[0].disabled for c in made.controls.values())
+        assert not made.chooser.disabled
 
     asyncio.run(run())
 
@@ -367,7 +410,7 @@ def test_it_can_be_stopped_before_its_first_step():
         await until(lambda: made.running.state == "running")
         assert not made.buttons["Stop"].disabled
         assert made.buttons["Run"].disabled
-        assert all(c.children[0].disabled for c in made.controls.values())
+        assert all(c.parts[0].disabled for c in made.controls.values())
         click(made, "Stop")
         await finished(made)
         return made
@@ -392,6 +435,62 @@ def test_the_picture_has_no_background():
     click(made, "Run")
     png = base64.b64decode(made.image.value.split("base64,")[1].split('"')[0])
     assert imread(io.BytesIO(png))[0, 0, 3] == 0
+
+
+def test_earlier_runs_stay_pale_until_reset():
+    drawn = []
+
+    def draw(steps, dense):
+        figure = plot.history(steps, dense=dense)
+        drawn.append(figure)
+        return figure
+
+    def pale():
+        return [line for line in drawn[-1].axes[0].lines if line.get_alpha() == 0.3]
+
+    made = panel(draw=draw, **SMALL)
+    for count in (0, 1, 2):
+        click(made, "Run")
+        assert len(pale()) == count
+    assert [*pale()[0].get_ydata()] == [*drawn[-1].axes[0].lines[0].get_ydata()]
+    assert "the runs before" in made.image.value
+    click(made, "Reset")
+    assert made.image.value == made.table.value == ""
+    click(made, "Run")
+    assert pale() == []
+
+
+def test_picture_and_table_are_of_the_same_step():
+    drawn, told = [], []
+
+    async def run():
+        def rows():
+            return max(made.table.value.count("<tr>") - 1, 0)
+
+        def draw(steps, dense):
+            drawn.append((len(steps), rows()))
+            return plot.history(steps, dense=dense)
+
+        made = panel(draw=draw, sparsity=0.5, rounds=9)
+        made.table.observe(lambda change: told.append(change["new"]), "value")
+        click(made, "Run")
+        await finished(made)
+
+    asyncio.run(run())
+    assert all(shown == min(count, 6) for count, shown in drawn)
+    assert drawn[-1] == (9, 6)
+    assert len({count for count, _ in drawn}) == len([table for table in told if table])
+
+
+def test_the_code_has_the_names_of_the_notebook(monkeypatch):
+    model, data = tiny_model(), tiny_data()
+    for names, said in (
+        (dict(net=model, digits=data), "prune(magnitude, net, digits"),
+        (dict(nets=[None, model], of={"a": data}), "prune(magnitude, nets[1], of['a']"),
+        (dict(_=model, odd={object(): data}), "prune(magnitude, model, data"),
+    ):
+        monkeypatch.setattr("prunekit.widgets.panel.names_of_the_notebook", lambda n=names: n)
+        assert said in Panel(magnitude, model, data).code.text
 
 
 def test_the_readers_own_figures_stay_open():
@@ -530,21 +629,53 @@ def test_the_gap_is_told_after_the_run(typed, said):
     assert said in made.message.value
 
 
-def test_a_guess_is_not_held_against_a_run_with_other_settings():
+def test_every_preset_is_a_question_of_its_own():
+    guess, drawn = guessing(), []
+    guess.draw = lambda figure: drawn.append(figure)
+    made = panel(guess=guess, presets={"half": {}, "most": dict(sparsity=0.9)}, **SMALL)
+    guess.field.value = "60"
+    guess.button.click()
+    made.chooser.value = "most"
+    assert "most:" in guess.words.value
+    assert (guess.field.value, guess.field.disabled) == ("", False)
+    click(made, "Run")
+    assert "First commit" in made.message.value
+    guess.field.value = "20"
+    guess.button.click()
+    click(made, "Run")
+    assert "You said 20 %, it is 9.85 %" in made.message.value
+    assert drawn
+    made.chooser.value = "half"
+    assert guess.field.value == "60"
+    made.controls["seed"].set(7)  # another draw, the same question
+    click(made, "Run")
+    assert "You said 60 %" in made.message.value
+
+
+def test_settings_of_ones_own_need_no_prediction_and_are_held_against_none():
     guess, drawn = guessing(), []
     guess.draw = lambda figure: drawn.append(figure)
     made = panel(guess=guess, **SMALL)
     guess.field.value = "60"
     guess.button.click()
     made.controls["epochs"].set(1)
+    assert "epochs 1:" in guess.words.value
     click(made, "Run")
-    assert "settings that Reset brings back" in made.message.value
+    assert made.message.value == "Here it is 50 %."
     assert drawn == []
-    click(made, "Reset")
-    made.controls["seed"].set(7)  # another draw, the same question
+    guess.field.value = "40"
+    guess.button.click()
     click(made, "Run")
-    assert "You said 60 %" in made.message.value
-    assert drawn
+    assert "You said 40 %" in made.message.value
+
+
+def test_a_number_can_be_predicted_again():
+    guess = guessing()
+    guess.field.value = "60"
+    guess.button.click()
+    assert guess.button.description == "Predict again"
+    guess.button.click()
+    assert (guess.value, guess.field.disabled, guess.said.value) == (None, False, "")
 
 
 def test_a_model_that_cannot_be_copied_is_told_and_not_waited_for():

@@ -127,7 +127,7 @@ def test_a_guess_of_another_cell_stays_as_long_as_a_panel_shows_it(notebook):
     assert mine.comm
     notebook.run("guess", guess)  # nor under it
     assert all(part.comm for part in running.parts(mine))
-    assert mine in shown.children
+    assert mine in running.parts(shown)
     notebook.run("panel", panel)
     assert mine.comm is None
 

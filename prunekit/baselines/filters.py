@@ -32,7 +32,7 @@ from prunekit.mask import Mask
 from prunekit.method import method
 from prunekit.nodes import Nodes
 from prunekit.products import NORMS
-from prunekit.rounds import On, in_rounds
+from prunekit.rounds import On, Rounds, in_rounds
 from prunekit.steps import Run, Step, derive
 from prunekit.train import Tuning, fit
 
@@ -99,7 +99,7 @@ def filters(
     criterion: Annotated[str, Choice(*CRITERIA)] = "l1",
     sparse_epochs: Natural = 0,
     penalty: NonNegative = 1e-4,
-    rounds: Count = 1,
+    rounds: Rounds = 1,
     scope: Scope = "layer",
     multiple: Count = 1,
     on: On = "shrunk",
@@ -122,7 +122,7 @@ def filters(
     sparse_epochs: with "scale", epochs of training before the first cut with a penalty on the sizes
         of all scales, so that the network makes small those that it needs least.
     penalty: what a scale of 1 adds to the loss meanwhile.
-    rounds: 1 is one-shot, more is iterative.
+    rounds: in how many cuts: 1 is one-shot, more is iterative.
     scope: whether filters compete in their layer or in the whole model, there by means over their
         weights.
     multiple: each layer keeps a multiple of so many filters, if it has as many.

@@ -12,10 +12,10 @@ from typing import Any, Unpack
 from torch import nn
 
 from prunekit import score, select
-from prunekit.knobs import Count, Fraction, Names, Scope
+from prunekit.knobs import Fraction, Names, Scope
 from prunekit.mask import Mask, check_prunable
 from prunekit.method import method
-from prunekit.rounds import in_rounds
+from prunekit.rounds import Rounds, in_rounds
 from prunekit.steps import Run, Step
 from prunekit.train import Tuning
 
@@ -27,7 +27,7 @@ def gradient(
     *,
     sparsity: Fraction = 0.9,
     times_weight: bool = False,
-    rounds: Count = 1,
+    rounds: Rounds = 1,
     scope: Scope = "global",
     biases: bool = False,
     ignore: Names = (),

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Unpack
 from torch import nn
 
 from prunekit import score, select
-from prunekit.knobs import Count, Fraction, Names, Range, Scope
+from prunekit.knobs import Count, Fraction, Names, Range, Scope, Useful
 from prunekit.mask import Mask, check_prunable
 from prunekit.method import method
 from prunekit.steps import Run, Step
@@ -33,7 +33,7 @@ def gradual(
     *,
     sparsity: Fraction = 0.9,
     until: Annotated[float, Range(0, 1, low_open=True)] = 0.75,
-    every: Count = 20,
+    every: Annotated[Count, Useful(1, 200)] = 20,
     scope: Scope = "layer",
     biases: bool = False,
     ignore: Names = (),

@@ -12,10 +12,10 @@ from typing import Annotated, Any, Unpack
 from torch import nn
 
 from prunekit import score, select
-from prunekit.knobs import Choice, Count, Fraction, Names, Range, Scope, Several
+from prunekit.knobs import Choice, Fraction, Names, Range, Scope, Several
 from prunekit.mask import Mask, prunable
 from prunekit.method import method
-from prunekit.rounds import in_rounds
+from prunekit.rounds import Rounds, in_rounds
 from prunekit.steps import Run, Step
 from prunekit.train import Tuning
 
@@ -48,7 +48,7 @@ def magnitude(
     sparsity: Fraction = 0.9,
     sensitivities: Annotated[tuple[float, ...], Several(Range(0, 10))] = (),
     measure: Annotated[str, Choice(*score.MEASURES)] = "absolute",
-    rounds: Count = 1,
+    rounds: Rounds = 1,
     scope: Scope = "global",
     biases: bool = False,
     ignore: Names = (),
@@ -64,7 +64,7 @@ def magnitude(
         the sparsity follows, `measure` and `scope` play no part).
     measure: how large a weight is: "absolute", |w|, or "relative", |w| over the standard deviation
         of its parameter's surviving weights, anew each round.
-    rounds: 1 is one-shot, more is iterative.
+    rounds: in how many cuts: 1 is one-shot, more is iterative.
     scope: whether weights compete in their layer or in the whole model.
     biases: prune biases too.
     ignore: names of parameters to leave alone.

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from prunekit import select
-from prunekit.knobs import Count, Fraction, Names, Scope
+from prunekit.knobs import Fraction, Names, Scope
 from prunekit.mask import Mask, check_prunable
 from prunekit.method import method
-from prunekit.rounds import in_rounds
+from prunekit.rounds import Rounds, in_rounds
 from prunekit.steps import Run, Step, derive
 from prunekit.train import Tuning
 
@@ -27,7 +27,7 @@ def random(
     data: Any,
     *,
     sparsity: Fraction = 0.9,
-    rounds: Count = 1,
+    rounds: Rounds = 1,
     scope: Scope = "global",
     biases: bool = False,
     ignore: Names = (),
@@ -38,7 +38,7 @@ def random(
     """Remove weights drawn at random, `rounds` times, fine-tuning after each.
 
     sparsity: share of weights removed at the end; each round removes an equal share of the rest.
-    rounds: 1 is one-shot, more is iterative.
+    rounds: in how many cuts: 1 is one-shot, more is iterative.
     scope: whether the share holds in every layer or only over the whole model.
     biases: prune biases too.
     ignore: names of parameters to leave alone.

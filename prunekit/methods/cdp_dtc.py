@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from prunekit import search, stripes, surgery
-from prunekit.knobs import Choice, Names, NonNegative
+from prunekit.knobs import Choice, Names, NonNegative, Useful
 from prunekit.mask import Mask
 from prunekit.method import method
 from prunekit.steps import Run, Step, derive
@@ -50,10 +50,10 @@ def cdp_dtc(
     *,
     penalty: Annotated[str, Choice(*PENALTIES)] = "cdp",
     threshold: Threshold = "dtc",
-    strength: NonNegative = 5e-6,
-    delta: NonNegative = 0.05,
+    strength: Annotated[NonNegative, Useful(1e-7, 1e-3, log=True)] = 5e-6,
+    delta: Annotated[NonNegative, Useful(0.01, 0.5, log=True)] = 0.05,
     per: Annotated[str, Choice("epoch", "step")] = "epoch",
-    skeleton_decay: NonNegative = 1.0,
+    skeleton_decay: Annotated[NonNegative, Useful(0, 4)] = 1.0,
     final: Annotated[str, Choice("training", "base")] = "training",
     keep: Annotated[str, Choice("best", "last")] = "best",
     skeletons_of: Names = (),

@@ -23,7 +23,7 @@ from prunekit._modules import put_back, snapshot
 from prunekit.data import Data
 from prunekit.evolve import FEWEST, STRATEGIES, Generation, evolve, spread
 from prunekit.judge import SLACK, as_metric, hardest_first
-from prunekit.knobs import Choice, Count, Fraction, Names, Natural, Positive, Range
+from prunekit.knobs import Choice, Count, Fraction, Names, Natural, Positive, Range, Useful
 from prunekit.mask import Mask, prunable
 from prunekit.method import method
 from prunekit.steps import Run, Step, Tried, derive
@@ -289,28 +289,28 @@ def differential_evolution(
     model: nn.Module,
     data: Any,
     *,
-    rounds: Count = 3,
-    drop: Annotated[float, Range(0, 1)] = 0.01,
-    tolerance: Annotated[float, Range(0, 1)] = 0.005,
-    generations: Count = 25,
-    population: Annotated[int, Range(FEWEST)] = 20,
+    rounds: Annotated[Count, Useful(1, 10)] = 3,
+    drop: Annotated[float, Range(0, 1), Useful(0.001, 0.2, log=True)] = 0.01,
+    tolerance: Annotated[float, Range(0, 1), Useful(0, 0.05)] = 0.005,
+    generations: Annotated[Count, Useful(1, 60)] = 25,
+    population: Annotated[int, Range(FEWEST), Useful(FEWEST, 60)] = 20,
     strategy: Annotated[str, Choice(*STRATEGIES)] = "rand1bin",
     scale: Annotated[float, Range(0, 2, low_open=True)] = 0.5,
     crossover: Annotated[float, Range(0, 1)] = 0.9,
     uniform: bool = False,
     fitness: Annotated[str, Choice(*FITNESS)] = "constrained",
     balance: Annotated[float, Range(0, 1)] = 0.7,
-    density: Annotated[float, Range(0, 1, low_open=True)] = 0.1,
+    density: Annotated[float, Range(0, 1, low_open=True), Useful(0.01, 1, log=True)] = 0.1,
     scan: Annotated[float, Range(0, 1)] = 0.1,
-    bound: Positive = 2.5,
-    later: Positive = 1.5,
+    bound: Annotated[Positive, Useful(0.1, 5)] = 2.5,
+    later: Annotated[Positive, Useful(0.1, 5)] = 1.5,
     recovery: Annotated[str, Choice("random", "magnitude", "off")] = "random",
-    recovered: Fraction = 0.02,
-    images: Natural = 0,
+    recovered: Annotated[Fraction, Useful(0, 0.2)] = 0.02,
+    images: Annotated[Natural, Useful(0, 5_000)] = 0,
     judged_by: Annotated[str, Choice("metric", "loss")] = "metric",
     skip: bool = True,
-    splice: Fraction = 0.0,
-    last_epochs: Natural = 0,
+    splice: Annotated[Fraction, Useful(0, 0.2)] = 0.0,
+    last_epochs: Annotated[Natural, Useful(0, 20)] = 0,
     biases: bool = False,
     ignore: Names = (),
     seed: int = 0,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from prunekit import clusters, search, select
 from prunekit.clusters import Algorithm, Feature, Survivor
-from prunekit.knobs import Count, Fraction, Names, Natural, NonNegative, Range, Several
+from prunekit.knobs import Count, Fraction, Names, Natural, NonNegative, Range, Several, Useful
 from prunekit.mask import Mask
 from prunekit.method import method
 from prunekit.nodes import Nodes
@@ -59,9 +59,9 @@ def filter_clustering(
     features: Feature = "autoencoder",
     algorithm: Algorithm = "kmeans",
     survivor: Survivor = "nearest",
-    width: Natural = 0,
-    noise: NonNegative = 0.5,
-    steps: Count = 1_000,
+    width: Annotated[Natural, Useful(0, 32)] = 0,
+    noise: Annotated[NonNegative, Useful(0, 2)] = 0.5,
+    steps: Annotated[Count, Useful(50, 2_000)] = 1_000,
     on: On = "shrunk",
     recalibrate: bool = False,
     ignore: Names = (),
@@ -78,7 +78,7 @@ def filter_clustering(
         silhouette of its clusters is at least this; none, if there is no such share.
     features: what clusters are made of: "autoencoder", codes that a network learns; "pca",
         principal components; "raw", the weights themselves. All are of filters of length 1.
-    algorithm: "kmeans", "spectral" or "ward" (see `prunekit.clusters`).
+    algorithm: how clusters are found: "kmeans", "spectral" or "ward".
     survivor: of each cluster the filter "nearest" to the centroid, or that of the "largest" norm.
     width: numbers of a code; 0: a quarter of the filters, 4 to 32.
     noise: how long the noise is, beside a filter, that the auto-encoder learns to leave out.

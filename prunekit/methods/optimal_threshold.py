@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from prunekit import count, nodes, search, select, surgery
 from prunekit.data import Data
 from prunekit.judge import SLACK, as_metric, hardest_first
-from prunekit.knobs import Choice, Count, Names, Natural, Range, Scope
+from prunekit.knobs import Choice, Count, Names, Natural, Range, Scope, Useful
 from prunekit.mask import Mask
 from prunekit.method import method
 from prunekit.nodes import Activity, Kept, Nodes
@@ -49,16 +49,16 @@ def optimal_threshold(
     model: nn.Module,
     data: Any,
     *,
-    tolerance: select.Share = 0.02,
+    tolerance: Annotated[select.Share, Useful(0, 0.1)] = 0.02,
     scope: Scope = "layer",
     sensitivity: Annotated[str, Choice(*nodes.SENSITIVITIES, "ablation")] = "taylor",
     correlation: nodes.Correlation = "largest",
     redundancy: select.Share = 0.5,
     combined: nodes.Combined = "product",
-    stride: Annotated[float, Range(0, 1, low_open=True)] = 1 / 32,
-    images: Natural = 0,
-    examples: Count = 5_000,
-    again: Natural = 0,
+    stride: Annotated[float, Range(0, 1, low_open=True), Useful(0.01, 0.3, log=True)] = 1 / 32,
+    images: Annotated[Natural, Useful(0, 5_000)] = 0,
+    examples: Annotated[Count, Useful(100, 10_000)] = 5_000,
+    again: Annotated[Natural, Useful(0, 50)] = 0,
     fold: bool = False,
     on: On = "shrunk",
     recalibrate: bool = False,

@@ -18,7 +18,7 @@ from torch import nn
 
 from prunekit import score, search, select
 from prunekit.judge import SLACK, as_metric
-from prunekit.knobs import Before, Choice, Count, Fraction, Names, NonNegative, Range, Scope
+from prunekit.knobs import Before, Choice, Count, Fraction, Names, NonNegative, Range, Scope, Useful
 from prunekit.mask import Mask, check_prunable
 from prunekit.method import method
 from prunekit.steps import Run, Step, Tried, derive
@@ -95,11 +95,11 @@ def roulette(
     *,
     sparsity: Fraction = 0.9,
     wheel: Annotated[str, Choice(*select.WHEELS)] = "inv",
-    strength: Annotated[float, Range(0, 64, low_open=True)] = 4.0,
-    branches: Count = 10,
-    step: Annotated[float, Range(0, 1, low_open=True, high_open=True)] = 0.05,
+    strength: Annotated[float, Range(0, 64, low_open=True), Useful(0.5, 8)] = 4.0,
+    branches: Annotated[Count, Useful(1, 40)] = 10,
+    step: Annotated[float, Range(0, 1, True, True), Useful(0.01, 0.5, log=True)] = 0.05,
     draw_step: bool = False,
-    tie: NonNegative = 0.0005,
+    tie: Annotated[NonNegative, Useful(0, 0.005)] = 0.0005,
     tolerance: Annotated[float, Range(0, 1)] | None = None,
     measure: Annotated[str, Choice(*score.MEASURES), Before("relative")] = "absolute",
     scope: Scope = "global",
@@ -113,9 +113,9 @@ def roulette(
 
     sparsity: share of the weights removed at the end, unless `tolerance` ends the run before.
     wheel: how the slices shrink with |w|: "sum", "lin", "inv", "exp", "rank"; "uniform" is blind.
-    strength: of inv, exp and rank; the larger, the closer to magnitude pruning.
-    branches: children of each level.
-    step: share of the survivors that a level removes.
+    strength: how steep inv, exp and rank are; the larger, the closer to magnitude pruning.
+    branches: how many children each level has; one of them is chosen.
+    step: share of the weights left that a level removes.
     draw_step: draw each child's step from ½, 1, 1½ and 2 × `step`.
     tie: if steps are drawn, the smallest child wins among those whose metric is this close to
         the best.

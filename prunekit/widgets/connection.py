@@ -24,7 +24,7 @@ class Connection(anywidget.AnyWidget):
     """
 
     _esm = script("chart", "connection") + EXPORT.replace("render", "render: connection")
-    _css = style("connection")
+    _css = style("connection", "panel")
     awaited = traitlets.Bool(False).tag(sync=True)
 
     def __init__(self) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import ast
+import html
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import ipywidgets
 
-from prunekit.knobs import Choice, Knob, Patterns, Range, Several, Switch
+from prunekit.knobs import Choice, Knob, Patterns, Range, Several, Switch, Useful
 from prunekit.widgets.running import in_loop, loop_of_the_kernel
-
-WIDE = {"width": "28em"}  # with the name, and as wide as a slider beside its field
 
 
 def control(knob: Knob, text: str, values: Sequence[Any]) -> Control:
@@ -30,17 +30,26 @@ def named(name: str, text: str, width: str = "9em") -> dict[str, Any]:
     return {"description": name, "tooltip": text or name, "style": {"description_width": width}}
 
 
-class Control(ipywidgets.HBox):
-    """What sets the value of a knob, under its name."""
+class Control(ipywidgets.VBox):
+    """What sets the value of a knob, with its name, its words of help and what is wrong, if it is.
+
+    `parts` are what is moved.
+    """
+
+    parts: list[Any]
 
     def __init__(self, knob: Knob, text: str, values: Sequence[Any]):
         self.knob, self.values, self.changed = knob, values, list[Callable[[], None]]()
-        self.loop = loop_of_the_kernel()
-        whole = {"flex": "0 0 auto"}  # what shrinks is the words beside it
-        super().__init__(self._build(text), layout=whole)
+        self.loop, self.wrong = loop_of_the_kernel(), ipywidgets.HTML()
+        self.parts = self._build(text)
+        help_ = ipywidgets.HTML(re.sub("`(.+?)`", r"<code>\1</code>", html.escape(text)))
+        help_.add_class("pk-help")
+        self.wrong.add_class("pk-wrong")
+        super().__init__([*self.parts, self.wrong, help_])
+        self.add_class("pk-control")
         self.set(values[0])
 
-    def _build(self, text: str) -> list[ipywidgets.Widget]:
+    def _build(self, text: str) -> list[Any]:
         raise NotImplementedError
 
     def _watch(self, part: ipywidgets.Widget, act: Callable[[Any], None]) -> None:
@@ -48,6 +57,8 @@ class Control(ipywidgets.HBox):
         part.observe(lambda change: in_loop(self.loop, act, change), "value")
 
     def _notify(self, _: Any = None) -> None:
+        wrong = self.knob.wrong(self.read())
+        self.wrong.value = f'<span role="alert">{html.escape(wrong)}</span>' if wrong else ""
         for callback in self.changed:
             callback()
 
@@ -61,7 +72,7 @@ class Control(ipywidgets.HBox):
 
     def enable(self, on: bool) -> None:
         """Whether the control can be moved."""
-        for part in self.children:
+        for part in self.parts:
             part.disabled = not on
 
     def __repr__(self) -> str:
@@ -71,10 +82,10 @@ class Control(ipywidgets.HBox):
 class Chosen(Control):
     """One of a few names."""
 
-    def _build(self, text: str) -> list[ipywidgets.Widget]:
+    def _build(self, text: str) -> list[Any]:
         assert isinstance(self.knob.rule, Choice)
         name = named(self.knob.name, text)
-        self.menu = ipywidgets.Dropdown(options=self.knob.rule.names, layout=WIDE, **name)
+        self.menu = ipywidgets.Dropdown(options=self.knob.rule.names, **name)
         self._watch(self.menu, self._notify)
         return [self.menu]
 
@@ -88,8 +99,8 @@ class Chosen(Control):
 class Switched(Control):
     """True or False."""
 
-    def _build(self, text: str) -> list[ipywidgets.Widget]:
-        self.box = ipywidgets.Checkbox(layout=WIDE, **named(self.knob.name, text))
+    def _build(self, text: str) -> list[Any]:
+        self.box = ipywidgets.Checkbox(indent=False, **named(self.knob.name, text))
         self._watch(self.box, self._notify)
         return [self.box]
 
@@ -103,9 +114,8 @@ class Switched(Control):
 class Typed(Control):
     """A text that Python reads: a number, None, a tuple without its brackets."""
 
-    def _build(self, text: str) -> list[ipywidgets.Widget]:
-        name = named(self.knob.name, text)
-        self.field = ipywidgets.Text(layout=WIDE, continuous_update=False, **name)
+    def _build(self, text: str) -> list[Any]:
+        self.field = ipywidgets.Text(**named(self.knob.name, text))
         self._watch(self.field, self._notify)
         return [self.field]
 
@@ -122,24 +132,28 @@ class Typed(Control):
 
 
 class Slid(Control):
-    """A slider over the range, or its useful part, beside a field for the exact number."""
+    """A field for the exact number, and a slider over what is useful of its range."""
 
-    def _build(self, text: str) -> list[ipywidgets.Widget]:
-        low, high, step = span(self.knob, self.values)
-        kind = ipywidgets.IntSlider if self.knob.whole else ipywidgets.FloatSlider
-        self.slider = kind(
-            min=low, max=high, step=step, readout=False, continuous_update=False,
-            layout={"width": "21em"}, **named(self.knob.name, text),
-        )  # fmt: skip
+    def _build(self, text: str) -> list[Any]:
+        self.span = span(self.knob, self.values)
+        low, high, step = self.span.ends()
+        self.field = ipywidgets.Text(**named(self.knob.name, text))
+        kind = ipywidgets.FloatSlider
+        if self.knob.whole:
+            kind, low, high, step = ipywidgets.IntSlider, int(low), int(high), 1
         unseen = named(self.knob.name, text, "0")
-        self.field = ipywidgets.Text(layout={"width": "7em"}, continuous_update=False, **unseen)
+        self.slider = kind(
+            value=low, min=low, max=high, step=step, readout=False, continuous_update=False,
+            **unseen,
+        )  # fmt: skip
         self._watch(self.slider, self._slid)
         self._watch(self.field, self._typed)
-        return [self.slider, self.field]
+        return [self.field, self.slider]
 
     def _slid(self, change: Any) -> None:
         if change["new"] != self._nearest():  # else the slider only followed the field
-            self.field.value = str(change["new"]) if self.knob.whole else f"{change['new']:.6g}"
+            value = self.span.value(change["new"])
+            self.field.value = str(round(value)) if self.knob.whole else f"{value:.6g}"
 
     def _typed(self, _: Any) -> None:
         nearest = self._nearest()
@@ -152,7 +166,8 @@ class Slid(Control):
         value = self.read()
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
             return None
-        nearest = min(max(value, self.slider.min), self.slider.max)
+        place = self.span.place(value)
+        nearest = min(max(place, self.slider.min), self.slider.max)
         return round(nearest) if self.knob.whole else float(nearest)
 
     def read(self) -> Any:
@@ -162,18 +177,40 @@ class Slid(Control):
         self.field.value = str(value)
 
 
-def span(knob: Knob, values: Sequence[float]) -> tuple[float, float, float]:
-    """Lowest and highest value of a slider, and its step: the rule's range, or where that has no
-    end, twice the largest value that is needed."""
+class Span(Useful):
+    """The values of a slider; its places are their logarithms to base 10 where `log`."""
+
+    def place(self, value: float) -> float:
+        """Where a value stands."""
+        if not self.log:
+            return value
+        return math.log10(value) if value > 0 else -math.inf
+
+    def value(self, place: float) -> float:
+        """The value at a place, by decades to two digits."""
+        return float(f"{10**place:.2g}") if self.log else place
+
+    def ends(self) -> tuple[float, float, float]:
+        """The lowest and the highest place, and the step from one to the next."""
+        low, high = self.place(self.low), self.place(self.high)
+        power = 10 ** math.floor(math.log10((high - low) / 50))
+        return low, high, next(n * power for n in (5, 2, 1) if n * power <= (high - low) / 50)
+
+
+def span(knob: Knob, values: Sequence[float]) -> Span:
+    """What a slider spans: what is useful, or the rule's range, or where that has no end, twice the
+    largest value that is needed; and in any case each value that is needed."""
     assert isinstance(knob.rule, Range)
+    if knob.useful is not None:
+        log, useful = knob.useful.log, [knob.useful.low, knob.useful.high]
+        needed = [value for value in values if value > 0 or not log]
+        return Span(min(useful + needed), max(useful + needed), log)
     low = knob.rule.low if math.isfinite(knob.rule.low) else 2 * min(*values, 0)
     high = knob.rule.high
     if not math.isfinite(high):
         high = max(2 * max(values), low + 10 if knob.whole else 2 * max(values) or 1)
-    if knob.whole:
-        return int(low), int(high), 1
-    step = 10 ** math.floor(math.log10((high - low) / 50))
-    return low + knob.rule.low_open * step, high - knob.rule.high_open * step, step
+    step = 0 if knob.whole else 10 ** math.floor(math.log10((high - low) / 50))
+    return Span(low + knob.rule.low_open * step, high - knob.rule.high_open * step)
 
 
 def _read(text: str) -> Any:

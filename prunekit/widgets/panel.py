@@ -5,10 +5,8 @@ from __future__ import annotations
 import base64
 import html
 import io
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import ipywidgets
@@ -19,22 +17,26 @@ from torch import nn
 from prunekit import plot
 from prunekit._arguments import checked
 from prunekit.data import wrap
-from prunekit.knobs import Knob, Range, helps, knobs, shown
+from prunekit.knobs import Knob, Range, Useful, helps, knobs, shown
+from prunekit.looks import INK
 from prunekit.prune import Method, bound, share_done, whole
 from prunekit.report import Report, shown_metric
 from prunekit.steps import Step
+from prunekit.widgets.code import Code, name_of, names_of_the_notebook
 from prunekit.widgets.connection import Connection
-from prunekit.widgets.controls import Control, control, named
-from prunekit.widgets.guess import Guess
+from prunekit.widgets.controls import Control, control
+from prunekit.widgets.guess import Prediction
 from prunekit.widgets.running import ENDED, IDLE, PAUSED, RUNNING, OfCell, Running, in_loop
 from prunekit.widgets.sketch import Sketch
 
 OPEN = 4  # controls that are shown; the rest is under "more"
-ROWS = 8  # steps that the table shows
-REDRAWN = 0.4  # seconds from one drawing of the figure to the next
-SEED = Knob("seed", Range(0), 0, whole=True)
+ROWS = 6  # steps that the table shows
+EARLIER = 5  # runs that stay in the figure, pale
+REDRAWN = 0.4  # seconds from one drawing of the figure and the table to the next
+SEED = Knob("seed", Range(0), 0, whole=True, useful=Useful(0, 20))
 
 Draw = Callable[[Sequence[Step], float], Figure]
+Lines = list[tuple[Any, Any]]
 
 
 def _history(steps: Sequence[Step], dense: float) -> Figure:
@@ -47,13 +49,26 @@ def _row(cells: Sequence[str], tag: str) -> str:
     return f"<tr>{''.join(shown)}</tr>"
 
 
+def _lines(figure: Figure) -> Lines:
+    """What the lines of a figure show, without those that go all across."""
+    axis = figure.axes[0]
+    return [
+        (line.get_xdata(), line.get_ydata())
+        for line in axis.lines
+        if line.get_transform() == axis.transData
+    ]
+
+
 class Panel(OfCell, ipywidgets.VBox):
     """Run `method` on a copy of `model`, with a control for each knob.
 
     `show` names up to four knobs whose controls are open, by default the first ones; `settings` are
     values other than the defaults; `presets` maps a label to the values that a click on it sets.
-    `draw(steps, dense)` makes the live figure. With a `guess`, nothing runs before the reader has
-    committed one. The last finished run is in `report`; only validation figures are shown.
+    `draw(steps, dense)` makes the live figure, in which the lines of earlier runs stay, pale. With
+    a `guess`, no preset runs before the reader has committed a prediction about it, one for each;
+    what is set by hand runs without. A `Sketch` shows the run itself, so that there is no other
+    figure if `draw` is left out. The last finished run is in `report`; only validation figures are
+    shown.
 
     Raises ValueError for knobs that the method has not, or values that break its rules.
     """
@@ -67,8 +82,8 @@ class Panel(OfCell, ipywidgets.VBox):
         *,
         show: Sequence[str] = (),
         presets: Mapping[str, Mapping[str, Any]] | None = None,
-        draw: Draw = _history,
-        guess: Guess | Sketch | None = None,
+        draw: Draw | None = None,
+        guess: Prediction | None = None,
         **settings: Any,
     ):
         if not hasattr(whole(method), "knobs"):
@@ -76,14 +91,15 @@ class Panel(OfCell, ipywidgets.VBox):
                 f"Panel: method must be a function decorated with @method, got {shown(method)}"
             )
         settings = {**bound(method), **settings}
-        self.method, self.model, self.data, self.draw, self.guess = (
-            whole(method), model, wrap(data), draw, guess,
-        )  # fmt: skip
+        self.method, self.model, self.data, self.guess = whole(method), model, wrap(data), guess
+        self.draw = draw or (None if isinstance(guess, Sketch) else _history)
         self.name = self.method.__name__
         self.report: Report | None = None
         self.running, self.drawn = Running(self._changed), 0.0
         self.spent, self.since = 0.0, 0.0  # seconds that the run took; the moment up to which
         self.going = self.predicted = False  # whether it goes on; whether the guess is about it
+        self.lines: Lines = []  # of the figure, and of those before
+        self.earlier: list[Lines] = []
         self.presets = {label: dict(values) for label, values in (presets or {}).items()}
         self.knobs = knobs(self.method) | {"seed": SEED}
         given = (settings, *self.presets.values())
@@ -98,25 +114,24 @@ class Panel(OfCell, ipywidgets.VBox):
             first = settings.get(name, knob.default)
             needed = [values[name] for values in self.presets.values() if name in values]
             self.controls[name] = control(knob, texts.get(name, ""), [first, *needed])
-        self.start_values = self.values()
+        self.start_values, self.chosen = self.values(), ""  # the preset that was chosen last
         self.shown = [*show][:OPEN] or [*self.controls][:OPEN]
-        super().__init__(self._layout(self.shown, texts))
+        self.called = self._called(data)
+        super().__init__(self._layout(self.shown))
         self.add_class("pk-panel")
+        self._turn()
         self._changed(None)
 
     # ---------------------------------------------------------------------------------- layout
 
-    def _layout(self, shown: Sequence[str], texts: Mapping[str, str]) -> list[Any]:
-        def described(name: str) -> Any:
-            text = re.sub("`(.+?)`", r"<code>\1</code>", html.escape(texts.get(name, "")))
-            words = ipywidgets.HTML(f'<div style="line-height: 1.3; font-size: 85%">{text}</div>')
-            return ipywidgets.HBox([self.controls[name], words], layout={"align_items": "center"})
-
-        rest = [described(name) for name in self.controls if name not in shown]
+    def _layout(self, shown: Sequence[str]) -> list[Any]:
+        rest = [self.controls[name] for name in self.controls if name not in shown]
         more = ipywidgets.Accordion([ipywidgets.VBox(rest)], titles=("more",))
-        self.preset_buttons = [
-            self._button(label, partial(self._preset, label)) for label in self.presets
-        ]
+        seen = ipywidgets.Layout(display="" if self.presets else "none")
+        self.chooser = ipywidgets.RadioButtons(options=[*self.presets], index=None, layout=seen)
+        self.chooser.add_class("pk-presets")
+        loop = self.running.loop
+        self.chooser.observe(lambda change: in_loop(loop, self._chosen, change["new"]), "value")
         self.buttons = {
             "Run": self._button("Run", self._run, "primary"),
             "Pause": self._button("Pause", self.running.pause),
@@ -124,42 +139,42 @@ class Panel(OfCell, ipywidgets.VBox):
             "Stop": self._button("Stop", self.running.end),
             "Reset": self._button("Reset", self._reset),
         }
-        self.bar = ipywidgets.FloatProgress(max=1.0, layout=ipywidgets.Layout(width="16em"))
+        self.restore = self._button("Restore settings", self._restore)
+        self.bar = ipywidgets.FloatProgress(max=1.0)
         self.left, self.message = ipywidgets.Label(), ipywidgets.HTML()
         self.left.add_class("pk-left")
+        self.message.add_class("pk-verdict")
         self.connection = Connection()
         self.image, self.table = ipywidgets.HTML(), ipywidgets.HTML()
-        self.code = ipywidgets.Textarea(
-            disabled=True,
-            rows=4,
-            layout={"width": "40em"},
-            **named("as code", "the call that gives the same report", "0"),
-        )
+        self.code = Code()
         as_code = ipywidgets.Accordion([self.code], titles=("as code",))
         for made in self.controls.values():
-            made.changed.append(self._tell_code)
-        self._tell_code()
+            made.changed.append(self._turn)
+        settings = ipywidgets.VBox([*(self.controls[name] for name in shown), self.restore, more])
+        result = ipywidgets.VBox(
+            [
+                *([self.guess] if self.guess is not None else []),
+                ipywidgets.HBox([*self.buttons.values(), self.bar, self.left]),
+                self.message,
+                self.image,
+                self.table,
+            ]
+        )
+        body = ipywidgets.HBox([settings, result])
+        for box, name in ((body, "body"), (settings, "settings"), (result, "result"),
+                          (result.children[-4], "run")):  # fmt: skip
+            box.add_class(f"pk-{name}")
         return [
             ipywidgets.HTML(f"<b>{html.escape(self.name)}</b>"),
             self.connection,
-            *([self.guess] if self.guess is not None else []),
-            *(described(name) for name in shown),
-            *([ipywidgets.HBox(self.preset_buttons)] if self.presets else []),
-            more,
-            ipywidgets.HBox(
-                [*self.buttons.values(), self.bar, self.left], layout={"flex_flow": "row wrap"}
-            ),
-            self.message,
-            ipywidgets.HBox(
-                [self.image, self.table], layout=ipywidgets.Layout(flex_flow="row wrap")
-            ),
+            self.chooser,
+            body,
             as_code,
         ]
 
     def _button(self, label: str, act: Callable[[], None], style: str = "") -> ipywidgets.Button:
-        button = ipywidgets.Button(
-            description=label, button_style=style, layout=ipywidgets.Layout(width="auto")
-        )
+        wide = ipywidgets.Layout(width="auto")
+        button = ipywidgets.Button(description=label, button_style=style, layout=wide)
         button.on_click(lambda _: in_loop(self.running.loop, act))
         return button
 
@@ -174,33 +189,70 @@ class Panel(OfCell, ipywidgets.VBox):
         checked = {n: self.knobs[n].check(self.name, v) for n, v in self.values().items()}
         return {n: value for n, value in checked.items() if value != self.knobs[n].default}
 
-    def _tell_code(self) -> None:
+    def _called(self, data: Any) -> str:
+        """How the notebook calls method, model and data, for `prune`."""
+        names = names_of_the_notebook()
+        model, given = name_of(self.model, names, "model"), name_of(data, names, "data")
+        return f"{name_of(self.method, names, self.name)}, {model}, {given}"
+
+    def _preset(self, label: str) -> dict[str, Any]:
+        """The values of all controls in a preset; those of the start if there is no such preset."""
+        return self.start_values | self.presets.get(label, {})
+
+    def _label(self) -> str | None:
+        """Which preset the controls stand at, whatever the seed; None for settings of one's own."""
+        seed = {"seed": self.start_values["seed"]}
+        values = self.values() | seed
+        return next((n for n in (*self.presets, "") if self._preset(n) | seed == values), None)
+
+    def _own(self) -> list[str]:
+        """What was changed by hand since the preset was chosen."""
+        start = self._preset(self.chosen)
+        return [f"{name} {value}" for name, value in self.values().items() if value != start[name]]
+
+    def _turn(self) -> None:
+        """The settings changed: tell them as code, and ask about them."""
+        label = self._label()
+        self.chosen = self.chosen if label is None else label
+        self.chooser.index = [*self.presets].index(label) if label else None
+        self.restore.disabled = not self._own()
+        if self.guess is not None:
+            self.guess.turn(", ".join(self._own()) if label is None else label)
         try:
             settings = self.settings()
         except ValueError as error:
-            self.code.value = f"# {error}"
+            self.code.text = f"# {error}"
             return
         words = "".join(f", {name}={value!r}" for name, value in settings.items())
-        self.code.value = f"report = prune({self.name}, model, data{words})"
+        self.code.text = f"report = prune({self.called}{words})"
 
-    def _preset(self, label: str) -> None:
-        for name, value in (self.start_values | self.presets[label]).items():
+    def _chosen(self, label: str | None) -> None:
+        if label is not None and label != self._label():
+            self._set(self._preset(label))
+
+    def _restore(self) -> None:
+        self._set(self._preset(self.chosen))
+
+    def _set(self, values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
             self.controls[name].set(value)
 
     # ---------------------------------------------------------------------------------- clicks
 
     def _begin(self, paused: bool) -> None:
-        if self.guess is not None and self.guess.value is None:
-            self._say("First commit your prediction.")
-            return
         try:
             settings = self.settings()
         except ValueError as error:
             self._say(str(error))
             return
+        self.predicted = self.guess is not None and self.guess.value is not None
+        if self.guess is not None and not self.predicted and self._label() is not None:
+            self._say("First commit your prediction.")
+            return
         self._say("")
-        values = self.values() | {"seed": self.start_values["seed"]}
-        self.spent, self.going, self.predicted = 0.0, False, values == self.start_values
+        self.spent, self.going = 0.0, False
+        if self.lines:
+            self.earlier, self.lines = [*self.earlier, self.lines][-EARLIER:], []
         self.running.start(self.method, self.model, self.data, settings, paused)
 
     def _run(self) -> None:
@@ -216,10 +268,11 @@ class Panel(OfCell, ipywidgets.VBox):
             self._begin(paused=True)
 
     def _reset(self) -> None:
+        self.lines, self.earlier = [], []
         self.running.reset()
-        for name, value in self.start_values.items():
-            self.controls[name].set(value)
         self._say("")
+        if self.guess is not None:
+            self.guess.follow([], earlier=False)
 
     # ---------------------------------------------------------------------------------- live
 
@@ -235,23 +288,20 @@ class Panel(OfCell, ipywidgets.VBox):
         self.buttons["Stop"].disabled = state not in (RUNNING, PAUSED)
         for made in self.controls.values():
             made.enable(state in (IDLE, ENDED))
-        for button in self.preset_buttons:
-            button.disabled = state not in (IDLE, ENDED)
+        self.chooser.disabled = state not in (IDLE, ENDED)
+        self.restore.disabled = state not in (IDLE, ENDED) or not self._own()
         self.connection.awaited = state == RUNNING or self.running.busy
         self._show_progress(state, steps)
-        self.table.value = self._table(steps)
         if self.running.error is not None:
             error = self.running.error  # its notes say which candidate
             notes = getattr(error, "__notes__", ())
             self._say("; ".join([f"{type(error).__name__}: {error}", *notes]))
+        if not steps or state != RUNNING or time.monotonic() - self.drawn > REDRAWN:
+            self._show(steps)
+            self.drawn = time.monotonic()
         if self.running.report is not None and self.report is not self.running.report:
             self.report = self.running.report
             self._reveal(self.report)
-        due = time.monotonic() - self.drawn > REDRAWN
-        if not steps:
-            self.image.value = ""
-        elif due or state != RUNNING:
-            self._show_figure(steps)
 
     def _show_progress(self, state: str, steps: Sequence[Step]) -> None:
         share = min(share_done(steps), 1.0) if steps else 0.0
@@ -269,29 +319,36 @@ class Panel(OfCell, ipywidgets.VBox):
             words[ENDED] = "failed"
         self.left.value = words.get(state, "running")
 
-    def _show_figure(self, steps: Sequence[Step]) -> None:
-        pruning = self.running.pruning
+    def _show(self, steps: Sequence[Step]) -> None:
+        """Picture and table of a run so far, in step with each other."""
+        self.table.value, self.image.value = self._table(steps), ""
+        try:
+            if self.guess is not None:
+                self.guess.follow(steps, earlier=True)
+            if steps and self.draw is not None:
+                self.image.value = self._picture(steps, self.draw)
+        except Exception as error:  # the run goes on without its figure
+            self._say(f"the figure cannot be drawn: {type(error).__name__}: {error}")
+
+    def _picture(self, steps: Sequence[Step], draw: Draw) -> str:
+        pruning, png, figure = self.running.pruning, io.BytesIO(), None
         assert pruning is not None
-        png, figure = io.BytesIO(), None
         try:
             with plot.style():  # also for what the reader draws
-                figure = self.draw(steps, pruning.before)
+                figure = draw(steps, pruning.before)
+                self.lines = _lines(figure)
+                for xs, ys in (pair for lines in self.earlier for pair in lines):
+                    figure.axes[0].plot(xs, ys, color=INK, alpha=0.3, linewidth=1.5, zorder=0.5)
             if self.guess is not None and self.predicted:
                 self.guess.draw(figure)
             figure.savefig(png, format="png", dpi=120)
-        except Exception as error:  # the run goes on without its figure
-            self._say(f"the figure cannot be drawn: {type(error).__name__}: {error}")
-            return
         finally:
             if figure is not None:  # the reader's own figures stay open
                 pyplot.close(figure)
         words = f"{self.name}: {len(steps)} steps, sparsity {steps[-1].sparsity:.3f}"
         data = base64.b64encode(png.getvalue()).decode()
-        self.image.value = (
-            f'<img alt="{html.escape(words)}" style="max-width: min(620px, 100%)" '
-            f'src="data:image/png;base64,{data}">'
-        )
-        self.drawn = time.monotonic()
+        pale = "<small>Pale lines: the runs before.</small>" if self.earlier else ""
+        return f'<img alt="{html.escape(words)}" src="data:image/png;base64,{data}">{pale}'
 
     def _table(self, steps: Sequence[Step]) -> str:
         if not steps:
@@ -308,11 +365,8 @@ class Panel(OfCell, ipywidgets.VBox):
     def _reveal(self, report: Report) -> None:
         if self.guess is not None and not report.stopped:
             try:
-                if self.predicted:
-                    self._say(self.guess.reveal(report))
-                else:
-                    about = "Your prediction was about the settings that Reset brings back."
-                    self._say(f"{self.guess.outcome(report)} {about}".strip())
+                known = self.predicted and self.guess.value is not None
+                self._say(self.guess.reveal(report) if known else self.guess.outcome(report))
             except Exception as error:
                 self._say(f"the answer cannot be told: {type(error).__name__}: {error}")
 

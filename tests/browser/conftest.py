@@ -7,6 +7,7 @@ import sys
 from contextlib import contextmanager
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from server import jupyterlab
 
 PLACE = "share/jupyter/labextensions/prunekit-lab/"
@@ -52,6 +53,18 @@ def drawn_alone(tab, folder, view, values, more=""):
     tab.goto(path.as_uri())
     tab.wait_for_function("window.drawn")
     return tab
+
+
+def breaches(page, place="body"):
+    """What axe-core calls serious or critical in a part of a page, with the element."""
+    found = Axe().run(page, context=place).response
+    assert found["passes"]
+    return [
+        f"{rule['id']}: {node['html']}"
+        for rule in found["violations"]
+        if rule["impact"] in ("serious", "critical")
+        for node in rule["nodes"]
+    ]
 
 
 @contextmanager

@@ -4,9 +4,11 @@ import re
 
 import pytest
 import torch
+from conftest import breaches
 
 from prunekit import Mask, Step, experiments
 from prunekit.steps import Tried
+from prunekit.widgets import playground
 from prunekit.widgets.replay import page, traits, write_page
 
 
@@ -69,6 +71,16 @@ def test_it_plays_to_the_end_and_can_be_stepped_by_keyboard(opened):
     for name in ("input", "select:not(label select)", "canvas"):
         for each in opened.locator(f".pk-replay {name}:visible").all():
             assert each.get_attribute("aria-label")
+
+
+def test_nothing_keeps_people_from_it(opened):
+    assert breaches(opened) == []
+
+
+def test_nothing_keeps_people_from_the_playground(tab, tmp_path):
+    tab.goto(playground.write_page(tmp_path / "playground.html").as_uri())
+    tab.locator(".pk-playground input[type=range]").wait_for()
+    assert breaches(tab) == []
 
 
 def test_a_notebook_around_it_hears_none_of_its_keys_but_those_that_save_and_run(opened):

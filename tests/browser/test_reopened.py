@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import watched
+from conftest import breaches, watched
 
 from prunekit.widgets import LineageView
 from prunekit.widgets.output import MIME
@@ -101,7 +101,8 @@ def pixels(canvas):
 
 @pytest.fixture(scope="module")
 def saved(lab, browser):
-    """The address of a notebook with each widget, run and saved; its kernel is gone."""
+    """The address of a notebook with each widget, run and saved, whose kernel is gone; and what
+    keeps people from its live widgets, by theme."""
     address, folder = lab
     (folder / "r.ipynb").write_text(json.dumps(notebook([START, *ALIVE, *STILL])))
     tab = browser.new_page()  # JupyterLab itself complains when a kernel goes
@@ -112,21 +113,33 @@ def saved(lab, browser):
     tab.wait_for_timeout(1000)
     for place in range(outputs.count()):
         assert outputs.nth(place).get_attribute("data-shows") == "widget"
+    found = {}
+    for theme in ("JupyterLab Dark", "JupyterLab Light"):
+        change = "theme => jupyterapp.commands.execute('apputils:change-theme', { theme })"
+        tab.evaluate(change, theme)
+        light = str(theme.endswith("Light")).lower()
+        tab.wait_for_selector(f"body[data-jp-theme-light='{light}']", state="attached")
+        found[theme] = breaches(tab, ".prunekit-view")
     save(tab)
     tab.reload()  # a page that comes back to a living kernel
     tab.locator("[data-shows=widget]").nth(len(ALIVE) + len(STILL) - 1).wait_for()
     shut_down(tab)
     tab.close()
-    return f"{address}/lab/tree/r.ipynb?reset"
+    return f"{address}/lab/tree/r.ipynb?reset", found
 
 
 @pytest.fixture(scope="module")
 def reopened(saved, browser):
     with watched(browser, viewport={"width": 1300, "height": 1000}) as tab:
-        tab.goto(saved)
+        tab.goto(saved[0])
         tab.locator(".prunekit-view[data-shows]").nth(len(ALIVE) + len(STILL) - 1).wait_for()
         yield tab
         assert "Error displaying widget" not in tab.locator(".jp-Notebook").inner_text()
+
+
+def test_nothing_keeps_people_from_a_widget(saved, reopened):
+    assert saved[1] == {"JupyterLab Dark": [], "JupyterLab Light": []}
+    assert breaches(reopened, ".prunekit-view") == []
 
 
 @pytest.mark.parametrize("source", ALIVE)

@@ -22,8 +22,8 @@ from tiny import tiny_data, tiny_model
 from prunekit import Data, magnitude
 from prunekit.widgets import Guess, Instant, MaskView, Panel, Sketch
 
-def answer(report):
-    return [(step.sparsity, step.metrics["accuracy"]) for step in report.history]
+def answer(steps):
+    return [(step.sparsity, step.metrics["accuracy"]) for step in steps]
 
 def panel(**more):
     return Panel(magnitude, tiny_model(), more.pop("data", tiny_data()), rounds=2, epochs=1, **more)
@@ -373,8 +373,9 @@ def test_a_curve_is_drawn_by_pointer_and_keys_and_compared_with_the_run(live):
     value = json.loads(python(live, "__import__('json').dumps(guess.value)").strip("'"))
     heights = [height for _, height in value]
     assert heights[-1] == pytest.approx(0.01)
-    assert heights[0] == heights[1] == pytest.approx(0.5, abs=0.1)  # level before the first
-    last = max(i for i in range(20) if heights[i] > 0.6)  # where the stroke went up
+    assert value[0][0] == pytest.approx(0.3, abs=0.1)  # nothing before the first place
+    assert heights[0] == pytest.approx(0.5, abs=0.1)
+    last = max(i for i, height in enumerate(heights) if height > 0.6)  # where the stroke went up
     falls = [a - b for a, b in zip(heights[last:], heights[last + 1 :], strict=False)]
     assert max(falls) == pytest.approx(min(falls))  # from there straight to the end
     canvas.focus()
@@ -384,7 +385,12 @@ def test_a_curve_is_drawn_by_pointer_and_keys_and_compared_with_the_run(live):
     assert python(live, "guess.value[-1][1]").startswith("0.01")
     live.locator(".jupyter-button", has_text="Run").click()
     live.get_by_text("On average you are ").wait_for(timeout=LONG)
-    assert live.locator("img[alt^='magnitude: ']").count() == 1
+    assert int(python(live, "len(guess.true)")) == int(python(live, "len(made.report.history)")) > 1
+    assert live.locator("img[alt^='magnitude: ']").count() == 0  # the sketch shows the run
+    drawing.locator(".pk-legend", has_text="the run").wait_for(timeout=LONG)
+    drawing.locator("button", has_text="Start again").click()
+    drawing.get_by_text("0 of 21 places drawn").wait_for(timeout=LONG)
+    assert python(live, "guess.value") == "None"
 
 
 # ----------------------------------------------------------------------------------------- brush

@@ -48,7 +48,7 @@ function render({ model, el }) {
   const pad = element("canvas", { class: "pk-pad", role: "img", "aria-label": "draw a digit" });
   const clear = element("button", {}, "clear");
   const mine = element("div", { class: "pk-words", role: "status" });
-  const sides = element("canvas", { class: "pk-sides", role: "img" });
+  const sides = element("canvas", { class: "pk-sides", role: "img", "aria-label": "answers" });
   const root = element(
     "div",
     { class: "pk-view pk-playground" },

@@ -45,8 +45,13 @@ function nameOf(results, cell) {
 // Every number of a cell, beside the mean of its arm and the spread over the arm's networks.
 function tableOf(results, cell) {
   const arm = results.arms[cell.arm];
-  const cellOf = (tag) => (text, i) => element(i ? tag : "th", { scope: i ? "col" : "row" }, text);
-  const row = (tag, ...texts) => element("tr", {}, ...texts.map(cellOf(tag)));
+  const row = (tag, first, ...texts) =>
+    element(
+      "tr",
+      {},
+      element(first ? "th" : "td", {}, first),
+      ...texts.map((text) => element(tag, {}, text)),
+    );
   const networks = `${arm.networks} network${arm.networks === 1 ? "" : "s"}`;
   const several = arm.seeds.some((value) => value !== null);
   const deviations = [

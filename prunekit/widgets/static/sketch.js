@@ -9,16 +9,19 @@ function render({ model, el }) {
   const [upward, least, most] = model.get("y");
   const last = model.get("drawn").length - 1;
   const canvas = element("canvas", { role: "application", tabindex: 0 });
+  const asked = element("div", {});
   const words = element("div", { class: "pk-words", role: "status" });
+  const legend = element("div", { class: "pk-legend" });
   const commit = element("button", { type: "button" }, "Commit");
   const again = element("button", { type: "button" }, "Start again");
   const said = element("span", { role: "status" });
   const root = element(
     "div",
     { class: "pk-view pk-sketch" },
-    element("div", {}, model.get("question")),
+    asked,
     element("small", {}, HOW),
     canvas,
+    legend,
     words,
     element("div", { class: "pk-controls" }, commit, again, said),
   );
@@ -47,15 +50,24 @@ function render({ model, el }) {
       context.strokeStyle = look.text;
       stroke(context, [x(where(place)), box.top], [x(where(place)), box.bottom]);
     }
-    if (points.length) {
-      const level = [[box.left, points[0][1]], ...points, [box.right, points.at(-1)[1]]];
-      context.strokeStyle = context.fillStyle = `rgb(${look.kept})`;
-      context.lineWidth = 2;
-      context.setLineDash([6, 4]);
-      stroke(context, ...level); // as it will be taken
-      context.setLineDash([]);
-      for (const point of points) dot(context, ...point, 3);
-    }
+    const curve = (pairs, colour, size) => {
+      context.strokeStyle = context.fillStyle = colour;
+      const places = pairs.map(([across, up]) => [x(across), y(up)]);
+      if (places.length) stroke(context, ...places);
+      for (const place of places) dot(context, ...place, size);
+    };
+    context.lineWidth = 2;
+    for (const pairs of model.get("earlier")) curve(pairs, look.soft, 1);
+    curve(model.get("true"), PALETTE.blue, 3.5);
+    context.strokeStyle = context.fillStyle = PALETTE.orange;
+    context.setLineDash([6, 4]);
+    if (points.length) stroke(context, ...points); // as it will be taken
+    context.setLineDash([]);
+    for (const point of points) dot(context, ...point, locked() ? 1.5 : 3);
+    const marks = [["your prediction", PALETTE.orange]];
+    if (model.get("true").length) marks.push(["the run", PALETTE.blue]);
+    if (model.get("earlier").length) marks.push(["runs before", look.soft]);
+    legend.replaceChildren(...marks.map(([name, colour]) => legendLine(name, colour)));
     tell(shown);
   }
 
@@ -63,12 +75,11 @@ function render({ model, el }) {
     const count = shown.filter((height) => height !== null).length;
     const here = shown[place] === null ? "nothing drawn" : `${upward} ${number(shown[place])}`;
     words.textContent = `at ${across} ${number(where(place))}: ${here}; ${count} of ${last + 1} places drawn`;
-    canvas.setAttribute(
-      "aria-label",
-      `${model.get("question")} ${upward} over ${across}. ${words.textContent}. ${HOW}`,
-    );
+    asked.textContent = [model.get("topic"), model.get("question")].filter(Boolean).join(": ");
+    const label = `${asked.textContent} ${upward} over ${across}. ${words.textContent}. ${HOW}`;
+    canvas.setAttribute("aria-label", label);
     canvas.setAttribute("aria-disabled", locked());
-    commit.disabled = again.disabled = locked();
+    commit.disabled = locked();
     said.textContent = model.get("said");
   }
 
@@ -139,12 +150,17 @@ function render({ model, el }) {
   again.onclick = () => {
     heights.fill(null);
     keep();
+    model.send({ again: true });
     draw();
   };
 
-  const changed = () => draw();
-  model.on("change:committed", changed);
-  model.on("change:said", changed);
+  const changed = () => {
+    if (!held) heights = [...model.get("drawn")];
+    draw();
+  };
+  const events =
+    "change:committed change:said change:drawn change:topic change:true change:earlier";
+  model.on(events, changed);
   const resized = new ResizeObserver(draw);
   resized.observe(canvas);
   const end = recoloured(draw);
@@ -152,8 +168,7 @@ function render({ model, el }) {
   return () => {
     end();
     resized.disconnect();
-    model.off("change:committed", changed);
-    model.off("change:said", changed);
+    model.off(events, changed);
   };
 }
 
