@@ -80,6 +80,11 @@ def style() -> Iterator[None]:
         plt.rcParams.update(before)
 
 
+def prepare() -> None:
+    """Load what figures need, which takes a second; else the first of them does."""
+    _settings()
+
+
 @functools.cache
 def _settings() -> Any:
     import seaborn  # takes a second: with the first figure, not with the first cell

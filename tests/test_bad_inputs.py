@@ -344,6 +344,9 @@ GOOD = {
         judge.by_class,
         dict(model=tiny_model(), data=small(), split="validation", mask=mask(), run=Run()),
     ),
+    "judge.Estimate": lambda: (
+        judge.Estimate, dict(model=tiny_model(), data=small(), hardest=5, seed=0)
+    ),
     "judge.paired": lambda: (
         judge.paired,
         dict(a=tiny_model(), b=tiny_model(seed=1), data=small(), split="validation", run=Run()),
@@ -759,6 +762,7 @@ GOOD = {
         dict(lines={"a": [[(0.1, 0.9), (0.2, 0.8)]]}, title="t", x="x", y="y", dense=0.9,
              points={"b": (0.1, 0.5)}, xlim=(0.0, 1.0), ylim=(0.0, 1.0)),
     ),
+    "plot.prepare": lambda: (plot.prepare, {}),
     "plot.way": lambda: (plot.way, dict(steps=pruned().history)),
     "plot.scatter": lambda: (
         plot.scatter,

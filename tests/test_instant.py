@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny import tiny_data, tiny_images, tiny_model, tiny_residual
 
-from prunekit import Mask, evaluate, show
+from prunekit import Mask, evaluate, mnist_small, pretrained, show
 from prunekit.baselines.random import random
 from prunekit.judge import by_class
 from prunekit.methods.roulette import roulette as roulette_method
@@ -117,6 +117,42 @@ def test_the_newest_value_wins_and_the_loop_is_not_held_up():
     view = asyncio.run(drag())
     assert view.shown.value == "1"
     assert 45 < view.milliseconds < 500
+
+
+def test_an_estimate_comes_first_and_what_is_exact_only_if_nothing_has_moved():
+    async def drag():
+        def work(place):
+            yield f"about {place:g}"
+            time.sleep(0.05)
+            exact.append(place)
+            yield f"{place:g}"
+
+        exact, seen = [], []
+        view = Instant(work, place=(0.0, 1.0, 0.0))
+        view.shown.observe(lambda change: seen.append(change["new"]), "value")
+        for i in range(1, 41):
+            view.controls["place"].value = i / 100
+            await asyncio.sleep(0.002)
+        while view.latest.busy:
+            await asyncio.sleep(0.01)
+        return exact, seen
+
+    exact, seen = asyncio.run(drag())
+    assert seen[-2:] == ["about 0.4", "0.4"]
+    assert len(exact) < 10
+    assert [told for told in seen if told.startswith("about")]
+
+
+def test_the_threshold_view_says_what_is_estimated():
+    net, data = pretrained("lenet_300_100"), mnist_small()
+    view, seen = magnitude(net, data), []
+    view.shown.observe(lambda change: seen.append(change["new"]), "value")
+    view.controls["threshold"].value = 0.05
+    first, last = seen
+    assert "(from 500 of 5,000 examples; measuring all)" in first
+    assert "from 500" not in last
+    told = [float(re.search(r"accuracy (?:about )?([\d.]+)", text)[1]) for text in seen]
+    assert told[0] == pytest.approx(told[1], abs=0.04)
 
 
 def test_an_error_is_said_and_the_view_goes_on():

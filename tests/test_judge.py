@@ -9,9 +9,9 @@ from scipy.stats import binomtest
 from tiny import tiny_data, tiny_model
 from torch import nn
 
-from prunekit import Data, Mask, accuracy, evaluate, fit, magnitude
+from prunekit import Data, Mask, accuracy, evaluate, fit, magnitude, mnist_small, pretrained
 from prunekit.data import squared_error
-from prunekit.judge import Paired, as_metric, by_class, judge, paired
+from prunekit.judge import Estimate, Paired, as_metric, by_class, judge, paired
 from prunekit.widgets import MaskView, views
 
 
@@ -218,6 +218,40 @@ def test_the_right_answers_of_each_class_are_those_that_a_loop_counts():
     assert [c.share for c in found] == [r / n for r, n in zip(right, of, strict=True)]
     accuracy = evaluate(model, data, mask=mask)
     assert sum(right) / sum(of) == pytest.approx(accuracy)
+
+
+def test_an_estimate_is_exact_where_it_looks_and_near_elsewhere():
+    net, data = pretrained("lenet_300_100"), mnist_small()
+    everything = Estimate(net, data, data.size("validation"))
+    half = Estimate(net, data, data.size("validation") // 2)
+    part = Estimate(net, data)
+    assert (everything.examples, half.examples, part.examples) == (5_000, 5_000, 500)
+    sizes = {name: p.detach().abs() for name, p in net.named_parameters() if p.dim() == 2}
+    for threshold in (0.0, 0.02, 0.04, 0.06, 0.1):
+        mask = Mask({name: size >= threshold for name, size in sizes.items()})
+        exact = by_class(net, data, mask=mask)
+        assert everything.by_class(mask) == half.by_class(mask) == exact
+        told = part.by_class(mask)
+        assert [(c.name, c.examples) for c in told] == [(c.name, c.examples) for c in exact]
+        share, true = (sum(c.right for c in classes) / 5_000 for classes in (told, exact))
+        # The others are a random part: four standard errors of 250 draws.
+        assert abs(share - true) <= 4 * (true * (1 - true) / 250) ** 0.5
+        assert threshold > 0 or share == true  # the errors of the whole network are all seen
+
+
+def test_what_cannot_be_estimated_is_refused():
+    x = torch.rand(40, 8)
+    with pytest.raises(ValueError, match="the metric must be the accuracy"):
+        Estimate(tiny_model(), regression(x, x[:, :3]))
+
+    class Loader:
+        loss, metric = staticmethod(nn.functional.cross_entropy), staticmethod(accuracy)
+
+        def batches(self, split, size, generator=None):
+            return tiny_data().batches(split, size, generator)
+
+    with pytest.raises(ValueError, match="put into another order"):
+        Estimate(tiny_model(), Loader())
 
 
 def test_classes_are_counted_only_where_answers_are_right_or_wrong():

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import html
 import math
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ipywidgets
 import traitlets
+from torch import nn
 
 from prunekit._arguments import checked
+from prunekit.data import Data
+from prunekit.judge import Estimate
 from prunekit.knobs import shown
 from prunekit.looks import BLUE, RED
 from prunekit.widgets import output
@@ -19,6 +23,8 @@ from prunekit.widgets.connection import Connection
 from prunekit.widgets.controls import named
 from prunekit.widgets.running import Latest, OfCell, in_loop, loop_of_the_kernel, settled
 
+LARGE = 1_000  # examples, from which an estimate comes first
+HANDED_ON, SENT = 0.1, 0.015  # seconds: at most until it is shown; and until the page has it
 Place = tuple[float, float, float] | Sequence[str]  # low, high, start of a slider; or the names
 
 
@@ -26,14 +32,15 @@ class Instant(OfCell, ipywidgets.VBox):
     """Show ``work(**values)``, some HTML, again whenever a control moves.
 
     Each place is ``(low, high, start)`` of a slider, or the names of a menu. The work is done in a
-    thread and must not touch widgets; while it is under way only the newest values wait.
-    `milliseconds` is how long the last one took.
+    thread and must not touch widgets; while it is under way only the newest values wait. It may
+    give several texts, as a generator does: an estimate that is soon there, and what is exact,
+    which is left out if a control has moved on. `milliseconds` is how long the last one took.
     """
 
     milliseconds = traitlets.Float(0.0)
 
     @checked
-    def __init__(self, work: Callable[..., str], title: str = "", **places: Place):
+    def __init__(self, work: Callable[..., str | Iterator[str]], title: str = "", **places: Place):
         self.work, self.title = work, title
         self.controls = {name: _control(name, place) for name, place in places.items()}
         self.shown, loop = ipywidgets.HTML(), loop_of_the_kernel()
@@ -41,6 +48,7 @@ class Instant(OfCell, ipywidgets.VBox):
         self.latest = Latest(self._timed, self._show)
         for control in self.controls.values():
             control.observe(lambda _: in_loop(loop, self._ask), "value")
+        self.loop = loop
         head = [ipywidgets.HTML(f"<b>{html.escape(title)}</b>")] if title else []
         super().__init__([*head, *self.controls.values(), Connection(), self.shown])
         self.add_class("pk-instant")
@@ -54,12 +62,29 @@ class Instant(OfCell, ipywidgets.VBox):
         self.latest(self.values())
 
     def _timed(self, values: dict[str, Any]) -> tuple[str, float]:
-        begun = time.perf_counter()
-        told = self.work(**values)
-        if not isinstance(told, str):
-            raise TypeError(f"Instant: work must give a text, got {shown(told)}")
-        self.told = told
-        return told, 1000 * (time.perf_counter() - begun)
+        begun, given = time.perf_counter(), self.work(**values)
+        for told in given if isinstance(given, Iterator) else [given]:
+            if not isinstance(told, str):
+                raise TypeError(f"Instant: work must give a text, got {shown(told)}")
+            self.told, took = told, 1000 * (time.perf_counter() - begun)
+            if self.latest.waiting:
+                break
+            if isinstance(given, Iterator):
+                self._show_soon(told, took)
+        return self.told, took
+
+    def _show_soon(self, told: str, took: float) -> None:
+        """Show something before the work goes on: what computes would keep the loop from it."""
+        seen = threading.Event()
+
+        def show() -> None:
+            self._show((told, took))
+            seen.set()
+
+        in_loop(self.loop, show)
+        seen.wait(HANDED_ON)
+        if self.loop is not None:
+            time.sleep(SENT)
 
     def _show(self, result: Any) -> None:
         if isinstance(result, BaseException):
@@ -96,6 +121,17 @@ def _control(name: str, place: Place) -> ipywidgets.Widget:
     return ipywidgets.FloatSlider(
         value=start, min=low, max=high, step=step, readout_format=".3g", **looks
     )
+
+
+def first_guess(model: nn.Module, data: Data) -> Estimate | None:
+    """What tells the accuracy roughly and soon; None where all is soon told, or it cannot be."""
+    fits = data.counts_errors and data.reorderable
+    return Estimate(model, data) if fits and data.size("validation") >= LARGE else None
+
+
+def about(value: float, estimate: Estimate, n: int) -> str:
+    """An estimated metric in words, with what it is made from."""
+    return f"about {value:.2f} (from {estimate.examples} of {n:,} examples; measuring all)"
 
 
 def bars(

@@ -26,7 +26,16 @@ from prunekit.widgets.code import Code, name_of, names_of_the_notebook
 from prunekit.widgets.connection import Connection
 from prunekit.widgets.controls import Control, control
 from prunekit.widgets.guess import Prediction
-from prunekit.widgets.running import ENDED, IDLE, PAUSED, RUNNING, OfCell, Running, in_loop
+from prunekit.widgets.running import (
+    ENDED,
+    IDLE,
+    PAUSED,
+    RUNNING,
+    OfCell,
+    Running,
+    in_loop,
+    in_viewer,
+)
 from prunekit.widgets.sketch import Sketch
 
 OPEN = 4  # controls that are shown; the rest is under "more"
@@ -117,6 +126,7 @@ class Panel(OfCell, ipywidgets.VBox):
         self.start_values, self.chosen = self.values(), ""  # the preset that was chosen last
         self.shown = [*show][:OPEN] or [*self.controls][:OPEN]
         self.called = self._called(data)
+        in_viewer(plot.prepare)  # or the first picture would keep a click on Stop waiting
         super().__init__(self._layout(self.shown))
         self.add_class("pk-panel")
         self._turn()

@@ -45,6 +45,11 @@ def in_loop(loop: asyncio.AbstractEventLoop | None, act: Callable[..., Any], *gi
         loop.call_soon_threadsafe(act, *given)
 
 
+def in_viewer(act: Callable[[], Any]) -> None:
+    """Do something in the views' thread, where it keeps nobody waiting."""
+    _viewer.submit(act)
+
+
 def settled() -> None:
     """Wait until the views' thread has done what it was asked for."""
     _viewer.submit(lambda: None).result()

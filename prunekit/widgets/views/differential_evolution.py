@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -12,7 +13,7 @@ from prunekit.data import wrap
 from prunekit.judge import evaluate
 from prunekit.mask import Mask, prunable
 from prunekit.report import shown_metric
-from prunekit.widgets.instant import Instant, bars
+from prunekit.widgets.instant import Instant, about, bars, first_guess
 
 NAMED = 5  # bars that have room for their names
 
@@ -26,11 +27,17 @@ def differential_evolution(model: nn.Module, data: Any) -> Instant:
     metric, n = data.metric_name, data.size("validation")
     before = shown_metric(evaluate(model, data), metric, n)
 
-    def work(**sensitivities: float) -> str:
+    estimate = first_guess(model, data)
+
+    def work(**sensitivities: float) -> Iterator[str]:
         limits = {name: s * deviations[name] for name, s in sensitivities.items()}
         mask = Mask({name: w.abs() >= limits[name] for name, w in weights.items()})
-        value = evaluate(model, data, mask=mask)
-        figure = shown_metric(value, metric, n)
+        if estimate is not None:
+            value = sum(c.right for c in estimate.by_class(mask)) / n
+            yield page(mask, about(value, estimate, n))
+        yield page(mask, shown_metric(evaluate(model, data, mask=mask), metric, n))
+
+    def page(mask: Mask, figure: str) -> str:
         shares = [float(keep.float().mean()) for keep in mask.values()]
         each = ", ".join(f"{name} {s:.1%}" for name, s in zip(mask, shares, strict=True))
         says = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -9,10 +10,10 @@ from torch import nn
 
 from prunekit._arguments import checked
 from prunekit.data import wrap
-from prunekit.judge import by_class, evaluate
+from prunekit.judge import Recall, by_class, evaluate
 from prunekit.mask import Mask, prunable
 from prunekit.report import shown_metric
-from prunekit.widgets.instant import Instant, bars
+from prunekit.widgets.instant import Instant, about, bars, first_guess
 
 BINS, FEW = 60, 20  # bars; classes whose recall is drawn
 
@@ -26,27 +27,34 @@ def magnitude(model: nn.Module, data: Any) -> Instant:
     counts = torch.histc(sizes.clamp(max=most), BINS, 0, most).tolist()
     data = wrap(data)
     metric, n = data.metric_name, data.size("validation")
+    estimate = first_guess(model, data)
 
-    def judged(mask: Mask) -> tuple[float, str]:
-        """The metric, and of a few classes a picture of their recall."""
-        if not data.counts_errors:
-            return evaluate(model, data, mask=mask), ""
-        classes = by_class(model, data, mask=mask)
-        value = sum(c.right for c in classes) / n
+    def recalls(classes: Sequence[Recall]) -> str:
+        """Of a few classes a picture of their recall."""
         if len(classes) > FEW:
-            return value, ""
+            return ""
         told = ", ".join(f"{c.name}: {c.share:.1%}" for c in classes)
-        picture = bars(
+        return bars(
             [c.share for c in classes], [True] * len(classes), x="class", y="recall", most=1.0,
             ticks={share / 2: f"{share / 2:g}" for share in range(3)},
             names=[c.name for c in classes], says=f"recall of {told}",
         )  # fmt: skip
-        return value, picture
 
-    def work(threshold: float) -> str:
+    def work(threshold: float) -> Iterator[str]:
         mask = Mask({name: w >= threshold for name, w in weights.items()})
-        value, recall = judged(mask)
+        if estimate is not None:
+            classes = estimate.by_class(mask)
+            value = sum(c.right for c in classes) / n
+            yield page(mask, threshold, about(value, estimate, n), recalls(classes))
+        if not data.counts_errors:
+            value, classes = evaluate(model, data, mask=mask), []
+        else:
+            classes = by_class(model, data, mask=mask)
+            value = sum(c.right for c in classes) / n
         figure = shown_metric(value, metric, n)
+        yield page(mask, threshold, figure, recalls(classes) if classes else "")
+
+    def page(mask: Mask, threshold: float, figure: str, recall: str) -> str:
         says = (
             f"sparsity {mask.sparsity:.3f}: {mask.kept:,} of {mask.total:,} weights kept, "
             f"validation {metric} {figure}"
