@@ -27,6 +27,7 @@ benchmarks: .venv/complete-test  ## speed beside a peer's, as ratios
 	$(BIN)/python benchmarks/roulette.py
 	$(BIN)/python benchmarks/population.py
 	$(BIN)/python benchmarks/workers.py
+	$(BIN)/python benchmarks/memory.py
 
 clean:
 	rm -rf .venv out

@@ -59,6 +59,18 @@ def test_binder_stops_at_the_first_error():
     assert next(line for line in lines if not line.startswith("#")) == "set -e"
 
 
+def test_a_badge_opens_its_notebook_on_binder():
+    script = [sys.executable, ROOT / "tools/badges.py"]
+    done = subprocess.run([*script, "me/copy"], capture_output=True, text=True, check=True)
+    for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"):
+        place = f"/gh/me/copy/HEAD?urlpath=lab%2Ftree%2Fnotebooks%2F{path.name})"
+        assert done.stdout.count(place) == 1
+    for words in ([], ["me"], ["me/copy/more"], ["me/copy", "a", "b"]):
+        done = subprocess.run([*script, *words], capture_output=True, text=True)
+        assert done.returncode == 1
+        assert "OWNER/REPO" in done.stderr
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
 def test_the_scripts_are_valid_shell():
     for script in ("binder/postBuild", ".ci/run"):

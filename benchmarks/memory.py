@@ -1,0 +1,32 @@
+"""What a notebook's kernel holds: ``python benchmarks/memory.py [NOTEBOOK...]``.
+
+Each notebook is run from the top in a kernel of its own; then the kernel says how much memory it
+has had at most, in megabytes (resident, without JupyterLab and the browser). Binder gives 2 GB to
+both together; the aim is 1,000.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+ROOT, MOST = Path(__file__).parents[1] / "notebooks", 1_000
+ASK = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+
+
+def peak(path: Path) -> int:
+    """Megabytes at the most."""
+    notebook = nbformat.read(path, 4)
+    notebook.cells.append(nbformat.v4.new_code_cell(ASK))
+    place = {"metadata": {"path": str(path.parent)}}
+    NotebookClient(notebook, timeout=1_800, resources=place).execute()
+    return int(notebook.cells[-1].outputs[0].text)
+
+
+if __name__ == "__main__":
+    for path in map(Path, sys.argv[1:] or sorted(ROOT.glob("[0-9][0-9]_*.ipynb"))):
+        held = peak(path)
+        print(f"{path.stem:<30} {held:5} MB  aim ≤ {MOST}: {'ok' if held <= MOST else 'MISSED'}")
