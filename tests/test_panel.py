@@ -119,6 +119,38 @@ def test_the_preset_that_the_settings_are_is_marked_and_restored():
     assert made.settings() == {"sparsity": 0.8}
 
 
+def test_what_is_typed_quickly_is_not_lost_to_the_slider_that_follows():
+    async def run():
+        control = panel().controls["sparsity"]
+        for text in ("0", "0.", "0.9", "0.95"):
+            control.field.value = text
+        await asyncio.sleep(0.1)
+        assert control.field.value == "0.95"
+        assert control.slider.value == pytest.approx(0.95)
+
+    asyncio.run(run())
+
+
+def test_a_preset_that_passes_another_on_its_way_is_what_it_says():
+    presets = {"start": {}, "half": dict(sparsity=0.5), "all": dict(sparsity=0.5, rounds=4)}
+
+    async def run():
+        made = panel(sparsity=0.3, rounds=2, presets=presets)
+        for label in ("all", "start", "half", "all"):
+            made.chooser.value = label
+            await asyncio.sleep(0.1)
+            assert made.chooser.value == label
+            assert made._label() == label
+        made.controls["rounds"].set(9)
+        await asyncio.sleep(0.1)
+        assert made.chooser.value is None
+        made.restore.click()
+        await asyncio.sleep(0.1)
+        assert made.chooser.value == "all"
+
+    asyncio.run(run())
+
+
 def test_a_slider_by_decades_takes_its_value_and_gives_it_back():
     control = panel(lr=0.1).controls["lr"]
     assert control.slider.value == pytest.approx(-1)

@@ -146,19 +146,27 @@ class Slid(Control):
             value=low, min=low, max=high, step=step, readout=False, continuous_update=False,
             **unseen,
         )  # fmt: skip
-        self._watch(self.slider, self._slid)
+        self.following = False
+        self.slider.observe(self._moved, "value")
         self._watch(self.field, self._typed)
         return [self.field, self.slider]
 
+    def _moved(self, change: Any) -> None:
+        # Asked here and not in the loop: by then more may have been typed, which would be lost.
+        if not self.following:
+            in_loop(self.loop, self._slid, change)
+
     def _slid(self, change: Any) -> None:
-        if change["new"] != self._nearest():  # else the slider only followed the field
+        if change["new"] != self._nearest():
             value = self.span.value(change["new"])
             self.field.value = str(round(value)) if self.knob.whole else f"{value:.6g}"
 
     def _typed(self, _: Any) -> None:
         nearest = self._nearest()
         if nearest is not None:
+            self.following = True
             self.slider.value = nearest
+            self.following = False
         self._notify()
 
     def _nearest(self) -> float | None:

@@ -107,6 +107,7 @@ class Panel(OfCell, ipywidgets.VBox):
         self.running, self.drawn = Running(self._changed), 0.0
         self.spent, self.since = 0.0, 0.0  # seconds that the run took; the moment up to which
         self.going = self.predicted = False  # whether it goes on; whether the guess is about it
+        self.turning = False  # whether settings and mark of the preset are being changed
         self.lines: Lines = []  # of the figure, and of those before
         self.earlier: list[Lines] = []
         self.presets = {label: dict(values) for label, values in (presets or {}).items()}
@@ -140,8 +141,7 @@ class Panel(OfCell, ipywidgets.VBox):
         seen = ipywidgets.Layout(display="" if self.presets else "none")
         self.chooser = ipywidgets.RadioButtons(options=[*self.presets], index=None, layout=seen)
         self.chooser.add_class("pk-presets")
-        loop = self.running.loop
-        self.chooser.observe(lambda change: in_loop(loop, self._chosen, change["new"]), "value")
+        self.chooser.observe(self._clicked, "value")
         self.buttons = {
             "Run": self._button("Run", self._run, "primary"),
             "Pause": self._button("Pause", self.running.pause),
@@ -161,18 +161,11 @@ class Panel(OfCell, ipywidgets.VBox):
         for made in self.controls.values():
             made.changed.append(self._turn)
         settings = ipywidgets.VBox([*(self.controls[name] for name in shown), self.restore, more])
-        result = ipywidgets.VBox(
-            [
-                *([self.guess] if self.guess is not None else []),
-                ipywidgets.HBox([*self.buttons.values(), self.bar, self.left]),
-                self.message,
-                self.image,
-                self.table,
-            ]
-        )
+        run = ipywidgets.HBox([*self.buttons.values(), self.bar, self.left])
+        asked = [self.guess] if self.guess is not None else []
+        result = ipywidgets.VBox([*asked, run, self.message, self.image, self.table])
         body = ipywidgets.HBox([settings, result])
-        for box, name in ((body, "body"), (settings, "settings"), (result, "result"),
-                          (result.children[-4], "run")):  # fmt: skip
+        for name, box in dict(body=body, settings=settings, result=result, run=run).items():
             box.add_class(f"pk-{name}")
         return [
             ipywidgets.HTML(f"<b>{html.escape(self.name)}</b>"),
@@ -221,10 +214,14 @@ class Panel(OfCell, ipywidgets.VBox):
         return [f"{name} {value}" for name, value in self.values().items() if value != start[name]]
 
     def _turn(self) -> None:
-        """The settings changed: tell them as code, and ask about them."""
+        """The settings changed: mark their preset, tell them as code, and ask about them."""
+        if self.turning:
+            return
         label = self._label()
         self.chosen = self.chosen if label is None else label
+        self.turning = True
         self.chooser.index = [*self.presets].index(label) if label else None
+        self.turning = False
         self.restore.disabled = not self._own()
         if self.guess is not None:
             self.guess.turn(", ".join(self._own()) if label is None else label)
@@ -236,16 +233,19 @@ class Panel(OfCell, ipywidgets.VBox):
         words = "".join(f", {name}={value!r}" for name, value in settings.items())
         self.code.text = f"report = prune({self.called}{words})"
 
-    def _chosen(self, label: str | None) -> None:
-        if label is not None and label != self._label():
-            self._set(self._preset(label))
+    def _clicked(self, change: Any) -> None:
+        if not self.turning and change["new"] is not None:  # else the mark follows the settings
+            in_loop(self.running.loop, self._choose, change["new"])
+
+    def _choose(self, label: str) -> None:
+        self.turning = True  # what the settings are on the way is nobody's question
+        for name, value in self._preset(label).items():
+            self.controls[name].set(value)
+        self.turning = False
+        self._turn()
 
     def _restore(self) -> None:
-        self._set(self._preset(self.chosen))
-
-    def _set(self, values: Mapping[str, Any]) -> None:
-        for name, value in values.items():
-            self.controls[name].set(value)
+        self._choose(self.chosen)
 
     # ---------------------------------------------------------------------------------- clicks
 
