@@ -20,6 +20,7 @@ from prunekit.mask import Mask
 
 UNANSWERED = "not answered yet: replace the ... above and run this cell again"
 SECONDS, CHARACTERS = 5.0, 2_000  # that an answer may take, and print
+NOTHING = "your function returns None: does it end with return?"
 WIDTH = 70  # characters of a value that are shown
 
 
@@ -65,9 +66,7 @@ def verdict(
     if any(result is ... for result in given):
         return UNANSWERED
     if any(result is None for result in given):
-        return (
-            "your function returns None: does it end with return?" if on else "your answer is None"
-        )
+        return NOTHING if on else "your answer is None"
     if on and not (callable(like) or isinstance(like, (list, tuple))):
         raise TypeError(
             "course: with `on`, like must be a function or the list of its results, got "

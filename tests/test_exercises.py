@@ -115,6 +115,26 @@ def test_of_many_equal_results_the_last_is_shown(board, task, capsys):
     assert last.count("yours") == exercises.SHOWN
 
 
+def test_a_function_that_gives_nothing_or_never_ends_is_told_soon(monkeypatch, capsys, tmp_path):
+    def endless(*given):
+        while True:
+            pass
+
+    calling = exercises.Challenge(lambda f: float(f(1)), "points", "highest", lambda: {})
+    monkeypatch.setattr(exercises, "_named", lambda kind, name: calling)
+    monkeypatch.setattr(exercises, "_rivals", lambda name: {})
+    monkeypatch.setattr(exercises, "SECONDS", 0.2)
+    monkeypatch.setenv("PRUNEKIT_HOME", str(tmp_path))
+    for own, text in (
+        (lambda x: None, "your function returns None"),
+        (endless, "your answer has not come back after 0.2 seconds"),
+        (lambda x: ..., "stops with TypeError"),
+        (lambda x: x + 1, "points: 2"),
+    ):
+        exercises.challenge("points", own)
+        assert text in capsys.readouterr().out
+
+
 def test_an_answer_may_not_end_the_kernel(board, task, capsys):
     class Leaves:
         def __float__(self):

@@ -304,7 +304,7 @@ def test_no_figure_is_forgotten():
     made = {
         n for n, f in vars(plot).items() if inspect.isfunction(f) and f.__module__ == plot.__name__
     }
-    assert {name for name in made if name[0] != "_"} == {*FIGURES, "style", "way"}
+    assert {name for name in made if name[0] != "_"} == {*FIGURES, "style", "way", "prepare"}
 
 
 @pytest.mark.parametrize("name", FIGURES)

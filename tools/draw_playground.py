@@ -21,7 +21,7 @@ def main():
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
         )
-        tab = browser.new_page(viewport={"width": 1000, "height": 760}, color_scheme="light")
+        tab = browser.new_page(viewport={"width": 1000, "height": 920}, color_scheme="light")
         tab.goto(page.as_uri())
         slider = tab.get_by_label("weights removed")
         last = int(slider.get_attribute("max"))

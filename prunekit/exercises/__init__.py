@@ -22,7 +22,7 @@ import torch
 from prunekit._arguments import checked
 from prunekit._files import home, replacing
 from prunekit._patience import patiently
-from prunekit.course import CHARACTERS, UNANSWERED, check
+from prunekit.course import CHARACTERS, NOTHING, SECONDS, UNANSWERED, check
 from prunekit.knobs import Choice, NonNegative, Positive
 
 __all__ = ["Challenge", "Exercise", "challenge", "exercise"]
@@ -80,11 +80,12 @@ def challenge(name: str, attempt: Any) -> None:
     """
     task = _named("CHALLENGES", name)
     try:
-        value = patiently(lambda: task.judge(attempt), task.seconds, CHARACTERS)
+        given = _watched(attempt) if callable(attempt) else attempt
+        value = patiently(lambda: task.judge(given), task.seconds, CHARACTERS)
     except TimeoutError as late:
         return print(f"your answer {late}")
-    except Unanswered:
-        return print(UNANSWERED)
+    except (Unanswered, Nothing) as said:
+        return print(said)
     except BaseException as error:  # SystemExit, too
         return print(f"your answer stops with {type(error).__name__}: {error}")
     if not math.isfinite(value):
@@ -105,6 +106,23 @@ def challenge(name: str, attempt: Any) -> None:
         print(f"{place:>2}. {upwards * worth:<8.4g} {who}{'  ←' if last else ''}")
 
 
+def _watched(attempt: Callable[..., Any]) -> Callable[..., Any]:
+    """An answer of which each call has to come back soon, with something."""
+
+    @functools.wraps(attempt)
+    def call(*given: Any) -> Any:
+        result = patiently(lambda: attempt(*given), SECONDS, CHARACTERS)
+        if result is None:
+            raise Nothing(NOTHING)
+        return result
+
+    return call
+
+
+class Nothing(Exception):
+    """Raised by an answer that returns None."""
+
+
 class Unanswered(Exception):
     """Raised by a judge that is given ``...``."""
 
@@ -112,7 +130,7 @@ class Unanswered(Exception):
 def answered(result: Any) -> Any:
     """What an answer gave; raises `Unanswered` for ``...``."""
     if result is ...:
-        raise Unanswered
+        raise Unanswered(UNANSWERED)
     return result
 
 

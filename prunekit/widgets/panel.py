@@ -223,13 +223,13 @@ class Panel(OfCell, ipywidgets.VBox):
         self.chooser.index = [*self.presets].index(label) if label else None
         self.turning = False
         self.restore.disabled = not self._own()
-        if self.guess is not None:
-            self.guess.turn(", ".join(self._own()) if label is None else label)
         try:
             settings = self.settings()
-        except ValueError as error:
+        except ValueError as error:  # which is told beside its box
             self.code.text = f"# {error}"
             return
+        if self.guess is not None:
+            self.guess.turn(", ".join(self._own()) if label is None else label)
         words = "".join(f", {name}={value!r}" for name, value in settings.items())
         self.code.text = f"report = prune({self.called}{words})"
 

@@ -185,13 +185,22 @@ def _place(
     }  # fmt: skip
 
 
+PAGE_HEAD = (
+    "<h1>A network that reads digits, pruned</h1><p>Drag the slider: the smallest weights go. "
+    "Which digit is forgotten first? Point at a circle, or tap it, to see what it looks at; click "
+    "it, or tap again, and it is gone. Draw a digit of your own.</p>"
+)
+
+
 def write_page(path: str | os.PathLike[str], model: str | os.PathLike[str] | None = None) -> Path:
     """Write the playground as one page for any browser: no kernel, no network.
 
     model: a file that `models.save` or a report wrote of a LeNet-300-100; None: the shipped one.
     """
     net = pretrained("lenet_300_100") if model is None else load(model, build("lenet_300_100"))
-    shown = output.alive(output.lasting("Playground", shown_of(net, mnist_small())), "playground")
+    shown = PAGE_HEAD + output.alive(
+        output.lasting("Playground", shown_of(net, mnist_small())), "playground"
+    )
     with replacing(path) as beside:
         beside.write_text(PAGE.format(title="A network, pruned", shown=shown), encoding="utf-8")
     return Path(path)

@@ -103,7 +103,7 @@ def test_an_answer_that_is_taken_out_is_forgotten_and_comes_back(page):
     page.get_by_label("weights removed").press("End")
     assert "which answers 4" not in page.locator(".pk-net").get_attribute("aria-label")
     assert "4: 0.0 %" in page.locator(".pk-recall").get_attribute("aria-label")
-    assert "units are out" in page.locator(".pk-words").first.inner_text()
+    assert "units that are out" in page.locator(".pk-words").first.inner_text()
     page.get_by_role("button", name="bring all back").click()
     assert "answer 4 gives" in page.locator(".pk-playground").inner_text()
     assert "of 5,000 validation images right" in page.locator(".pk-words").first.inner_text()
@@ -117,6 +117,34 @@ def test_a_click_on_a_unit_takes_it_out(page):
     assert "answer 4 is out; a click brings it back" in page.locator(".pk-playground").inner_text()
     page.mouse.click(x, y)
     assert "answer 4 gives" in page.locator(".pk-playground").inner_text()
+
+
+def test_a_finger_looks_first_and_takes_out_with_a_second_tap(page):
+    picture = page.locator(".pk-net")
+    box = picture.bounding_box()
+    at = {"x": 774 * box["width"] / 960, "y": 176 * box["width"] / 960}
+    for words in ("answer 4 gives", "answer 4 is out"):
+        place = {"clientX": box["x"] + at["x"], "clientY": box["y"] + at["y"]}
+        picture.evaluate(
+            "(e, place) => e.dispatchEvent(new PointerEvent('click', place))",
+            place | {"pointerType": "touch"},
+        )
+        assert words in page.locator(".pk-playground").inner_text()
+
+
+def test_what_is_drawn_thins_as_the_weights_go(page):
+    painted = """() => {
+      const canvas = document.querySelector(".pk-net");
+      const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+      return data.filter((value, i) => i % 4 === 3 && value > 0).length;
+    }"""
+    counts = []
+    for place in (0, 12, 30, 60):
+        page.get_by_label("weights removed").fill(str(place))
+        page.wait_for_timeout(200)
+        counts.append(page.evaluate(painted))
+    assert counts == sorted(counts, reverse=True)
+    assert counts[-1] < 0.7 * counts[0]
 
 
 def test_a_digit_of_one_s_own_is_read_by_both(page):

@@ -8,6 +8,10 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
+// A slider with its name for who cannot see it; `limits` are min, max, step and value.
+const sliderOf = (label, limits) =>
+  element("input", { type: "range", "aria-label": label, ...limits });
+
 // A line of a legend: what a mark of this colour means.
 function legendLine(text, colour, hollow = false) {
   const mark = element("span", {

@@ -446,7 +446,7 @@ function render({ model, el }) {
   let ended = false;
 
   const range = (label, attributes) => {
-    const input = element("input", { type: "range", "aria-label": label, ...attributes });
+    const input = sliderOf(label, attributes);
     const shown = element("output");
     return { input, shown, row: element("label", {}, label, input, shown) };
   };

@@ -70,13 +70,7 @@ function render({ model, el }) {
   const words = element("div", { class: "pk-words", role: "status" });
   const verdict = element("div", { class: "pk-words", role: "status" });
   const modes = element("span", { role: "group", "aria-label": "what the pointer does" });
-  const size = element("input", {
-    type: "range",
-    min: 1,
-    max: 25,
-    value: WIDE,
-    "aria-label": "width of the brush",
-  });
+  const size = sliderOf("width of the brush", { min: 1, max: 25, value: WIDE });
   const undo = element("button", { type: "button" }, "Undo");
   const zooms = (name, sign) => {
     const how = `${name}; or Ctrl and the wheel`;

@@ -23,8 +23,7 @@ function render({ model, el }) {
   };
   const features = menu("what is clustered", of);
   const stays = menu("who stays", who);
-  const range = { type: "range", min: 0, max: counts.length - 1, "aria-label": "clusters" };
-  const slider = element("input", range);
+  const slider = sliderOf("clusters", { min: 0, max: counts.length - 1 });
   const number = element("span");
   const says = element("div", { class: "pk-words", role: "status" });
   const pictures = filters.map((values, i) => {

@@ -9,7 +9,7 @@ const GRIDS = [
   { x: 560, y: 62, columns: 4, step: 11.4, title: "100 hidden units" },
   { x: 770, y: 60, columns: 1, step: 29, title: "answers" },
 ];
-const LINES = [90, 60]; // drawn between the hidden layers, and to the answers
+const LINES = [200, 200, 80]; // weights of each layer that are drawn
 const NEAR = 12; // lines of the unit that is pointed at
 const [TILE, PEN] = [27, 15]; // pixels: of a digit in the table, of the pen
 const CLASSES = 10;
@@ -27,13 +27,7 @@ function render({ model, el }) {
   let found = whole;
   let [chosen, near, own] = [labels.indexOf(4), null, null]; // digit, unit [layer, number], drawn
 
-  const slider = element("input", {
-    type: "range",
-    min: 0,
-    max: places.length - 1,
-    value: 0,
-    "aria-label": "weights removed",
-  });
+  const slider = sliderOf("weights removed", { min: 0, max: places.length - 1, value: 0 });
   const says = element("div", { class: "pk-words", role: "status" });
   const picture = element("canvas", { class: "pk-net", role: "img" });
   const told = element("div", { class: "pk-words" });
@@ -43,6 +37,7 @@ function render({ model, el }) {
   const out = element("button", {}, "take out, or bring back");
   const back = element("button", {}, "bring all back");
   const bars = element("canvas", { class: "pk-recall", role: "img" });
+  const recall = element("strong", {});
   const table = element("canvas", { class: "pk-digits", role: "img", tabindex: 0 });
   const wrong = element("div", { class: "pk-wrong" });
   const pad = element("canvas", { class: "pk-pad", role: "img", "aria-label": "draw a digit" });
@@ -66,7 +61,7 @@ function render({ model, el }) {
     element(
       "div",
       { class: "pk-row" },
-      element("div", {}, element("strong", {}, "Recall of each digit"), bars),
+      element("div", {}, recall, bars),
       element("div", {}, element("strong", {}, `${many} digits; framed: read wrongly`), table),
       element(
         "div",
@@ -114,11 +109,11 @@ function render({ model, el }) {
     const { sparsity, left, accuracy } = place();
     const right = found.filter(({ answer }, d) => answer === labels[d]).length;
     const all = anyDead()
-      ? "units are out"
+      ? "without the units that are out"
       : `${percent(accuracy)} of ${examples.toLocaleString("en")} validation images right`;
     says.textContent =
       `${percent(sparsity)} removed: ${left.toLocaleString("en")} of ` +
-      `${total.toLocaleString("en")} weights left; ${all}; of these ${many}: ${right}`;
+      `${total.toLocaleString("en")} weights left; ${all}; of these ${many} digits: ${right}`;
     const look = colours(el);
     drawRecall(look);
     drawTable(look);
@@ -145,20 +140,34 @@ function render({ model, el }) {
     return [x + (i % columns) * step, y + Math.floor(i / columns) * step];
   };
 
-  // The strongest products of a weight and the number that it is multiplied with: [from, to, value].
-  function strongest(k, values, most, fits) {
-    const { rows, columns, weights, scale } = net.layers[k];
-    const least = place().levels[k];
-    const heap = [];
+  // Weights evenly over their ranks: what is drawn of a layer thins as the layer does.
+  const sample = net.layers.map(({ weights, columns }, k) => {
+    const order = [...weights.keys()].filter((i) => weights[i]);
+    order.sort((a, b) => Math.abs(weights[b]) - Math.abs(weights[a]));
+    const chosen = Array.from(
+      { length: LINES[k] },
+      (_, n) => order[Math.floor((n * order.length) / LINES[k])],
+    );
+    return chosen.map((i) => [i % columns, Math.floor(i / columns), weights[i]]);
+  });
+  const isThere =
+    (k) =>
+    ([from, to, q]) =>
+      Math.abs(q) >= place().levels[k] && !now.dead[k][to] && !now.dead[k - 1]?.[from];
+
+  // The strongest products of a weight and the number that it is multiplied with.
+  function strong(context, k, values, fits) {
+    const { rows, columns, weights } = net.layers[k];
+    const found = [];
     for (let row = 0; row < rows; row++) {
-      if (now.dead[k][row]) continue;
       for (let i = 0; i < columns; i++) {
         const q = weights[row * columns + i];
-        if (!values[i] || (q < least && -q < least) || (fits && !fits(i, row))) continue;
-        heap.push([i, row, scale * q * values[i]]);
+        if (values[i] && fits(i, row) && isThere(k)([i, row, q]))
+          found.push([i, row, q * values[i]]);
       }
     }
-    return heap.sort((a, b) => Math.abs(b[2]) - Math.abs(a[2])).slice(0, most);
+    const most = found.sort((a, b) => Math.abs(b[2]) - Math.abs(a[2])).slice(0, NEAR);
+    lines(context, k, most, Math.abs(most[0]?.[2] ?? 1), 0.95);
   }
 
   function drawNet(look) {
@@ -182,11 +191,11 @@ function render({ model, el }) {
     context.fillStyle = look.text;
     context.fillText("784 pixels", IMAGE.x, IMAGE.y - 8);
     GRIDS.forEach(({ x, y, title }) => context.fillText(title, x - 8, y - 14));
-    for (const k of [1, 2]) lines(context, k, layers[k - 1], LINES[k - 1], null);
+    for (const k of GRIDS.keys()) lines(context, k, sample[k].filter(isThere(k)), 127, 0.4);
     if (near) {
       const [k, i] = near;
-      if (k < 2) lines(context, k + 1, layers[k], NEAR, (from) => from === i);
-      if (k > 0) lines(context, k, layers[k - 1], NEAR, (_, to) => to === i);
+      if (k < 2) strong(context, k + 1, layers[k], (from) => from === i);
+      if (k > 0) strong(context, k, layers[k - 1], (_, to) => to === i);
       if (k === 0) tile(context, i);
     }
     layers.forEach((values, k) => {
@@ -221,14 +230,12 @@ function render({ model, el }) {
     picture.setAttribute("aria-label", `the network, which answers ${answer}`);
   }
 
-  function lines(context, k, values, most, fits) {
-    const found = strongest(k, values, most, fits);
-    const top = Math.abs(found[0]?.[2] ?? 1);
+  function lines(context, k, found, top, opacity) {
+    context.globalAlpha = opacity;
     for (const [from, to, value] of found) {
-      context.globalAlpha = fits ? 0.95 : 0.35;
-      context.lineWidth = 0.4 + (2.6 * Math.abs(value)) / top;
+      context.lineWidth = 0.3 + (2.7 * Math.abs(value)) / top;
       context.strokeStyle = value > 0 ? PALETTE.positive : PALETTE.negative;
-      stroke(context, spot(k - 1, from), spot(k, to));
+      stroke(context, k ? spot(k - 1, from) : corner(from), spot(k, to));
     }
     context.globalAlpha = 1;
   }
@@ -256,6 +263,7 @@ function render({ model, el }) {
         const own = labels.map((label, d) => d).filter((d) => labels[d] === c);
         return own.filter((d) => answers[d].answer === c).length / Math.max(own.length, 1);
       });
+    recall.textContent = anyDead() ? `Recall on these ${many} digits` : "Recall of each digit";
     const [before, after] = anyDead()
       ? [count(whole), count(found)]
       : [places[0].recall, place().recall];
@@ -318,7 +326,9 @@ function render({ model, el }) {
       copy.getContext("2d").drawImage(tiles(look)[d], 0, 0);
       return element("span", {}, copy, `→ ${found[d].answer}`);
     });
-    const words = lost.length ? `Newly read wrongly: ${lost.length} of ${many}. ` : "";
+    const words = lost.length
+      ? `Newly read wrongly: ${lost.length} of ${many}${lost.length > 24 ? " (24 of them shown)" : ""}. `
+      : "";
     wrong.replaceChildren(words, ...copies);
   }
 
@@ -361,7 +371,13 @@ function render({ model, el }) {
 
   // How sure both are of each answer.
   function drawSides(look) {
-    const { context, x, y, box } = chart(sides, [-0.6, 9.6], [0, 1], ["answer", "sure"], look);
+    const { context, x, y, box } = chart(
+      sides,
+      [-0.6, 9.6],
+      [0, 1],
+      ["answer", "confidence"],
+      look,
+    );
     const width = (x(1) - x(0)) * 0.38;
     [own.full, own.pruned].forEach(({ layers }, which) => {
       context.fillStyle = which ? PALETTE.orange : PALETTE.blue;
@@ -431,9 +447,12 @@ function render({ model, el }) {
 
   picture.onpointermove = (event) => point(unitAt(event));
   picture.onpointerleave = () => point(null);
+  let tapped = ""; // a finger cannot point: the first tap looks, a second takes out
   picture.onclick = (event) => {
     const unit = unitAt(event);
-    if (unit) toggle(unit);
+    if (unit && (event.pointerType !== "touch" || tapped === unit.join())) toggle(unit);
+    else point(unit);
+    tapped = unit?.join() ?? "";
   };
   const asked = () => {
     const k = Number(layer.value);

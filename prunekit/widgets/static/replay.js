@@ -144,13 +144,7 @@ function render({ model, el }) {
   const play = element("button", { type: "button", class: "pk-play" }, "Play");
   const back = element("button", { type: "button", "aria-label": "one step back" }, "‹");
   const on = element("button", { type: "button", "aria-label": "one step on" }, "›");
-  const slider = element("input", {
-    type: "range",
-    min: 0,
-    max: Math.max(count - 1, 0),
-    step: 1,
-    "aria-label": "step of the run",
-  });
+  const slider = sliderOf("step of the run", { min: 0, max: Math.max(count - 1, 0), step: 1 });
   const speed = element("select", { "aria-label": "speed" });
   for (const rate of RATES) speed.append(element("option", { value: rate }, `${rate} steps/s`));
   speed.value = 4;

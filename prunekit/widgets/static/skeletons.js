@@ -11,15 +11,8 @@ function render({ model, el }) {
   const step = WIDE / (high * wide); // from bar to bar
   const menu = element("select", { "aria-label": "strength of the penalty" });
   menu.append(...names.map((name, i) => element("option", { value: i }, name)));
-  const epoch = element("input", { type: "range", min: 0, "aria-label": "epoch" });
-  const range = {
-    type: "range",
-    min: 0,
-    max: Math.max(MOST, delta),
-    step: 0.001,
-    "aria-label": "threshold",
-  };
-  const line = element("input", range);
+  const epoch = sliderOf("epoch", { min: 0 });
+  const line = sliderOf("threshold", { min: 0, max: Math.max(MOST, delta), step: 0.001 });
   const equal = element("input", { type: "checkbox" });
   const [after, base] = [element("span"), element("span")];
   const panels = ["One line for all", "A line for each filter"].map((title) => {

@@ -15,7 +15,7 @@ function render({ model, el }) {
   const link = element("input", { type: "checkbox", checked: "" });
   const menu = element("select", { "aria-label": "layer" });
   menu.append(...layers.map(({ name }, i) => element("option", { value: i }, name)));
-  const slider = element("input", { type: "range", min: 0, value: 0, "aria-label": "threshold" });
+  const slider = sliderOf("threshold", { min: 0, value: 0 });
   const step = element("button", {}, "Step: raise the best bargain");
   const back = element("button", { "aria-label": "one raise back" }, "Back");
   const picture = element("div");

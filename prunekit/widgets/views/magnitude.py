@@ -66,4 +66,4 @@ def magnitude(model: nn.Module, data: Any) -> Instant:
         )  # fmt: skip
         return f"<p>{says}</p>{picture}{recall}"
 
-    return Instant(work, "Threshold", threshold=(0.0, most, most / 4))
+    return Instant(work, "Threshold", threshold=(0.0, most, 0.0))

@@ -167,7 +167,7 @@ class Tree(ipywidgets.VBox):
         if self._ended():
             says += f": only {1 - MOST:.0%} is left, the tree is done"
         rows = [
-            "<tr><th>child</th><th>of the squared weights removed</th>"
+            "<tr><th>child</th><th>share of the squared weights removed</th>"
             f"<th>validation {html.escape(metric)}</th></tr>"
         ]
         for number, lost in enumerate(_lost(self.model, self.masks)):
