@@ -181,6 +181,19 @@ class Knob:
         wrong = self.rule.check(value, self.whole)
         return f"{wrong}, got {shown(value)}.{self._hint(value)}" if wrong else ""
 
+    def advice(self, value: Any) -> str:
+        """The same to somebody who types it: what is needed, in words; nothing if it fits."""
+        wrong, rule = self.wrong(value), self.rule
+        if not wrong or not isinstance(rule, Range):
+            return wrong
+        parts = []
+        if math.isfinite(rule.low):
+            parts.append(f"above {rule.low:g}" if rule.low_open else f"from {rule.low:g} on")
+        if math.isfinite(rule.high):
+            parts.append(f"below {rule.high:g}" if rule.high_open else f"up to {rule.high:g}")
+        kind, bounds = "whole number" if self.whole else "number", " and ".join(parts)
+        return f"a {kind} {bounds} is needed, got {shown(value)}.{self._hint(value)}"
+
     def _hint(self, value: Any) -> str:
         number = isinstance(value, Real) and not isinstance(value, bool)
         percent = number and 2 <= value < 100

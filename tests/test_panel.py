@@ -184,19 +184,26 @@ def test_tuples_and_names_are_read_as_such():
 
 
 @pytest.mark.parametrize(
-    ("name", "typed", "said"),
+    ("name", "typed", "said", "beside"),
     [
-        ("sparsity", "95", "Pass 0.95 for 95 %"),
-        ("sparsity", "many", "sparsity must be a number in [0, 1), got &#x27;many&#x27;"),
-        ("rounds", "2.5", "rounds must be a whole number"),
-        ("seed", "-1", "seed must be in [0, inf)"),
-        ("sparsity", "<img src=x>", "&lt;img src=x&gt;"),
+        ("sparsity", "95", "Pass 0.95 for 95 %", "Pass 0.95 for 95 %"),
+        (
+            "sparsity", "many", "sparsity must be a number in [0, 1), got &#x27;many&#x27;",
+            "a number from 0 on and below 1 is needed, got &#x27;many&#x27;.",
+        ),
+        (
+            "rounds", "2.5", "rounds must be a whole number",
+            "a whole number from 1 on is needed, got 2.5.",
+        ),
+        ("seed", "-1", "seed must be in [0, inf)", "from 0 on is needed, got -1."),
+        ("lr", "0", "lr must be in (0, inf)", "a number above 0 is needed, got 0."),
+        ("sparsity", "<img src=x>", "&lt;img src=x&gt;", "&lt;img src=x&gt;"),
     ],
-)
-def test_what_breaks_a_rule_is_said_and_nothing_runs(name, typed, said):
+)  # fmt: skip
+def test_what_breaks_a_rule_is_said_and_nothing_runs(name, typed, said, beside):
     made = panel()
     made.controls[name].field.value = typed
-    assert said.removeprefix(f"{name} ") in made.controls[name].wrong.value  # at once
+    assert beside in made.controls[name].wrong.value  # at once
     assert "<img" not in made.controls[name].wrong.value
     click(made, "Run")
     assert made.running.state == "idle"

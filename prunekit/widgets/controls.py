@@ -57,7 +57,7 @@ class Control(ipywidgets.VBox):
         part.observe(lambda change: in_loop(self.loop, act, change), "value")
 
     def _notify(self, _: Any = None) -> None:
-        wrong = self.knob.wrong(self.read())
+        wrong = self.knob.advice(self.read())
         self.wrong.value = f'<span role="alert">{html.escape(wrong)}</span>' if wrong else ""
         for callback in self.changed:
             callback()

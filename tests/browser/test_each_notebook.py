@@ -24,7 +24,7 @@ CODE = "jupyterapp.shell.currentWidget.content.widgets.filter(c => c.model.type 
 
 # Trainings of an epoch: what comes out of longer ones is compared where outputs are.
 SHORTER = f"""() => {CODE}.forEach(({{ model: {{ sharedModel }} }}) => {{
-  sharedModel.source = sharedModel.source.replace(/epochs=([2-9]|\\d\\d)/g, "epochs=1");
+  sharedModel.source = sharedModel.source.replace(/epochs=([3-9]|\\d\\d)/g, "epochs=1");
 }})"""
 
 
@@ -88,7 +88,7 @@ def move_every_instant_view(tab):
         for slider in view.locator("[role=slider]").all():
             slider.focus()
             answer = view.locator("> .widget-html").last  # not the slider's own number
-            changes(tab, answer, lambda: tab.keyboard.press("Home"))  # one step may change nothing
+            changes(tab, answer, lambda: tab.keyboard.press("End"))  # one step may change nothing
         if (spin := view.get_by_role("button", name="Spin")).count():
             spin.click()
             view.get_by_text("goes on").wait_for(timeout=MINUTE)
