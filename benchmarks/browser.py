@@ -32,7 +32,7 @@ from prunekit import *
 from prunekit.baselines.gradual import gradual
 from prunekit.methods.differential_evolution import differential_evolution
 from prunekit.methods.roulette import roulette
-from prunekit.widgets import Instant, Panel, views
+from prunekit.widgets import Panel, views
 torch.set_num_threads(1)
 digits, net, large = mnist_small(), pretrained("lenet_300_100"), pretrained("lenet_5")"""
 INSTANT = {  # name -> cell
@@ -108,10 +108,8 @@ def moved(tab: Page, view: Locator) -> tuple[float, float]:
     view.locator("[role=slider]").last.focus()
     for number in range(MOVES):
         tab.keyboard.press("End" if number % 2 else "Home")  # one step may change nothing
-        seen = f"window.taken.length > {number}"
-        tab.wait_for_function(
-            seen, timeout=WAIT, polling=100
-        )  # each frame would be work of its own
+        # Now and then: a look at each frame would be work that delays the answer.
+        tab.wait_for_function(f"window.taken.length > {number}", timeout=WAIT, polling=100)
         tab.wait_for_timeout(100)
     first, exact = tab.evaluate("[window.firsts, window.taken]")
     return statistics.median(first), statistics.median(exact)

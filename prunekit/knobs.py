@@ -191,8 +191,8 @@ class Knob:
             parts.append(f"above {rule.low:g}" if rule.low_open else f"from {rule.low:g} on")
         if math.isfinite(rule.high):
             parts.append(f"below {rule.high:g}" if rule.high_open else f"up to {rule.high:g}")
-        kind, bounds = "whole number" if self.whole else "number", " and ".join(parts)
-        return f"a {kind} {bounds} is needed, got {shown(value)}.{self._hint(value)}"
+        needed = " ".join(["a whole number" if self.whole else "a number", " and ".join(parts)])
+        return f"{needed.rstrip()} is needed, got {shown(value)}.{self._hint(value)}"
 
     def _hint(self, value: Any) -> str:
         number = isinstance(value, Real) and not isinstance(value, bool)

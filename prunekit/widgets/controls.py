@@ -157,9 +157,8 @@ class Slid(Control):
             in_loop(self.loop, self._slid, change)
 
     def _slid(self, change: Any) -> None:
-        if change["new"] != self._nearest():
-            value = self.span.value(change["new"])
-            self.field.value = str(round(value)) if self.knob.whole else f"{value:.6g}"
+        value = self.span.value(change["new"])
+        self.field.value = str(round(value)) if self.knob.whole else f"{value:.6g}"
 
     def _typed(self, _: Any) -> None:
         nearest = self._nearest()

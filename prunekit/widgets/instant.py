@@ -6,7 +6,7 @@ import html
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import ipywidgets
@@ -25,6 +25,7 @@ from prunekit.widgets.running import Latest, OfCell, in_loop, loop_of_the_kernel
 
 LARGE = 1_000  # examples, from which an estimate comes first
 HANDED_ON, SENT = 0.1, 0.015  # seconds: at most until it is shown; and until the page has it
+Estimates = Generator[str, None, str]
 Place = tuple[float, float, float] | Sequence[str]  # low, high, start of a slider; or the names
 
 
@@ -32,15 +33,15 @@ class Instant(OfCell, ipywidgets.VBox):
     """Show ``work(**values)``, some HTML, again whenever a control moves.
 
     Each place is ``(low, high, start)`` of a slider, or the names of a menu. The work is done in a
-    thread and must not touch widgets; while it is under way only the newest values wait. It may
-    give several texts, as a generator does: an estimate that is soon there, and what is exact,
-    which is left out if a control has moved on. `milliseconds` is how long the last one took.
+    thread and must not touch widgets; while it is under way only the newest values wait. It may be
+    a generator that yields an estimate, which is shown meanwhile, and returns what is exact, which
+    is left out if a control has moved on. `milliseconds` is how long the last one took.
     """
 
     milliseconds = traitlets.Float(0.0)
 
     @checked
-    def __init__(self, work: Callable[..., str | Iterator[str]], title: str = "", **places: Place):
+    def __init__(self, work: Callable[..., str | Estimates], title: str = "", **places: Place):
         self.work, self.title = work, title
         self.controls = {name: _control(name, place) for name, place in places.items()}
         self.shown, loop = ipywidgets.HTML(), loop_of_the_kernel()
@@ -63,15 +64,22 @@ class Instant(OfCell, ipywidgets.VBox):
 
     def _timed(self, values: dict[str, Any]) -> tuple[str, float]:
         begun, given = time.perf_counter(), self.work(**values)
-        for told in given if isinstance(given, Iterator) else [given]:
-            if not isinstance(told, str):
-                raise TypeError(f"Instant: work must give a text, got {shown(told)}")
-            self.told, took = told, 1000 * (time.perf_counter() - begun)
-            if self.latest.waiting:
-                break
-            if isinstance(given, Iterator):
-                self._show_soon(told, took)
-        return self.told, took
+        told = self._exact(given, begun) if isinstance(given, Generator) else given
+        if not isinstance(told, str):
+            raise TypeError(f"Instant: work must give a text, got {shown(told)}")
+        self.told = told
+        return told, 1000 * (time.perf_counter() - begun)
+
+    def _exact(self, estimates: Estimates, begun: float) -> Any:
+        """What a generator returns, after what it yields was shown; or that, if more is asked."""
+        while True:
+            try:
+                told = next(estimates)
+            except StopIteration as end:
+                return end.value
+            if self.latest.waiting or not isinstance(told, str):
+                return told
+            self._show_soon(told, 1000 * (time.perf_counter() - begun))
 
     def _show_soon(self, told: str, took: float) -> None:
         """Show something before the work goes on: what computes would keep the loop from it."""
@@ -123,7 +131,7 @@ def _control(name: str, place: Place) -> ipywidgets.Widget:
     )
 
 
-def first_guess(model: nn.Module, data: Data) -> Estimate | None:
+def estimate_of(model: nn.Module, data: Data) -> Estimate | None:
     """What tells the accuracy roughly and soon; None where all is soon told, or it cannot be."""
     fits = data.counts_errors and data.reorderable
     return Estimate(model, data) if fits and data.size("validation") >= LARGE else None

@@ -107,6 +107,7 @@ class Panel(OfCell, ipywidgets.VBox):
         self.running, self.drawn = Running(self._changed), 0.0
         self.spent, self.since = 0.0, 0.0  # seconds that the run took; the moment up to which
         self.going = self.predicted = False  # whether it goes on; whether the guess is about it
+        self.seen = (-1, 0)  # which run, and how many of its steps the picture shows
         self.turning = False  # whether settings and mark of the preset are being changed
         self.lines: Lines = []  # of the figure, and of those before
         self.earlier: list[Lines] = []
@@ -306,9 +307,10 @@ class Panel(OfCell, ipywidgets.VBox):
             error = self.running.error  # its notes say which candidate
             notes = getattr(error, "__notes__", ())
             self._say("; ".join([f"{type(error).__name__}: {error}", *notes]))
-        if not steps or state != RUNNING or time.monotonic() - self.drawn > REDRAWN:
+        seen, due = (self.running.number, len(steps)), time.monotonic() - self.drawn > REDRAWN
+        if seen != self.seen and (due or not steps or state != RUNNING):
             self._show(steps)
-            self.drawn = time.monotonic()
+            self.seen, self.drawn = seen, time.monotonic()
         if self.running.report is not None and self.report is not self.running.report:
             self.report = self.running.report
             self._reveal(self.report)

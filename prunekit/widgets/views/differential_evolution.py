@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -13,7 +12,7 @@ from prunekit.data import wrap
 from prunekit.judge import evaluate
 from prunekit.mask import Mask, prunable
 from prunekit.report import shown_metric
-from prunekit.widgets.instant import Instant, about, bars, first_guess
+from prunekit.widgets.instant import Estimates, Instant, about, bars, estimate_of
 
 NAMED = 5  # bars that have room for their names
 
@@ -27,15 +26,15 @@ def differential_evolution(model: nn.Module, data: Any) -> Instant:
     metric, n = data.metric_name, data.size("validation")
     before = shown_metric(evaluate(model, data), metric, n)
 
-    estimate = first_guess(model, data)
+    estimate = estimate_of(model, data)
 
-    def work(**sensitivities: float) -> Iterator[str]:
+    def work(**sensitivities: float) -> Estimates:
         limits = {name: s * deviations[name] for name, s in sensitivities.items()}
         mask = Mask({name: w.abs() >= limits[name] for name, w in weights.items()})
         if estimate is not None:
             value = sum(c.right for c in estimate.by_class(mask)) / n
             yield page(mask, about(value, estimate, n))
-        yield page(mask, shown_metric(evaluate(model, data, mask=mask), metric, n))
+        return page(mask, shown_metric(evaluate(model, data, mask=mask), metric, n))
 
     def page(mask: Mask, figure: str) -> str:
         shares = [float(keep.float().mean()) for keep in mask.values()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from prunekit.data import wrap
 from prunekit.judge import Recall, by_class, evaluate
 from prunekit.mask import Mask, prunable
 from prunekit.report import shown_metric
-from prunekit.widgets.instant import Instant, about, bars, first_guess
+from prunekit.widgets.instant import Estimates, Instant, about, bars, estimate_of
 
 BINS, FEW = 60, 20  # bars; classes whose recall is drawn
 
@@ -27,7 +27,7 @@ def magnitude(model: nn.Module, data: Any) -> Instant:
     counts = torch.histc(sizes.clamp(max=most), BINS, 0, most).tolist()
     data = wrap(data)
     metric, n = data.metric_name, data.size("validation")
-    estimate = first_guess(model, data)
+    estimate = estimate_of(model, data)
 
     def recalls(classes: Sequence[Recall]) -> str:
         """Of a few classes a picture of their recall."""
@@ -40,7 +40,7 @@ def magnitude(model: nn.Module, data: Any) -> Instant:
             names=[c.name for c in classes], says=f"recall of {told}",
         )  # fmt: skip
 
-    def work(threshold: float) -> Iterator[str]:
+    def work(threshold: float) -> Estimates:
         mask = Mask({name: w >= threshold for name, w in weights.items()})
         if estimate is not None:
             classes = estimate.by_class(mask)
@@ -52,7 +52,7 @@ def magnitude(model: nn.Module, data: Any) -> Instant:
             classes = by_class(model, data, mask=mask)
             value = sum(c.right for c in classes) / n
         figure = shown_metric(value, metric, n)
-        yield page(mask, threshold, figure, recalls(classes) if classes else "")
+        return page(mask, threshold, figure, recalls(classes) if classes else "")
 
     def page(mask: Mask, threshold: float, figure: str, recall: str) -> str:
         says = (
