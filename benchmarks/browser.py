@@ -107,7 +107,7 @@ def moved(tab: Page, view: Locator) -> tuple[float, float]:
     tab.evaluate(WATCH, [view.element_handle(), answer.element_handle()])
     view.locator("[role=slider]").last.focus()
     for number in range(MOVES):
-        tab.keyboard.press("End" if number % 2 else "Home")  # one step may change nothing
+        tab.keyboard.press("Home" if number % 2 else "End")  # one step may change nothing
         # Now and then: a look at each frame would be work that delays the answer.
         tab.wait_for_function(f"window.taken.length > {number}", timeout=WAIT, polling=100)
         tab.wait_for_timeout(100)
