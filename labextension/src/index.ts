@@ -11,7 +11,7 @@ import {
 } from '@jupyterlab/apputils';
 import { IDocumentManager } from '@jupyterlab/docmanager';
 import { ILauncher } from '@jupyterlab/launcher';
-import { INotebookTracker } from '@jupyterlab/notebook';
+import { INotebookTracker, NotebookPanel } from '@jupyterlab/notebook';
 import { LabIcon } from '@jupyterlab/ui-components';
 import { Widget } from '@lumino/widgets';
 
@@ -58,6 +58,12 @@ const plugin: JupyterFrontEndPlugin<void> = {
     const entry = (file: unknown): IEntry | undefined =>
       index.notebooks.find(each => each.file === file);
 
+    /** A recorded run is called after the notebook in which it stands. */
+    const replayed = (name: any): string => {
+      const about = entry(index.replays[name]);
+      return about ? nameOf(about) : 'a recorded run';
+    };
+
     const guarded = (act: (args: any) => Promise<unknown>) => async (args: any) => {
       try {
         return await act(args);
@@ -93,13 +99,18 @@ const plugin: JupyterFrontEndPlugin<void> = {
         if (asked.button.accept) {
           await course.reset(file);
           const open = documents.findWidget(file);
-          await (open && documents.contextForWidget(open)?.revert());
+          if (open instanceof NotebookPanel) {
+            await open.context.revert();
+            open.content.activeCellIndex = 0;
+            open.content.scrollToItem(0);
+          }
         }
       })
     });
 
     commands.addCommand(Ids.replay, {
-      label: args => `Replay the recorded run: ${args['name'] ?? ''}`,
+      label: args => `Replay ${replayed(args['name'])}`,
+      caption: args => `${args['name']}, step by step, without a kernel`,
       execute: guarded(async ({ name }) => {
         const id = `prunekit-replay-${name}`;
         if ([...shell.widgets('main')].some(each => each.id === id)) {
@@ -110,7 +121,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
           'overflow: auto; padding: 16px; color: var(--jp-ui-font-color1)';
         const tab = new MainAreaWidget({ content });
         tab.id = id;
-        tab.title.label = `Replay ${name}`;
+        tab.title.label = `Replay ${replayed(name)}`;
         tab.title.icon = icon;
         shell.add(tab, 'main');
         const end = await shown('Replay', await course.recorded(name), content.node);

@@ -97,10 +97,10 @@ export class CoursePanel extends Widget {
     if (replays.length > 0) {
       this.node.append(heading('Recorded runs'));
       for (const name of replays) {
+        const label = this.commands.label(Ids.replay, { name });
+        const about = this.commands.caption(Ids.replay, { name });
         this.node.append(
-          button(`Replay ${name}`, 'step by step, without a kernel', () => {
-            void this.commands.execute(Ids.replay, { name });
-          })
+          button(label, about, () => void this.commands.execute(Ids.replay, { name }))
         );
       }
     }

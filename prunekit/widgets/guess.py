@@ -85,7 +85,7 @@ class Guess(Prediction, ipywidgets.VBox):
         self.button.on_click(lambda _: in_loop(loop, self._pressed))
         self.words, self.said = ipywidgets.HTML(), ipywidgets.HTML()
         row = [self.field, ipywidgets.Label(unit), self.button, self.said]
-        super().__init__([self.words, ipywidgets.HBox(row)])
+        super().__init__([self.words, ipywidgets.HBox(row, layout={"align_items": "center"})])
         self.add_class("pk-guess")
         self._show()
 

@@ -38,7 +38,7 @@ from prunekit.widgets.running import (
 )
 from prunekit.widgets.sketch import Sketch
 
-OPEN = 4  # controls that are shown; the rest is under "more"
+OPEN = 4  # controls that are shown if none are named; the rest is under "more"
 ROWS = 6  # steps that the table shows
 EARLIER = 5  # runs that stay in the figure, pale
 REDRAWN = 0.4  # seconds from one drawing of the figure and the table to the next
@@ -126,7 +126,7 @@ class Panel(OfCell, ipywidgets.VBox):
             needed = [values[name] for values in self.presets.values() if name in values]
             self.controls[name] = control(knob, texts.get(name, ""), [first, *needed])
         self.start_values, self.chosen = self.values(), ""  # the preset that was chosen last
-        self.shown = [*show][:OPEN] or [*self.controls][:OPEN]
+        self.shown = [*show] or [*self.controls][:OPEN]
         self.called = self._called(data)
         in_viewer(plot.prepare)  # or the first picture would keep a click on Stop waiting
         super().__init__(self._layout(self.shown))

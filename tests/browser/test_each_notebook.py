@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from functools import partial
 from pathlib import Path
 
@@ -113,17 +114,27 @@ def button(panel, name):
     return panel.get_by_role("button", name=name, exact=True)
 
 
+def stopped(panel):
+    """Stop a run at its first row and clear it; False if it was done before, and runs again."""
+    panel.locator("table td").first.wait_for(timeout=MINUTE)
+    button(panel, "Stop").click(force=True)  # it may be off by now
+    ended = panel.get_by_text(re.compile("^(stopped|done)"))
+    ended.wait_for(timeout=MINUTE)
+    in_time = "stopped" in ended.inner_text()
+    button(panel, "Reset").click()
+    panel.locator("table td").first.wait_for(state="detached")
+    if not in_time:
+        button(panel, "Run").click()
+    return in_time
+
+
 def run_and_stop(tab, panel):
     button(panel, "Run").click()
     if panel.locator(".pk-sketch, input[placeholder='your guess']").count():
         panel.get_by_text("First commit your prediction").wait_for()
         predict(tab, panel)
         button(panel, "Run").click()
-    panel.locator("table td").first.wait_for(timeout=MINUTE)
-    button(panel, "Stop").click()
-    panel.get_by_text("stopped").wait_for(timeout=MINUTE)
-    button(panel, "Reset").click()
-    panel.locator("table td").first.wait_for(state="detached")
+    assert any(stopped(panel) for _ in range(3)), "the run cannot be stopped"
     button(panel, "Step").click()
     panel.get_by_text("paused").wait_for(timeout=MINUTE)
     button(panel, "Go on").click()

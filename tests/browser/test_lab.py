@@ -42,13 +42,16 @@ def test_an_existing_copy_is_opened_as_it_is_and_reset_only_when_confirmed(opene
     tab, folder = opened
     file = folder / "01_roulette.ipynb"
     mine = {
-        "cells": [{"id": "a", "cell_type": "markdown", "metadata": {}, "source": "my own words"}],
+        "cells": [
+            {"id": f"c{i}", "cell_type": "markdown", "metadata": {}, "source": source}
+            for i, source in enumerate(["# my own words", *["more of them\n\n"] * 60])
+        ],
         "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3"}},
         "nbformat": 4, "nbformat_minor": 5,
     }  # fmt: skip
     file.write_text(json.dumps(mine))
     card(tab, titles()[1]).click()
-    tab.wait_for_selector(".jp-RenderedMarkdown:has-text('my own words')", timeout=60_000)
+    tab.wait_for_selector(".jp-RenderedMarkdown h1:has-text('my own words')", timeout=60_000)
 
     def reset(answer):
         command = "jupyterapp.commands.execute('prunekit:reset', {file: '01_roulette.ipynb'})"
@@ -58,8 +61,16 @@ def test_an_existing_copy_is_opened_as_it_is_and_reset_only_when_confirmed(opene
     reset("Cancel")
     tab.locator(".jp-Dialog").wait_for(state="detached")
     assert "my own words" in file.read_text()
+    notebook = "jupyterapp.shell.currentWidget.content"
+    tab.evaluate(f"() => {{ {notebook}.activeCellIndex = 60; {notebook}.scrollToItem(60); }}")
+    tab.wait_for_function(
+        "document.querySelector('.jp-Notebook h1').getBoundingClientRect().top < 0"
+    )
     reset("Reset")
-    tab.wait_for_selector(".jp-Notebook h1:has-text('Roulette')", timeout=60_000)
+    begin = tab.locator(".jp-Notebook h1:has-text('Roulette')")
+    begin.wait_for(timeout=60_000)
+    tab.wait_for_function("e => e.getBoundingClientRect().top > 0", arg=begin.element_handle())
+    assert tab.evaluate(f"{notebook}.activeCellIndex") == 0
     assert "my own words" not in file.read_text()
 
 
@@ -96,7 +107,7 @@ def test_the_panel_says_how_far_each_notebook_is_and_what_comes_next(opened):
     assert sum("✓" in line for line in lines) == 1
     assert panel.get_by_text(f"Next: {numbered[0]}").is_visible()
     assert panel.locator("span[title='8. Exercises: not run to its end']").count() == 1
-    assert panel.locator("button", has_text="Replay roulette").count() == 1
+    assert panel.get_by_role("button", name=f"Replay {numbered[1]}", exact=True).count() == 1
     panel.locator("li").nth(2).get_by_text("reset").click()
     tab.locator(".jp-Dialog-buttonLabel:has-text('Cancel')").click()
     for file in (half, done):
@@ -127,12 +138,13 @@ def test_a_recorded_run_is_replayed_from_the_panel(opened):
     tab.locator(".lm-TabBar-tab[title='Pruning course']").click()
     kernels = "[...jupyterapp.serviceManager.kernels.running()].length"
     before = tab.evaluate(kernels)
-    tab.locator(".prunekit-panel button", has_text="Replay roulette").click()
+    name = f"Replay 1. {titles()[1]}"
+    tab.locator(".prunekit-panel").get_by_role("button", name=name, exact=True).click()
     tab.wait_for_selector(".pk-replay canvas.pk-mask >> visible=true", timeout=2_000)
     words = tab.locator(".pk-words").first
     assert "step 1 of 59" in words.inner_text()
     tab.locator("button[aria-label='one step on']").click()
     assert "step 2 of 59" in words.inner_text()
-    assert tab.evaluate("jupyterapp.shell.currentWidget.title.label") == "Replay roulette"
+    assert tab.evaluate("jupyterapp.shell.currentWidget.title.label") == name
     assert tab.evaluate(kernels) == before
     assert [*folder.glob("replay*")] == []

@@ -168,14 +168,24 @@ function chart(canvas, xs, ys, labels, look, least = 1) {
   return axes(sharp(canvas, width, height), width, height, xs, ys, labels, look, least);
 }
 
-// Calls `draw` when JupyterLab or the system takes other colours; gives what ends that.
-function recoloured(draw) {
+// Calls `draw` when JupyterLab or the system takes other colours, and when `box` gets another width,
+// after `fit`; gives what ends that.
+function redrawn(box, draw, fit = () => {}) {
+  let width = 0;
+  const resized = new ResizeObserver(() => {
+    if (width === box.clientWidth) return; // only the words in it have grown
+    width = box.clientWidth;
+    fit();
+    draw();
+  });
+  resized.observe(box);
   const soon = () => requestAnimationFrame(() => draw());
   const theme = new MutationObserver(soon);
   theme.observe(document.body, { attributeFilter: ["data-jp-theme-light"] });
   const scheme = matchMedia("(prefers-color-scheme: dark)");
   scheme.addEventListener("change", soon);
   return () => {
+    resized.disconnect();
     theme.disconnect();
     scheme.removeEventListener("change", soon);
   };

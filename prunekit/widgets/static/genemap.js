@@ -668,16 +668,13 @@ function render({ model, el }) {
     ["change:strategy", follow],
   ];
   for (const [name, act] of listened) model.on(name, act);
-  const resized = new ResizeObserver(() => begun === null && draw());
   follow();
   go(model.get("generation") || 0);
-  resized.observe(canvas);
-  const end = recoloured(() => begun === null && draw());
+  const end = redrawn(canvas, () => begun === null && draw());
   return () => {
     ended = true;
     halt();
     end();
-    resized.disconnect();
     for (const [name, act] of listened) model.off(name, act);
   };
 }

@@ -74,19 +74,8 @@ function render({ model, el }) {
     select(...to);
   };
   which.onchange = open;
-  const end = recoloured(paint);
-  let width = 0;
-  const resized = new ResizeObserver(() => {
-    if (width === canvas.clientWidth) return; // only the words below have grown
-    width = canvas.clientWidth;
-    paint();
-  });
   open();
-  resized.observe(root);
-  return () => {
-    resized.disconnect();
-    end();
-  };
+  return redrawn(root, paint);
 }
 
 // The dot that a place of the canvas means, if there is one near it.

@@ -309,23 +309,14 @@ function render({ model, el }) {
   model.on("change:shown", renewed);
   model.on("change:kept", renewed);
   model.on("change:verdict", judged);
-  let width = 0;
-  const resized = new ResizeObserver(() => {
-    if (width === canvas.clientWidth) return; // only the words below have grown
-    width = canvas.clientWidth;
-    fit();
-    draw();
-  });
   take();
   fit();
   draw();
   judged();
   brushed();
-  resized.observe(root);
-  const end = recoloured(draw);
+  const end = redrawn(root, draw, fit);
   return () => {
     end();
-    resized.disconnect();
     model.off("change:brushed", brushed);
     model.off("change:shown", renewed);
     model.off("change:kept", renewed);

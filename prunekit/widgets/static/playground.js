@@ -28,6 +28,10 @@ function render({ model, el }) {
   let [chosen, near, own] = [labels.indexOf(4), null, null]; // digit, unit [layer, number], drawn
 
   const slider = sliderOf("weights removed", { min: 0, max: places.length - 1, value: 0 });
+  const scale = [0, 0.2, 0.4, 0.6, 0.8, 1].map((part) => {
+    const { sparsity } = places[Math.round(part * (places.length - 1))];
+    return element("span", { style: `left: ${100 * part}%` }, `${+(100 * sparsity).toFixed(1)} %`);
+  });
   const says = element("div", { class: "pk-words", role: "status" });
   const picture = element("canvas", { class: "pk-net", role: "img" });
   const told = element("div", { class: "pk-words" });
@@ -47,13 +51,8 @@ function render({ model, el }) {
   const root = element(
     "div",
     { class: "pk-view pk-playground" },
-    element(
-      "label",
-      { class: "pk-controls" },
-      "none",
-      slider,
-      "nearly all of the smallest weights removed",
-    ),
+    element("strong", {}, "The smallest weights removed"),
+    element("div", { class: "pk-track" }, slider, element("div", { class: "pk-scale" }, ...scale)),
     says,
     picture,
     told,
@@ -61,7 +60,18 @@ function render({ model, el }) {
     element(
       "div",
       { class: "pk-row" },
-      element("div", {}, recall, bars),
+      element(
+        "div",
+        {},
+        recall,
+        bars,
+        element(
+          "div",
+          { class: "pk-legend" },
+          legendLine("before", "currentColor", true),
+          legendLine("less than half of it left", PALETTE.red),
+        ),
+      ),
       element("div", {}, element("strong", {}, `${many} digits; framed: read wrongly`), table),
       element(
         "div",
@@ -175,7 +185,8 @@ function render({ model, el }) {
     [picture.width, picture.height] = [WIDE * ratio, HIGH * ratio];
     const context = picture.getContext("2d");
     context.scale(ratio, ratio);
-    context.font = "13px sans-serif";
+    const letters = Math.max(13, Math.min(22, (9 * WIDE) / picture.clientWidth)); // on a telephone
+    context.font = `${letters}px sans-serif`;
     const { layers, answer } = drawnNow();
     const pixels = pixelsNow();
     for (let i = 0; i < size; i++) {
@@ -221,7 +232,7 @@ function render({ model, el }) {
         }
         if (k < 2) return;
         context.fillStyle = look.text;
-        context.font = i === answer ? "bold 15px sans-serif" : "13px sans-serif";
+        context.font = `${i === answer ? "bold " : ""}${letters}px sans-serif`;
         context.fillText(`${i}`, x + 14, y + 5);
         context.fillStyle = i === answer ? PALETTE.blue : look.soft;
         context.fillRect(x + 30, y - 5, 120 * chances[i] + 0.5, 10);
@@ -371,13 +382,8 @@ function render({ model, el }) {
 
   // How sure both are of each answer.
   function drawSides(look) {
-    const { context, x, y, box } = chart(
-      sides,
-      [-0.6, 9.6],
-      [0, 1],
-      ["answer", "confidence"],
-      look,
-    );
+    const axes = ["answer", "confidence"];
+    const { context, x, y, box } = chart(sides, [-0.6, 9.6], [0, 1], axes, look);
     const width = (x(1) - x(0)) * 0.38;
     [own.full, own.pruned].forEach(({ layers }, which) => {
       context.fillStyle = which ? PALETTE.orange : PALETTE.blue;
@@ -493,18 +499,7 @@ function render({ model, el }) {
     });
   };
 
-  let width = 0;
-  const resized = new ResizeObserver(() => {
-    if (width === root.clientWidth) return; // only the words have grown
-    width = root.clientWidth;
-    paint(); // also once it is part of the page
-  });
-  resized.observe(root);
-  const end = recoloured(paint);
-  return () => {
-    resized.disconnect();
-    end();
-  };
+  return redrawn(root, paint); // also once it is part of the page
 }
 
 export default { render };

@@ -246,9 +246,7 @@ function render({ model, el }) {
   which.onchange = draw;
   const moved = () => model.get("frame") !== frame && !playing && go(model.get("frame"));
   model.on("change:frame", moved);
-  const resized = new ResizeObserver(draw);
-  resized.observe(root);
-  const end = recoloured(draw);
+  const end = redrawn(root, draw);
 
   try {
     layers = masksOf(run.layers, bytesOf(model.get("masks")), count);
@@ -264,7 +262,6 @@ function render({ model, el }) {
   return () => {
     ended = true;
     end();
-    resized.disconnect();
     model.off("change:frame", moved);
   };
 }

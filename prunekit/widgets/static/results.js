@@ -191,15 +191,12 @@ function render({ model, el }) {
   across.onchange = up.onchange = choose;
   const names = ["change:x", "change:y", "change:shown"];
   names.forEach((name) => model.on(name, read));
-  const end = recoloured(draw);
-  const resized = new ResizeObserver(draw);
   read();
   const first = boxes.find((box) => box.checked)?.parentElement;
   requestAnimationFrame(() => (arms.scrollTop = (first?.offsetTop ?? 0) - 20)); // once it has a size
-  resized.observe(canvas);
+  const end = redrawn(canvas, draw);
   return () => {
     names.forEach((name) => model.off(name, read));
-    resized.disconnect();
     end();
   };
 }

@@ -161,13 +161,10 @@ function render({ model, el }) {
   const events =
     "change:committed change:said change:drawn change:topic change:true change:earlier";
   model.on(events, changed);
-  const resized = new ResizeObserver(draw);
-  resized.observe(canvas);
-  const end = recoloured(draw);
+  const end = redrawn(canvas, draw);
   draw();
   return () => {
     end();
-    resized.disconnect();
     model.off(events, changed);
   };
 }
