@@ -500,25 +500,24 @@ def test_earlier_runs_stay_pale_until_reset():
 
 
 def test_picture_and_table_are_of_the_same_step():
-    drawn, told = [], []
+    drawn, shown = [], []
 
     async def run():
-        def rows():
-            return max(made.table.value.count("<tr>") - 1, 0)
-
         def draw(steps, dense):
-            drawn.append((len(steps), rows()))
+            drawn.append(len(steps))
             return plot.history(steps, dense=dense)
 
+        def pictured(change):
+            shown.append((change["new"] != "", drawn[-1], made.table.value.count("<tr>") - 1))
+
         made = panel(draw=draw, sparsity=0.5, rounds=9)
-        made.table.observe(lambda change: told.append(change["new"]), "value")
+        made.image.observe(pictured, "value")
         click(made, "Run")
         await finished(made)
 
     asyncio.run(run())
-    assert all(shown == min(count, 6) for count, shown in drawn)
-    assert drawn[-1] == (9, 6)
-    assert len({count for count, _ in drawn}) == len([table for table in told if table])
+    assert shown == [(True, count, min(count, 6)) for count in drawn]  # it never goes in between
+    assert drawn[-1] == 9
 
 
 def test_the_code_has_the_names_of_the_notebook(monkeypatch):
@@ -652,6 +651,24 @@ def test_nothing_runs_before_the_prediction_is_committed():
     click(made, "Run")
     assert made.running.state == "idle"
     assert "commit" in made.message.value
+    made.guess.field.value = "60"
+    made.guess.button.click()
+    assert made.message.value == ""
+
+
+def test_of_other_settings_nothing_is_said_and_the_picture_is_pale():
+    made = panel(presets={"half": {}, "most": dict(sparsity=0.9)}, guess=guessing(), **SMALL)
+    made.guess.field.value = "60"
+    made.guess.button.click()
+    click(made, "Run")
+    assert made.table.value and made.message.value and made.left.value == "done"
+    made.chooser.value = "most"
+    assert (made.table.value, made.message.value, made.left.value) == ("", "", "")
+    assert made.image.value and "pk-past" in made.image._dom_classes
+    made.guess.field.value = "60"
+    made.guess.button.click()
+    click(made, "Run")
+    assert made.table.value and "pk-past" not in made.image._dom_classes
 
 
 @pytest.mark.parametrize(

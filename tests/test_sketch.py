@@ -88,6 +88,15 @@ def test_each_run_has_a_prediction_and_a_drawing_of_its_own():
     assert made.drawn == [0.1] * PLACES
 
 
+def test_a_run_of_another_kind_is_pale():
+    made = committed(answer=lambda steps: [(0.1, 0.5)])
+    made.follow([1], earlier=True)
+    made.turn("")
+    assert (made.true, made.earlier) == ([[0.1, 0.5]], [])
+    made.turn("with training")
+    assert (made.true, made.earlier) == ([], [[[0.1, 0.5]]])
+
+
 def test_only_what_was_drawn_is_judged():
     answer = [(0.0, 0.0), (0.05, 0.5), (0.1, 0.4), (0.9, 0.0)]
     made = committed(0.5, 0.5, 0.5, answer=lambda steps: answer)

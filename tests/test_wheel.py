@@ -36,3 +36,9 @@ def test_first_picks_have_the_chances_of_the_slices():
 def test_slices_that_make_no_wheel_are_refused(wrong):
     with pytest.raises(ValueError, match="^Wheel: "):
         Wheel(SIZES, wrong)
+
+
+def test_a_very_thin_slice_is_still_there():
+    (wheel,) = Wheel(SIZES, {"steep": torch.tensor([1e-7, 1.0, 1e-5, 1e-3])}).shown["wheels"]
+    assert sorted(wheel["picks"]) == [0, 1, 2, 3]
+    assert min(wheel["slices"]) == pytest.approx(1e-7, rel=1e-2)

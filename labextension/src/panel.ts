@@ -58,9 +58,9 @@ export class CoursePanel extends Widget {
       square.title = `${title}: ${done ? 'run' : 'not run to its end'}`;
       return square;
     });
-    const words = document.createElement('span');
+    const words = document.createElement('div');
     const { right, exercises } = far;
-    words.textContent = exercises ? ` ${right} of ${exercises} exercises right` : 'not begun';
+    words.textContent = exercises ? `${right} of ${exercises} exercises right` : 'not begun';
     words.textContent += isDone(far) ? ' ✓' : '';
     return [...squares, words];
   }
@@ -75,7 +75,8 @@ export class CoursePanel extends Widget {
     for (const entry of this.index.notebooks) {
       const line = document.createElement('li');
       const [row, far] = [document.createElement('div'), document.createElement('div')];
-      row.style.cssText = 'display: flex; justify-content: space-between; align-items: center;';
+      row.style.cssText = 'display: flex; justify-content: space-between; align-items: baseline;';
+      line.style.marginBottom = '10px';
       far.style.cssText = 'margin: 0 8px; color: var(--jp-ui-font-color2);';
       this.lines.set(entry.file, far);
       const label = `${nameOf(entry)} (${entry.minutes} min)`;

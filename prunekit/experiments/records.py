@@ -26,6 +26,7 @@ from prunekit.experiments.cells import (
     shipped_results,
 )
 from prunekit.experiments.grid import load
+from prunekit.experiments.grid import names as experiments
 from prunekit.experiments.protocol import Arm
 from prunekit.judge import SLACK
 from prunekit.knobs import Choice, Natural, knobs, shown
@@ -211,7 +212,8 @@ def showcase(name: str) -> list[Step]:
         network, seed = experiment.pairs(experiment.showcase)[0]
         record = read(Cell(experiment, experiment.showcase, network, seed, False, folder))
     if record is None:
-        raise ValueError(f"showcase: {name} has no recorded run with masks")
+        have = ", ".join(n for n in experiments() if load(n).showcase)
+        raise ValueError(f"showcase: {name} has no recorded run with masks; those of {have} do")
     record = complete(record, experiment.arms[experiment.showcase])
     try:
         return _steps(record, read_showcase(folder, record))

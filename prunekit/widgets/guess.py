@@ -27,6 +27,7 @@ class Prediction(OfCell):
 
     values: dict[str, Any]  # what was committed, by the run that it is about
     about = ""
+    answered: Callable[[], None] = staticmethod(lambda: None)  # called when `value` changes
 
     @property
     def value(self) -> Any:
@@ -107,6 +108,7 @@ class Guess(Prediction, ipywidgets.VBox):
         else:
             del self.values[self.about]
             self._show()
+            self.answered()
 
     def commit(self) -> None:
         """Take what stands in the field."""
@@ -126,6 +128,7 @@ class Guess(Prediction, ipywidgets.VBox):
             return
         self.values[self.about] = value
         self._show()
+        self.answered()
 
     def draw(self, figure: Figure) -> None:
         if self.value is not None and self.across is not None:

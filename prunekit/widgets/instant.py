@@ -126,8 +126,9 @@ def _control(name: str, place: Place) -> ipywidgets.Widget:
         raise ValueError(f"Instant: {name} must be low < high with start between, got {place}")
     power = 10 ** math.floor(math.log10((high - low) / 100))
     step = next(n * power for n in (5, 2, 1) if n * power <= (high - low) / 100)
+    places = max(0, -math.floor(math.log10(step)))
     return ipywidgets.FloatSlider(
-        value=start, min=low, max=high, step=step, readout_format=".3g", **looks
+        value=start, min=low, max=high, step=step, readout_format=f".{places}f", **looks
     )
 
 

@@ -7,6 +7,7 @@ import html
 import io
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import ipywidgets
@@ -107,6 +108,7 @@ class Panel(OfCell, ipywidgets.VBox):
         self.running, self.drawn = Running(self._changed), 0.0
         self.spent, self.since = 0.0, 0.0  # seconds that the run took; the moment up to which
         self.going = self.predicted = False  # whether it goes on; whether the guess is about it
+        self.ran: dict[str, Any] = {}  # the values of the run that is shown
         self.seen = (-1, 0)  # which run, and how many of its steps the picture shows
         self.turning = False  # whether settings and mark of the preset are being changed
         self.lines: Lines = []  # of the figure, and of those before
@@ -125,6 +127,8 @@ class Panel(OfCell, ipywidgets.VBox):
             first = settings.get(name, knob.default)
             needed = [values[name] for values in self.presets.values() if name in values]
             self.controls[name] = control(knob, texts.get(name, ""), [first, *needed])
+        if self.guess is not None:
+            self.guess.answered = partial(self._say, "")
         self.start_values, self.chosen = self.values(), ""  # the preset that was chosen last
         self.shown = [*show] or [*self.controls][:OPEN]
         self.called = self._called(data)
@@ -224,6 +228,8 @@ class Panel(OfCell, ipywidgets.VBox):
         self.chooser.index = [*self.presets].index(label) if label else None
         self.turning = False
         self.restore.disabled = not self._own()
+        if self.running.report is not None and self.values() != self.ran:
+            self._leave()
         try:
             settings = self.settings()
         except ValueError as error:  # which is told beside its box
@@ -233,6 +239,13 @@ class Panel(OfCell, ipywidgets.VBox):
             self.guess.turn(", ".join(self._own()) if label is None else label)
         words = "".join(f", {name}={value!r}" for name, value in settings.items())
         self.code.text = f"report = prune({self.called}{words})"
+
+    def _leave(self) -> None:
+        """Nothing is said of the run that is shown: the settings are others now."""
+        self._say("")
+        self.table.value = self.left.value = ""
+        self.bar.value = 0.0
+        self.image.add_class("pk-past")
 
     def _clicked(self, change: Any) -> None:
         if not self.turning and change["new"] is not None:  # else the mark follows the settings
@@ -261,7 +274,7 @@ class Panel(OfCell, ipywidgets.VBox):
             self._say("First commit your prediction.")
             return
         self._say("")
-        self.spent, self.going = 0.0, False
+        self.spent, self.going, self.ran = 0.0, False, self.values()
         if self.lines:
             self.earlier, self.lines = [*self.earlier, self.lines][-EARLIER:], []
         self.running.start(self.method, self.model, self.data, settings, paused)
@@ -333,14 +346,16 @@ class Panel(OfCell, ipywidgets.VBox):
 
     def _show(self, steps: Sequence[Step]) -> None:
         """Picture and table of a run so far, in step with each other."""
-        self.table.value, self.image.value = self._table(steps), ""
+        picture = ""
         try:
             if self.guess is not None:
                 self.guess.follow(steps, earlier=True)
             if steps and self.draw is not None:
-                self.image.value = self._picture(steps, self.draw)
+                picture = self._picture(steps, self.draw)
         except Exception as error:  # the run goes on without its figure
             self._say(f"the figure cannot be drawn: {type(error).__name__}: {error}")
+        self.table.value, self.image.value = self._table(steps), picture
+        self.image.remove_class("pk-past")
 
     def _picture(self, steps: Sequence[Step], draw: Draw) -> str:
         pruning, png, figure = self.running.pruning, io.BytesIO(), None

@@ -145,10 +145,16 @@ body {{ margin: 2em auto; max-width: 900px; padding: 0 1em; font-family: sans-se
 """
 
 
+ABOUT = (
+    "<p>How a network was pruned, recorded step by step: press Play, or move the slider. The curve "
+    "is its accuracy after each step; the picture below, which weights of a layer are left.</p>"
+)
+
+
 def page(shown: Mapping[str, Any]) -> str:
     """One page that replays a run in any browser: no kernel, no network. `shown` is of `traits`."""
     replay = output.alive(output.lasting("Replay", {**shown, "frame": 0}), "replay")
-    return PAGE.format(title=html.escape(shown["run"]["title"]), shown=replay)
+    return PAGE.format(title=html.escape(shown["run"]["title"]), shown=ABOUT + replay)
 
 
 def write_page(name: str, path: str | os.PathLike[str]) -> Path:

@@ -70,6 +70,8 @@ class Sketch(Prediction, anywidget.AnyWidget):
 
     def turn(self, about: str) -> None:
         self.drawings[self.about] = self.drawn
+        if about != self.about:
+            self._past()  # it was a run of another kind
         super().turn(about)
 
     def _heard(self, content: Any) -> None:
@@ -77,6 +79,7 @@ class Sketch(Prediction, anywidget.AnyWidget):
             self.values.pop(self.about, None)
             self.drawings.pop(self.about, None)
             self._show()
+            self.answered()
         else:
             self.commit(content.get("commit") or [])
 
@@ -106,10 +109,15 @@ class Sketch(Prediction, anywidget.AnyWidget):
         filled = numpy.interp(span, at, drawn)
         self.values[self.about] = [*zip(places.tolist(), filled.tolist(), strict=True)]
         self._show()
+        self.answered()
+
+    def _past(self) -> None:
+        if self.true:
+            self.earlier, self.true = [*self.earlier, self.true][-EARLIER:], []
 
     def follow(self, steps: Sequence[Step], earlier: bool) -> None:
-        if not steps and self.true:
-            self.earlier = [*self.earlier, self.true][-EARLIER:]
+        if not steps:
+            self._past()
         if not earlier:
             self.earlier = []
         self.true = [[x, y] for x, y in self._curve(steps) if math.isfinite(x + y)]

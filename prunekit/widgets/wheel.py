@@ -16,7 +16,7 @@ from prunekit.widgets import output
 from prunekit.widgets._static import VIEWS, script, style
 from prunekit.widgets.running import OfCell
 
-DIGITS = 4
+DIGITS = 4  # significant ones: a slice may be very thin, but a weight that has one can be picked
 
 
 class Wheel(OfCell, anywidget.AnyWidget):
@@ -75,4 +75,4 @@ def picks(slices: Tensor, seed: int) -> list[int]:
 
 
 def _rounded(values: Tensor) -> list[float]:
-    return [round(value, DIGITS) for value in values.tolist()]
+    return [float(f"{value:.{DIGITS}g}") for value in values.tolist()]

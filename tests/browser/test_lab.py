@@ -99,7 +99,7 @@ def test_the_panel_says_how_far_each_notebook_is_and_what_comes_next(opened):
     tab.locator(".lm-TabBar-tab[title='Pruning course']").click()
     panel = tab.locator(".prunekit-panel")
     panel.get_by_text("2 of 2 exercises right ✓").wait_for()
-    lines = panel.locator("li").all_inner_texts()
+    lines = [" ".join(line.split()) for line in panel.locator("li").all_inner_texts()]
     numbered = [f"{number}. {title}" for number, title in enumerate(titles())]
     assert [line.split(" (")[0] for line in lines[:-1]] == numbered
     assert "■□ 1 of 2 exercises right" in lines[2]

@@ -48,6 +48,13 @@ function render({ model, el }) {
   const clear = element("button", {}, "clear");
   const mine = element("div", { class: "pk-words", role: "status" });
   const sides = element("canvas", { class: "pk-sides", role: "img", "aria-label": "answers" });
+  const both = element(
+    "div",
+    { class: "pk-legend", hidden: "" },
+    sides,
+    legendLine("whole network", PALETTE.blue),
+    legendLine("now", PALETTE.orange),
+  );
   const root = element(
     "div",
     { class: "pk-view pk-playground" },
@@ -55,6 +62,13 @@ function render({ model, el }) {
     element("div", { class: "pk-track" }, slider, element("div", { class: "pk-scale" }, ...scale)),
     says,
     picture,
+    element(
+      "div",
+      { class: "pk-legend" },
+      legendLine("a weight above 0", PALETTE.positive),
+      legendLine("below 0", PALETTE.negative),
+      `${LINES.reduce((a, b) => a + b)} of them are drawn; the fuller a circle, the larger its number`,
+    ),
     told,
     element("div", { class: "pk-controls" }, "unit", layer, unit, out, back),
     element(
@@ -72,20 +86,14 @@ function render({ model, el }) {
           legendLine("less than half of it left", PALETTE.red),
         ),
       ),
-      element("div", {}, element("strong", {}, `${many} digits; framed: read wrongly`), table),
+      element("div", {}, element("strong", {}, `${many} digits; red: read wrongly`), table),
       element(
         "div",
         {},
         element("strong", {}, "Draw a digit"),
         pad,
         element("div", { class: "pk-controls" }, clear, mine),
-        sides,
-        element(
-          "div",
-          { class: "pk-legend" },
-          legendLine("whole network", PALETTE.blue),
-          legendLine("now", PALETTE.orange),
-        ),
+        both,
       ),
     ),
     wrong,
@@ -109,21 +117,23 @@ function render({ model, el }) {
     const [k, i] = near;
     const value = drawnNow().layers[k][i].toFixed(2);
     const name = k === 2 ? `answer ${i}` : `unit ${i} of ${widths[k + 1]}`;
+    const click = matchMedia("(hover: none)").matches ? "a second tap" : "a click";
     const gone = now.dead[k][i]
-      ? "is out; a click brings it back"
-      : `gives ${value}; a click takes it out`;
+      ? `is out; ${click} brings it back`
+      : `gives ${value}; ${click} takes it out`;
     told.textContent = `${name} ${gone}` + (k ? "" : "; its weights lie over the digit");
   }
 
   function paint() {
     const { sparsity, left, accuracy } = place();
     const right = found.filter(({ answer }, d) => answer === labels[d]).length;
-    const all = anyDead()
-      ? "without the units that are out"
+    const outs = now.dead.flatMap((gone) => [...gone]).filter(Boolean).length;
+    const all = outs
+      ? `${outs} ${outs > 1 ? "units" : "unit"} out`
       : `${percent(accuracy)} of ${examples.toLocaleString("en")} validation images right`;
     says.textContent =
       `${percent(sparsity)} removed: ${left.toLocaleString("en")} of ` +
-      `${total.toLocaleString("en")} weights left; ${all}; of these ${many} digits: ${right}`;
+      `${total.toLocaleString("en")} weights left; ${all}; ${right} of these ${many} digits right`;
     const look = colours(el);
     drawRecall(look);
     drawTable(look);
@@ -267,6 +277,14 @@ function render({ model, el }) {
     context.globalAlpha = 1;
   }
 
+  // Axes with the ten digits across.
+  function byDigit(canvas, names, look) {
+    const made = chart(canvas, [-0.6, 9.6], [0, 1], names, look, Infinity);
+    made.context.textBaseline = "top";
+    for (let c = 0; c < CLASSES; c++) made.context.fillText(`${c}`, made.x(c), made.box.bottom + 5);
+    return made;
+  }
+
   // Of each digit the share that is read rightly: now, and before anything was removed.
   function drawRecall(look) {
     const count = (answers) =>
@@ -278,13 +296,9 @@ function render({ model, el }) {
     const [before, after] = anyDead()
       ? [count(whole), count(found)]
       : [places[0].recall, place().recall];
-    const { context, x, y, box } = chart(bars, [-0.6, 9.6], [0, 1], ["digit", "recall"], look);
+    const { context, x, y, box } = byDigit(bars, ["digit", "recall"], look);
     const half = (x(1) - x(0)) * 0.36;
     after.forEach((value, c) => {
-      context.textAlign = "center";
-      context.textBaseline = "top";
-      context.fillStyle = look.text;
-      context.fillText(`${c}`, x(c), box.bottom + 5);
       context.fillStyle = value < before[c] / 2 ? PALETTE.red : PALETTE.blue;
       context.fillRect(x(c) - half, y(value), 2 * half, box.bottom - y(value));
       context.strokeStyle = look.text;
@@ -304,11 +318,13 @@ function render({ model, el }) {
     for (let d = 0; d < many; d++) {
       const [x, y] = [(d % columns) * TILE, Math.floor(d / columns) * TILE];
       context.drawImage(tiles(look)[d], x + 1, y + 1, TILE - 2, TILE - 2);
-      const bad = found[d].answer !== labels[d];
-      if (!bad && d !== chosen) continue;
+      const frame = (colour, inset) => {
+        context.strokeStyle = colour;
+        context.strokeRect(x + inset, y + inset, TILE - 2 * inset, TILE - 2 * inset);
+      };
       context.lineWidth = 2;
-      context.strokeStyle = d === chosen && !own ? PALETTE.orange : PALETTE.red;
-      if (bad || !own) context.strokeRect(x + 1, y + 1, TILE - 2, TILE - 2);
+      if (found[d].answer !== labels[d]) frame(PALETTE.red, 1);
+      if (d === chosen && !own) frame(PALETTE.orange, 3.5);
     }
     const { answer } = found[chosen];
     table.setAttribute("aria-label", `digit ${chosen}, a ${labels[chosen]}, read as ${answer}`);
@@ -376,14 +392,14 @@ function render({ model, el }) {
     own = null;
     context.clearRect(0, 0, pad.width, pad.height);
     mine.textContent = "";
-    sides.getContext("2d").clearRect(0, 0, sides.width, sides.height);
+    both.hidden = true;
     paint();
   }
 
   // How sure both are of each answer.
   function drawSides(look) {
-    const axes = ["answer", "confidence"];
-    const { context, x, y, box } = chart(sides, [-0.6, 9.6], [0, 1], axes, look);
+    both.hidden = false;
+    const { context, x, y, box } = byDigit(sides, ["answer", "confidence"], look);
     const width = (x(1) - x(0)) * 0.38;
     [own.full, own.pruned].forEach(({ layers }, which) => {
       context.fillStyle = which ? PALETTE.orange : PALETTE.blue;
@@ -460,12 +476,13 @@ function render({ model, el }) {
     else point(unit);
     tapped = unit?.join() ?? "";
   };
-  const asked = () => {
-    const k = Number(layer.value);
-    return [k, Math.max(0, Math.min(widths[k + 1] - 1, Math.round(Number(unit.value)) || 0))];
-  };
-  layer.onchange = unit.onchange = () => point(asked());
-  out.onclick = () => toggle(asked());
+  function asked(act) {
+    const [k, i] = [Number(layer.value), unit.valueAsNumber];
+    if (Number.isInteger(i) && i >= 0 && i < widths[k + 1]) return act([k, i]);
+    told.textContent = `There is no such unit here: they go from 0 to ${widths[k + 1] - 1}.`;
+  }
+  layer.onchange = unit.onchange = () => asked(point);
+  out.onclick = () => asked(toggle);
   back.onclick = () => {
     now.dead.forEach((gone) => gone.fill(0));
     renew();
