@@ -103,10 +103,20 @@ def test_an_answer_that_is_taken_out_is_forgotten_and_comes_back(page):
     page.get_by_label("weights removed").press("End")
     assert "which answers 4" not in page.locator(".pk-net").get_attribute("aria-label")
     assert "4: 0.0 %" in page.locator(".pk-recall").get_attribute("aria-label")
-    assert "units that are out" in page.locator(".pk-words").first.inner_text()
+    assert "; 1 unit out; " in page.locator(".pk-words").first.inner_text()
     page.get_by_role("button", name="bring all back").click()
     assert "answer 4 gives" in page.locator(".pk-playground").inner_text()
     assert "of 5,000 validation images right" in page.locator(".pk-words").first.inner_text()
+
+
+@pytest.mark.parametrize("number", ["10", "-1", "0.5", ""])
+def test_a_unit_that_is_not_there_is_told(page, number):
+    page.get_by_label("layer").select_option("2")
+    page.get_by_label("unit", exact=True).fill(number)
+    page.get_by_role("button", name="take out").click()
+    words = page.locator(".pk-playground").inner_text()
+    assert "There is no such unit here: they go from 0 to 9." in words
+    assert "out;" not in page.locator(".pk-words").first.inner_text()
 
 
 def test_a_click_on_a_unit_takes_it_out(page):
