@@ -53,6 +53,21 @@ def test_the_rows_of_a_page_are_the_cells():
         assert records.command(cell).partition(" --seed")[0] in page
 
 
+def test_where_the_best_epoch_is_kept_the_last_one_is_told_too():
+    cells = experiments.where(experiments.recorded("cdp-dtc"), penalty="cdp", threshold="fixed")
+    cells = [cell for cell in cells if cell["knobs"]["delta"] == 0.05]
+    head, _, row = tables.arms(cells).splitlines()
+    told = dict(zip(head.split(" | "), row.split(" | "), strict=True))
+    last = [cell["trace"]["info"][19]["stripes"] for cell in cells]  # of 20 epochs
+    right = [cell["trace"]["accuracy"][19] for cell in cells]
+    for what, values in (
+        ("stripes left by the last epoch, %", [100 * share for share in last]),
+        ("validation error, %, last epoch", [100 * (1 - share) for share in right]),
+    ):
+        assert float(told[what].split()[0]) == pytest.approx(statistics.mean(values), abs=0.051)
+    assert "last epoch" not in tables.arms(experiments.recorded("cdp-dtc-lengths"))
+
+
 def test_the_rows_of_an_arm_are_means_over_networks():
     cells = experiments.where(experiments.recorded("de-lenet5"), arm="evolution")
     page = tables.page("de-lenet5")

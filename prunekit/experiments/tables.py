@@ -8,7 +8,7 @@ but named in braces: ``{size[evolution]:.1f}`` is the mean size of that arm over
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -234,6 +234,19 @@ def _minutes(cells: Sequence[Recorded]) -> str:
     return ("" if all(map(is_timed, cells)) else "≥ ") + f"{mean:.1f}"
 
 
+def _last_epoch(cell: Recorded) -> Mapping[str, Any]:
+    """What was recorded of the last epoch, where one before it may have been kept."""
+    return [row for row in rows(cell) if row["phase"] == "train"][-1]
+
+
+def _stripes_at_last(cell: Recorded) -> float:
+    return 100 * float(_last_epoch(cell)["info"]["stripes"])
+
+
+def _wrong_at_last(cell: Recorded) -> float:
+    return 100 * (1 - float(_last_epoch(cell)[cell["metric"]]))
+
+
 def arms(cells: Sequence[Recorded]) -> str:
     """A row an arm: means over its networks."""
     form, what = _form(cells), _what(cells)
@@ -257,6 +270,11 @@ def arms(cells: Sequence[Recorded]) -> str:
             "stripes left, %": (stripes_left, "{:.1f}"),
             "filters left, %": (filters_left, "{:.1f}"),
         }
+        if any(cell["knobs"].get("keep") == "best" for cell in cells):
+            measures |= {
+                "stripes left by the last epoch, %": (_stripes_at_last, "{:.1f}"),
+                f"validation {what}, last epoch": (_wrong_at_last, form),
+            }
     head = ["arm", "networks", *measures, "minutes a cell"]
     lines = []
     for arm, group in _groups(cells).items():
