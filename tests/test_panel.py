@@ -485,7 +485,7 @@ def test_earlier_runs_stay_pale_until_reset():
         return figure
 
     def pale():
-        return [line for line in drawn[-1].axes[0].lines if line.get_alpha() == 0.3]
+        return [line for line in drawn[-1].axes[0].lines if line.get_alpha() == 0.6]
 
     made = panel(draw=draw, **SMALL)
     for count in (0, 1, 2):

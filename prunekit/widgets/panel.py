@@ -142,7 +142,8 @@ class Panel(OfCell, ipywidgets.VBox):
 
     def _layout(self, shown: Sequence[str]) -> list[Any]:
         rest = [self.controls[name] for name in self.controls if name not in shown]
-        more = ipywidgets.Accordion([ipywidgets.VBox(rest)], titles=("more",))
+        more = ipywidgets.Accordion([ipywidgets.Box(rest)], titles=("more",))
+        more.add_class("pk-more")
         seen = ipywidgets.Layout(display="" if self.presets else "none")
         self.chooser = ipywidgets.RadioButtons(options=[*self.presets], index=None, layout=seen)
         self.chooser.add_class("pk-presets")
@@ -165,7 +166,7 @@ class Panel(OfCell, ipywidgets.VBox):
         as_code = ipywidgets.Accordion([self.code], titles=("as code",))
         for made in self.controls.values():
             made.changed.append(self._turn)
-        settings = ipywidgets.VBox([*(self.controls[name] for name in shown), self.restore, more])
+        settings = ipywidgets.VBox([*(self.controls[name] for name in shown), self.restore])
         run = ipywidgets.HBox([*self.buttons.values(), self.bar, self.left])
         asked = [self.guess] if self.guess is not None else []
         result = ipywidgets.VBox([*asked, run, self.message, self.image, self.table])
@@ -177,6 +178,7 @@ class Panel(OfCell, ipywidgets.VBox):
             self.connection,
             self.chooser,
             body,
+            more,
             as_code,
         ]
 
@@ -228,7 +230,7 @@ class Panel(OfCell, ipywidgets.VBox):
         self.chooser.index = [*self.presets].index(label) if label else None
         self.turning = False
         self.restore.disabled = not self._own()
-        if self.running.report is not None and self.values() != self.ran:
+        if self.values() != self.ran:
             self._leave()
         try:
             settings = self.settings()
@@ -365,7 +367,7 @@ class Panel(OfCell, ipywidgets.VBox):
                 figure = draw(steps, pruning.before)
                 self.lines = _lines(figure)
                 for xs, ys in (pair for lines in self.earlier for pair in lines):
-                    figure.axes[0].plot(xs, ys, color=INK, alpha=0.3, linewidth=1.5, zorder=0.5)
+                    figure.axes[0].plot(xs, ys, color=INK, alpha=0.6, linewidth=1.2, zorder=0.5)
             if self.guess is not None and self.predicted:
                 self.guess.draw(figure)
             figure.savefig(png, format="png", dpi=120)
@@ -374,7 +376,7 @@ class Panel(OfCell, ipywidgets.VBox):
                 pyplot.close(figure)
         words = f"{self.name}: {len(steps)} steps, sparsity {steps[-1].sparsity:.3f}"
         data = base64.b64encode(png.getvalue()).decode()
-        pale = "<small>Pale lines: the runs before.</small>" if self.earlier else ""
+        pale = "<small>Grey lines: the runs before.</small>" if self.earlier else ""
         return f'<img alt="{html.escape(words)}" src="data:image/png;base64,{data}">{pale}'
 
     def _table(self, steps: Sequence[Step]) -> str:

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,13 +31,14 @@ from prunekit.experiments.records import (
     readable,
     within_networks,
 )
-from prunekit.looks import looks
+from prunekit.looks import COLOURS, looks
 from prunekit.report import mean_and_spread
 from prunekit.widgets import output
 from prunekit.widgets._static import VIEWS, script, style
 from prunekit.widgets.running import OfCell
 
 MANY = 8  # arms that are shown at first
+SHAPES = "osD^v<>PX*hp"  # that a mark can have; results.js draws them
 
 
 class Measured(NamedTuple):
@@ -144,15 +146,19 @@ def told(name: str, title: str = "", folder: Path | None = None) -> dict[str, An
 
 def _looks(groups: Mapping[str, Sequence[Recorded]]) -> dict[str, dict[str, Any]]:
     """Colour and mark of each arm: those that its name has everywhere. The mark is hollow where a
-    line would be dashed, and the other way round where another network has the same."""
+    line would be dashed. Where an arm before has the same it is the other way round, or another
+    shape, or at last another colour."""
     short = {arm: arm.removeprefix(f"{cells[0]['model']} ") for arm, cells in groups.items()}
-    found, drawn, taken = looks(short.values()), {}, set()
-    for arm, name in short.items():
-        colour, marker, dash = found[name]
-        look = (colour, marker or "o", (dash != "-") ^ ((colour, marker, dash) in taken))
-        taken.add(found[name])
-        drawn[arm] = dict(zip(("colour", "marker", "hollow"), look, strict=True))
-    return drawn
+    found, drawn = looks(short.values()), dict[str, tuple[str, str, bool]]()
+    for others in (0, None):  # what is an arm's own is given to no other before
+        for arm in short:
+            colour, marker, dash = found[short[arm]]
+            colours, markers = [colour, *COLOURS[:others]], [marker or "o", *SHAPES[:others]]
+            every = product(colours, markers, (dash != "-", dash == "-"))
+            look = next((look for look in every if look not in drawn.values()), None)
+            if arm not in drawn and look is not None:
+                drawn[arm] = look
+    return {a: dict(zip(("colour", "marker", "hollow"), drawn[a], strict=True)) for a in short}
 
 
 def _arm(cells: Sequence[Recorded], found: Mapping[str, Measured]) -> dict[str, Any]:

@@ -47,9 +47,11 @@ def test_what_is_picked_falls_out_and_the_others_share_its_slice(wheel):
     squares = SIZES**2
     share = 100 * float(squares[lin["picks"][:2]].sum() / squares.sum())
     said = tab.get_by_role("status").inner_text()
-    assert said == f"fell out, 2 of 4: {share:.1f} % of the squared weights"
+    gone = round(float(SIZES[lin["picks"][1]]), 4)
+    assert said == f"{gone:g} fell out; 2 of 4 are out, with {share:.1f} % of the squared weights"
     spin(tab)
-    assert tab.get_by_role("button", name="Spin").is_disabled()  # the largest has no slice
+    assert tab.get_by_role("button", name="Spin").is_disabled()
+    assert tab.get_by_role("status").inner_text().endswith("; 1 without a slice stays")
 
 
 def test_another_wheel_and_starting_over_begin_with_all(wheel):

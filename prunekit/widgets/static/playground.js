@@ -35,6 +35,7 @@ function render({ model, el }) {
   const says = element("div", { class: "pk-words", role: "status" });
   const picture = element("canvas", { class: "pk-net", role: "img" });
   const told = element("div", { class: "pk-words" });
+  const lineCount = element("span");
   const layer = element("select", { "aria-label": "layer" });
   layer.append(...GRIDS.map(({ title }, k) => element("option", { value: k }, title)));
   const unit = element("input", { type: "number", min: 0, value: 0, "aria-label": "unit" });
@@ -67,7 +68,7 @@ function render({ model, el }) {
       { class: "pk-legend" },
       legendLine("a weight above 0", PALETTE.positive),
       legendLine("below 0", PALETTE.negative),
-      `${LINES.reduce((a, b) => a + b)} of them are drawn; the fuller a circle, the larger its number`,
+      lineCount,
     ),
     told,
     element("div", { class: "pk-controls" }, "unit", layer, unit, out, back),
@@ -83,7 +84,8 @@ function render({ model, el }) {
           "div",
           { class: "pk-legend" },
           legendLine("before", "currentColor", true),
-          legendLine("less than half of it left", PALETTE.red),
+          legendLine("now", PALETTE.blue),
+          legendLine("less than half", PALETTE.red),
         ),
       ),
       element("div", {}, element("strong", {}, `${many} digits; red: read wrongly`), table),
@@ -121,7 +123,10 @@ function render({ model, el }) {
     const gone = now.dead[k][i]
       ? `is out; ${click} brings it back`
       : `gives ${value}; ${click} takes it out`;
-    told.textContent = `${name} ${gone}` + (k ? "" : "; its weights lie over the digit");
+    const row = net.layers[0].weights.subarray(i * size, (i + 1) * size);
+    const some = row.some((q) => q && Math.abs(q) >= place().levels[0]);
+    const look = some ? "its weights lie over the digit" : "it has no weight to a pixel left";
+    told.textContent = `${name} ${gone}` + (k ? "" : `; ${look}`);
   }
 
   function paint() {
@@ -212,7 +217,10 @@ function render({ model, el }) {
     context.fillStyle = look.text;
     context.fillText("784 pixels", IMAGE.x, IMAGE.y - 8);
     GRIDS.forEach(({ x, y, title }) => context.fillText(title, x - 8, y - 14));
-    for (const k of GRIDS.keys()) lines(context, k, sample[k].filter(isThere(k)), 127, 0.4);
+    const there = sample.map((drawn, k) => drawn.filter(isThere(k)));
+    there.forEach((drawn, k) => lines(context, k, drawn, 127, 0.4));
+    const [seen, of] = [there, sample].map((each) => each.flat().length);
+    lineCount.textContent = `${seen} of ${of} drawn are left; a circle is a unit: the fuller, the larger its number`;
     if (near) {
       const [k, i] = near;
       if (k < 2) strong(context, k + 1, layers[k], (from) => from === i);
@@ -292,7 +300,7 @@ function render({ model, el }) {
         const own = labels.map((label, d) => d).filter((d) => labels[d] === c);
         return own.filter((d) => answers[d].answer === c).length / Math.max(own.length, 1);
       });
-    recall.textContent = anyDead() ? `Recall on these ${many} digits` : "Recall of each digit";
+    recall.textContent = `Recall (share of right answers)${anyDead() ? ` on these ${many}` : ""}`;
     const [before, after] = anyDead()
       ? [count(whole), count(found)]
       : [places[0].recall, place().recall];
@@ -420,7 +428,7 @@ function render({ model, el }) {
     const to = at(event);
     context.lineWidth = PEN;
     context.lineCap = context.lineJoin = "round";
-    context.strokeStyle = colours(el).text;
+    context.strokeStyle = `rgb(${colours(el).ink})`; // through which no stroke before is seen
     stroke(context, pen, [to[0] + 0.01, to[1]]);
     pen = to;
     read();

@@ -136,10 +136,7 @@ function render({ model, el }) {
   const count = run.phase.length;
   let layers = [];
   let frame = Math.max(0, Math.min(model.get("frame") || 0, count - 1));
-  let playing = false;
-  let last = 0;
-  let ended = false;
-  let damaged = "";
+  let [playing, last, ended, damaged] = [false, 0, false, ""];
 
   const play = element("button", { type: "button", class: "pk-play" }, "Play");
   const back = element("button", { type: "button", "aria-label": "one step back" }, "‹");
@@ -251,10 +248,8 @@ function render({ model, el }) {
   try {
     layers = masksOf(run.layers, bytesOf(model.get("masks")), count);
     for (const layer of layers) which.append(element("option", {}, layer.name));
-    which.selectedIndex = Math.max(
-      0,
-      layers.findIndex(({ columns }) => columns > 1),
-    ); // no scale
+    const cut = layers.findIndex(({ columns, changes }) => columns > 1 && changes.length);
+    which.selectedIndex = Math.max(0, cut);
   } catch {
     damaged = ". The masks of this run are damaged and cannot be shown.";
   }

@@ -57,7 +57,7 @@ function render({ model, el }) {
       for (const place of places) dot(context, ...place, size);
     };
     context.lineWidth = 2;
-    for (const pairs of model.get("earlier")) curve(pairs, look.soft, 1);
+    for (const pairs of model.get("earlier")) curve(pairs, look.faint, 1);
     curve(model.get("true"), PALETTE.blue, 3.5);
     context.strokeStyle = context.fillStyle = PALETTE.orange;
     context.setLineDash([6, 4]);
@@ -66,7 +66,7 @@ function render({ model, el }) {
     for (const point of points) dot(context, ...point, locked() ? 1.5 : 3);
     const marks = [["your prediction", PALETTE.orange]];
     if (model.get("true").length) marks.push(["the run", PALETTE.blue]);
-    if (model.get("earlier").length) marks.push(["runs before", look.soft]);
+    if (model.get("earlier").length) marks.push(["runs before", look.faint]);
     legend.replaceChildren(...marks.map(([name, colour]) => legendLine(name, colour)));
     tell(shown);
   }

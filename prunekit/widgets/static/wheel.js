@@ -62,7 +62,7 @@ function render({ model, el }) {
   }
 
   function paint() {
-    const left = slices();
+    const [left, stay] = [slices(), sizes.length - wheels[menu.value].picks.length];
     const box = RADIUS + 22;
     picture.innerHTML =
       `<svg viewBox="${-box} ${-box} ${2 * box} ${2 * box}" width="${2 * box}" role="img">` +
@@ -75,8 +75,9 @@ function render({ model, el }) {
     );
     const sum = out.reduce((total, i) => total + sizes[i] ** 2, 0);
     const all = sizes.reduce((total, size) => total + size ** 2, 0);
+    const end = left.length || !stay ? "" : `; ${stay} without a slice stays`;
     says.textContent = out.length
-      ? `fell out, ${out.length} of ${sizes.length}: ${((100 * sum) / all).toFixed(1)} % of the squared weights`
+      ? `${sizes[out.at(-1)]} fell out; ${out.length} of ${sizes.length} are out, with ${((100 * sum) / all).toFixed(1)} % of the squared weights${end}`
       : `${left.length} weights on the wheel; the number is |w|, dark is small`;
     spin.disabled = !left.length;
     turned = 0;
@@ -92,7 +93,7 @@ function render({ model, el }) {
     const group = picture.querySelector("g");
     group.style.transform = `rotate(${turned}deg)`;
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    says.textContent = `${sizes[pick]} is picked: ${(100 * wide).toFixed(1)} % of the wheel`;
+    says.textContent = "the wheel turns";
     timer = setTimeout(fall, still ? 0 : 1500);
   }
 

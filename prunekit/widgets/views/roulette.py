@@ -26,6 +26,7 @@ BINS, SHARE = 20, 0.2  # of the weights
 DECADES = 6  # of the axis of shares
 GOAL = 0.95  # the accuracy to which a tree may grow
 WIDE, HIGH, LEFT, TOP, STEP = 560, 210, 52, 12, 36  # pixels of the tree; from level to level
+LETTER = 14  # pixels that a line of text is high
 CHILDREN, MOST = 5, 0.99  # of a level; the sparsity at which the tree ends
 
 
@@ -57,7 +58,7 @@ def roulette(model: nn.Module, data: Any = None, layer: str = "") -> Instant:
         }
         picture = bars(
             heights, [True] * len(chances), x="weights in order of size, a bar a twentieth",
-            y="chance of a pick", names=("smallest", "largest"), says=says, most=1.0,
+            y="share of the wheel", names=("smallest", "largest"), says=says, most=1.0,
             ticks={1.0: "1", **ticks}, line=(1 + math.log10(1 / BINS) / DECADES, "blind removal"),
         )  # fmt: skip
         return f"<p>{says}</p>{picture}"
@@ -85,7 +86,7 @@ class Tree(ipywidgets.VBox):
     """A level of the tree a click, spun with the wheel that `view` shows, over the whole model.
 
     The children are there at once, their accuracies follow. The best of them is the parent of the
-    next level, which removes a fifth of what is left.
+    next level, which removes a fifth of what is left. Another wheel begins another tree.
     """
 
     def __init__(self, model: nn.Module, data: Any, view: Instant):
@@ -97,6 +98,8 @@ class Tree(ipywidgets.VBox):
         )  # fmt: skip
         self.spin.on_click(lambda _: in_loop(loop, self._spin))
         self.again.on_click(lambda _: in_loop(loop, self._start_over))
+        for control in view.controls.values():
+            control.observe(lambda _: in_loop(loop, self._start_over), "value")
         self.latest = Latest(self._tried, self._done)
         self.number = 0  # of the tree: what one that was given up still sends is not for this one
         super().__init__([ipywidgets.HBox([self.spin, self.again]), self.shown])
@@ -189,7 +192,7 @@ def _grown(levels: Sequence[Sequence[float]], metric: str) -> str:
     """A tree as SVG: of each level a dot a child, and the line of those that went on."""
     found = [v for level in levels for v in level if math.isfinite(v)]
     low, high = min([*found, GOAL - 0.02]), max([*found, GOAL])
-    step = min(STEP, WIDE / max(len(levels) - 1, 1))
+    step = min(STEP, (WIDE - 16) / max(len(levels) - 1, 1))
 
     def place(level: int, value: float) -> str:
         x = LEFT + 8 + level * step
@@ -209,15 +212,21 @@ def _grown(levels: Sequence[Sequence[float]], metric: str) -> str:
     y = place(0, GOAL).split()[1]
     dashed = f'<path d="M{LEFT} {y}h{WIDE}" stroke="{RED}" stroke-dasharray="6 4"/>'
     words = 'font-size="12" fill="currentColor"'
-    for value in (low, high, GOAL):
-        at = place(0, value).split()[1]
-        parts.append(f'<text x="{LEFT - 6}" y="{at}" text-anchor="end" {words}>{value:.2f}</text>')
-    below = f'x="{LEFT}" y="{TOP + HIGH + 24}" {words}'
-    parts.append(f"<text {below}>level by level: {html.escape(metric)} of the children</text>")
+    for value in (GOAL, low, high):
+        at = float(place(0, value).split()[1])
+        if value == GOAL or abs(at - float(y)) > LETTER:  # else one would lie over the other
+            end = f'text-anchor="end" {words}'
+            parts.append(f'<text x="{LEFT - 6}" y="{at + 4}" {end}>{value:.2f}</text>')
+    for level in range(0, len(levels), math.ceil(2 * LETTER / step)):
+        x, middle = place(level, low).split()[0], f'text-anchor="middle" {words}'
+        parts.append(f'<text x="{x}" y="{TOP + HIGH + 20}" {middle}>{level + 1}</text>')
+    below = f'x="{LEFT}" y="{TOP + HIGH + 38}" {words}'
+    about = f"level; dots: {metric} of the children, blue: the one that goes on"
+    parts.append(f"<text {below}>{html.escape(about)}</text>")
     says = html.escape(f"{len(best)} levels, {metric} {best[-1]:.3f}")
     return (
-        f'<svg width="{LEFT + WIDE + 8}" height="{TOP + HIGH + 32}" role="img" '
-        f'aria-label="{says}">{dashed}{"".join(parts)}</svg>'
+        f'<svg viewBox="0 0 {LEFT + WIDE + 8} {TOP + HIGH + 46}" role="img" aria-label="{says}" '
+        f'style="width: 100%; max-width: {LEFT + WIDE + 8}px">{dashed}{"".join(parts)}</svg>'
     )
 
 
