@@ -146,8 +146,9 @@ body {{ margin: 2em auto; max-width: 900px; padding: 0 1em; font-family: sans-se
 
 
 ABOUT = (
-    "<h1>A network, pruned step by step</h1><p>This run was recorded: press Play, or move the slider. The curve "
-    "is its accuracy after each step; the picture below, which weights of a layer are left.</p>"
+    "<h1>A network, pruned step by step</h1><p>This run was recorded: press Play, or move the "
+    "slider. The curve is its accuracy after each step; the picture below, which weights of a "
+    "layer are left.</p>"
 )
 
 
