@@ -12,6 +12,7 @@ import torch
 from hypothesis import settings
 from measured import unlike
 from nbval.plugin import IPyNbCell, NbCellError, coalesce_streams
+from shorter import shorter
 
 from prunekit import datasets
 
@@ -49,9 +50,9 @@ MEASURED = "measured"  # the tag of cells whose numbers may differ from one proc
 
 def _again(cell):
     options = cell.options | {"check": False}
-    name = f"{cell.name} again"
+    name, short = f"{cell.name} again", cell.cell | {"source": shorter(cell.cell.source)}
     return IPyNbCell.from_parent(
-        cell.parent, name=name, cell_num=cell.cell_num, cell=cell.cell, options=options
+        cell.parent, name=name, cell_num=cell.cell_num, cell=type(cell.cell)(short), options=options
     )
 
 

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from shorter import shorter
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -19,19 +20,29 @@ LETTERS = """p => {
   pen.font = getComputedStyle(p).font;
   return p.clientWidth * p.innerText.length / pen.measureText(p.innerText).width;
 }"""
+# The code that is wider than its cell, and the letters of every paragraph.
+WIDE = f"""async () => {{
+  const [wide, long] = [[], []];
+  for (const cell of document.querySelectorAll(".jp-Notebook .jp-Cell")) {{
+    cell.scrollIntoView();
+    await new Promise(requestAnimationFrame);
+    const shown = css => [...cell.querySelectorAll(css)].filter(e => e.checkVisibility());
+    const code = shown(".cm-scroller").filter(e => e.scrollWidth > e.clientWidth);
+    wide.push(...code.map(e => e.innerText));
+    const texts = shown(".jp-RenderedMarkdown > p").filter(e => e.innerText.trim());
+    long.push(...texts.map(p => [p.innerText, ({LETTERS})(p)]));
+  }}
+  return [wide, long];
+}}"""
 WRONG = "[data-mime-type='application/vnd.jupyter.error'], [data-mime-type$='stderr']"
 CODE = "jupyterapp.shell.currentWidget.content.widgets.filter(c => c.model.type === 'code')"
 
 
-# Trainings of an epoch: what comes out of longer ones is compared where outputs are.
-SHORTER = f"""() => {CODE}.forEach(({{ model: {{ sharedModel }} }}) => {{
-  sharedModel.source = sharedModel.source.replace(/epochs=([3-9]|\\d\\d)/g, "epochs=1");
-}})"""
-
-
 def run_all(tab):
     """Run all cells, their trainings short, and wait for the last."""
-    tab.evaluate(SHORTER)
+    sources = tab.evaluate(f"() => {CODE}.map(cell => cell.model.sharedModel.source)")
+    put = f"short => {CODE}.forEach((cell, i) => cell.model.sharedModel.source = short[i])"
+    tab.evaluate(put, [*map(shorter, sources)])
     tab.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells'); }")
     tab.wait_for_function(
         f"() => {CODE}.every(c => c.model.executionCount && c.model.executionState !== 'running')"
@@ -61,12 +72,9 @@ def seen(tab, name, folder):
 def fits(tab, width):
     """No code is wider than its cell, and a line of text is as long as can be read."""
     tab.set_viewport_size({"width": width, "height": 1000})
-    for cell in tab.locator(".jp-Notebook .jp-Cell").all():
-        cell.scroll_into_view_if_needed()
-        for code in cell.locator(".cm-scroller >> visible=true").all():
-            assert code.evaluate("e => e.scrollWidth <= e.clientWidth"), code.inner_text()
-        for text in cell.locator(".jp-RenderedMarkdown > p >> visible=true").all():
-            assert text.evaluate(LETTERS) <= 85, text.inner_text()
+    wide, long = tab.evaluate(WIDE)
+    assert wide == []
+    assert [text for text, letters in long if letters > 85] == []
 
 
 def text_of(shown):
