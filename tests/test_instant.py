@@ -22,7 +22,7 @@ from prunekit.widgets.instant import bars
 from prunekit.widgets.running import OfCell
 from prunekit.widgets.views.differential_evolution import differential_evolution
 from prunekit.widgets.views.magnitude import magnitude
-from prunekit.widgets.views.roulette import roulette
+from prunekit.widgets.views.roulette import GOAL, roulette
 
 
 def drawing(view):
@@ -221,6 +221,21 @@ def test_the_tree_that_grows_by_clicks_is_the_methods_own():
     tree.again.click()
     assert tree.parent.sparsity == 0
     assert not tree.spin.disabled
+
+
+def test_the_notebook_tells_how_many_clicks_a_tree_takes(digits):
+    view = roulette(pretrained("lenet_300_100"), digits)
+    tree, clicks = view.children[-1], {}
+    for wheel in ("inv", "lin"):
+        view.controls["wheel"].value = wheel
+        assert (tree.level, tree.grown) == (0, [])  # another wheel, another tree
+        tree.spin.click()
+        while max(tree.values) >= GOAL:
+            tree.spin.click()
+        clicks[wheel] = tree.level
+    assert clicks == {"inv": 13, "lin": 3}
+    text = (Path(__file__).parents[1] / "notebooks/01_roulette.ipynb").read_text(encoding="utf-8")
+    assert "We needed thirteen clicks with *inv*, three with *lin*." in text
 
 
 def test_what_the_tree_shows_is_right():

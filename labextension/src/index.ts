@@ -99,8 +99,8 @@ const plugin: JupyterFrontEndPlugin<void> = {
         if (asked.button.accept) {
           await course.reset(file);
           const open = documents.findWidget(file);
+          await (open && documents.contextForWidget(open)?.revert());
           if (open instanceof NotebookPanel) {
-            await open.context.revert();
             open.content.activeCellIndex = 0;
             open.content.scrollToItem(0);
           }

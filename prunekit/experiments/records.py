@@ -26,7 +26,7 @@ from prunekit.experiments.cells import (
     shipped_results,
 )
 from prunekit.experiments.grid import load
-from prunekit.experiments.grid import names as experiments
+from prunekit.experiments.grid import names as every_experiment
 from prunekit.experiments.protocol import Arm
 from prunekit.judge import SLACK
 from prunekit.knobs import Choice, Natural, knobs, shown
@@ -212,7 +212,7 @@ def showcase(name: str) -> list[Step]:
         network, seed = experiment.pairs(experiment.showcase)[0]
         record = read(Cell(experiment, experiment.showcase, network, seed, False, folder))
     if record is None:
-        have = ", ".join(n for n in experiments() if load(n).showcase)
+        have = ", ".join(n for n in every_experiment() if n != name and load(n).showcase)
         raise ValueError(f"showcase: {name} has no recorded run with masks; those of {have} do")
     record = complete(record, experiment.arms[experiment.showcase])
     try:
@@ -351,19 +351,26 @@ def macs_saved(cell: Recorded) -> float:
 
 
 @checked
-def stripes_left(cell: Recorded) -> float:
-    """The share of the stripes that a method of stripes has left, in percent; NaN of others."""
-    return 100 * _told_last(cell, "stripes")
+def stripes_left(cell: Recorded, *, last: bool = False) -> float:
+    """The share of the stripes that a method of stripes has left, in percent; NaN of others.
+
+    last: after the last epoch, where one before it was perhaps kept.
+    """
+    return 100 * _told_last(cell, "stripes", last)
 
 
 @checked
-def filters_left(cell: Recorded) -> float:
-    """The share of the filters that a method of stripes has left, in percent; NaN of others."""
-    return 100 * _told_last(cell, "filters")
+def filters_left(cell: Recorded, *, last: bool = False) -> float:
+    """The share of the filters that a method of stripes has left, in percent; NaN of others.
+
+    last: after the last epoch, where one before it was perhaps kept.
+    """
+    return 100 * _told_last(cell, "filters", last)
 
 
-def _told_last(cell: Recorded, name: str) -> float:
-    found = [row["info"][name] for row in rows(cell) if name in row.get("info", {})]
+def _told_last(cell: Recorded, name: str, trained: bool) -> float:
+    told = [row for row in rows(cell) if row["phase"] == "train" or not trained]
+    found = [row["info"][name] for row in told if name in row.get("info", {})]
     return found[-1] if found and isinstance(found[-1], (int, float)) else math.nan
 
 

@@ -8,7 +8,7 @@ but named in braces: ``{size[evolution]:.1f}`` is the mean size of that arm over
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,8 @@ MEASURES: dict[str, Measure] = {
     "macs_saved": macs_saved,
     "stripes_left": stripes_left,
     "filters_left": filters_left,
+    "stripes_at_last": partial(stripes_left, last=True),
+    "filters_at_last": partial(filters_left, last=True),
     "time_saved": time_saved,
     "stops": partial(_stops, 0.0, "validation"),
     "stops_a_point_lower": partial(_stops, 0.01, "validation"),
@@ -234,17 +236,10 @@ def _minutes(cells: Sequence[Recorded]) -> str:
     return ("" if all(map(is_timed, cells)) else "≥ ") + f"{mean:.1f}"
 
 
-def _last_epoch(cell: Recorded) -> Mapping[str, Any]:
-    """What was recorded of the last epoch, where one before it may have been kept."""
-    return [row for row in rows(cell) if row["phase"] == "train"][-1]
-
-
-def _stripes_at_last(cell: Recorded) -> float:
-    return 100 * float(_last_epoch(cell)["info"]["stripes"])
-
-
 def _wrong_at_last(cell: Recorded) -> float:
-    return 100 * (1 - float(_last_epoch(cell)[cell["metric"]]))
+    """The share of wrong answers after the last epoch, where one before it was perhaps kept."""
+    trained = [row for row in rows(cell) if row["phase"] == "train"]
+    return 100 * (1 - float(trained[-1][cell["metric"]]))
 
 
 def arms(cells: Sequence[Recorded]) -> str:
@@ -272,7 +267,8 @@ def arms(cells: Sequence[Recorded]) -> str:
         }
         if any(cell["knobs"].get("keep") == "best" for cell in cells):
             measures |= {
-                "stripes left by the last epoch, %": (_stripes_at_last, "{:.1f}"),
+                "stripes left by the last epoch, %": (MEASURES["stripes_at_last"], "{:.1f}"),
+                "filters left by the last epoch, %": (MEASURES["filters_at_last"], "{:.1f}"),
                 f"validation {what}, last epoch": (_wrong_at_last, form),
             }
     head = ["arm", "networks", *measures, "minutes a cell"]

@@ -150,14 +150,16 @@ def _looks(groups: Mapping[str, Sequence[Recorded]]) -> dict[str, dict[str, Any]
     shape, or at last another colour."""
     short = {arm: arm.removeprefix(f"{cells[0]['model']} ") for arm, cells in groups.items()}
     found, drawn = looks(short.values()), dict[str, tuple[str, str, bool]]()
-    for others in (0, None):  # what is an arm's own is given to no other before
-        for arm in short:
+    for own in (True, False):  # what is an arm's own is given to no other before
+        for arm in [arm for arm in short if arm not in drawn]:
             colour, marker, dash = found[short[arm]]
-            colours, markers = [colour, *COLOURS[:others]], [marker or "o", *SHAPES[:others]]
-            every = product(colours, markers, (dash != "-", dash == "-"))
-            look = next((look for look in every if look not in drawn.values()), None)
-            if arm not in drawn and look is not None:
-                drawn[arm] = look
+            colours, markers = [colour], [marker or "o"]
+            if not own:
+                colours, markers = [*colours, *COLOURS], [*markers, *SHAPES]
+            every = [*product(colours, markers, (dash != "-", dash == "-"))]
+            free = [look for look in every if look not in drawn.values()]
+            if free or not own:
+                drawn[arm] = (free or every)[0]
     return {a: dict(zip(("colour", "marker", "hollow"), drawn[a], strict=True)) for a in short}
 
 

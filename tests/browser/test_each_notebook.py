@@ -73,6 +73,7 @@ def fits(tab, width):
     """No code is wider than its cell, and a line of text is as long as can be read."""
     tab.set_viewport_size({"width": width, "height": 1000})
     wide, long = tab.evaluate(WIDE)
+    assert long, "there is no text"
     assert wide == []
     assert [text for text, letters in long if letters > 85] == []
 

@@ -51,7 +51,7 @@ def test_what_is_picked_falls_out_and_the_others_share_its_slice(wheel):
     assert said == f"{gone:g} fell out; 2 of 4 are out, with {share:.1f} % of the squared weights"
     spin(tab)
     assert tab.get_by_role("button", name="Spin").is_disabled()
-    assert tab.get_by_role("status").inner_text().endswith("; 1 without a slice stays")
+    assert tab.get_by_role("status").inner_text().endswith("; without a slice: 1")
 
 
 def test_another_wheel_and_starting_over_begin_with_all(wheel):

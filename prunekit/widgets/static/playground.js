@@ -105,7 +105,7 @@ function render({ model, el }) {
   [pad.width, pad.height] = [196, 196];
 
   const place = () => places[slider.value];
-  const anyDead = () => now.dead.some((gone) => gone.some(Boolean));
+  const outs = () => now.dead.flatMap((gone) => [...gone]).filter(Boolean).length;
   const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
   // The numbers that are drawn: of the digit that is chosen, or of the one that was drawn.
@@ -123,18 +123,19 @@ function render({ model, el }) {
     const gone = now.dead[k][i]
       ? `is out; ${click} brings it back`
       : `gives ${value}; ${click} takes it out`;
+    told.textContent = `${name} ${gone}`;
+    if (k) return;
     const row = net.layers[0].weights.subarray(i * size, (i + 1) * size);
     const some = row.some((q) => q && Math.abs(q) >= place().levels[0]);
-    const look = some ? "its weights lie over the digit" : "it has no weight to a pixel left";
-    told.textContent = `${name} ${gone}` + (k ? "" : `; ${look}`);
+    told.append(some ? "; its weights lie over the digit" : "; it has no weight to a pixel left");
   }
 
   function paint() {
     const { sparsity, left, accuracy } = place();
     const right = found.filter(({ answer }, d) => answer === labels[d]).length;
-    const outs = now.dead.flatMap((gone) => [...gone]).filter(Boolean).length;
-    const all = outs
-      ? `${outs} ${outs > 1 ? "units" : "unit"} out`
+    const gone = outs();
+    const all = gone
+      ? `${gone} ${gone > 1 ? "units" : "unit"} out`
       : `${percent(accuracy)} of ${examples.toLocaleString("en")} validation images right`;
     says.textContent =
       `${percent(sparsity)} removed: ${left.toLocaleString("en")} of ` +
@@ -220,7 +221,7 @@ function render({ model, el }) {
     const there = sample.map((drawn, k) => drawn.filter(isThere(k)));
     there.forEach((drawn, k) => lines(context, k, drawn, 127, 0.4));
     const [seen, of] = [there, sample].map((each) => each.flat().length);
-    lineCount.textContent = `${seen} of ${of} drawn are left; a circle is a unit: the fuller, the larger its number`;
+    lineCount.textContent = `${seen} of the ${of} drawn are left; a circle is a unit: the fuller, the larger its number`;
     if (near) {
       const [k, i] = near;
       if (k < 2) strong(context, k + 1, layers[k], (from) => from === i);
@@ -300,8 +301,8 @@ function render({ model, el }) {
         const own = labels.map((label, d) => d).filter((d) => labels[d] === c);
         return own.filter((d) => answers[d].answer === c).length / Math.max(own.length, 1);
       });
-    recall.textContent = `Recall (share of right answers)${anyDead() ? ` on these ${many}` : ""}`;
-    const [before, after] = anyDead()
+    recall.textContent = `Recall (share of right answers)${outs() ? ` on these ${many}` : ""}`;
+    const [before, after] = outs()
       ? [count(whole), count(found)]
       : [places[0].recall, place().recall];
     const { context, x, y, box } = byDigit(bars, ["digit", "recall"], look);

@@ -75,7 +75,7 @@ function render({ model, el }) {
     );
     const sum = out.reduce((total, i) => total + sizes[i] ** 2, 0);
     const all = sizes.reduce((total, size) => total + size ** 2, 0);
-    const end = left.length || !stay ? "" : `; ${stay} without a slice stays`;
+    const end = left.length || !stay ? "" : `; without a slice: ${stay}`;
     says.textContent = out.length
       ? `${sizes[out.at(-1)]} fell out; ${out.length} of ${sizes.length} are out, with ${((100 * sum) / all).toFixed(1)} % of the squared weights${end}`
       : `${left.length} weights on the wheel; the number is |w|, dark is small`;
