@@ -34,18 +34,20 @@ WIDE = f"""async () => {{
   }}
   return [wide, long];
 }}"""
-WRONG = "[data-mime-type='application/vnd.jupyter.error'], [data-mime-type$='stderr']"
+ERROR = "[data-mime-type='application/vnd.jupyter.error']"
+WRONG = f"{ERROR}, [data-mime-type$='stderr']"
 CODE = "jupyterapp.shell.currentWidget.content.widgets.filter(c => c.model.type === 'code')"
 
 
 def run_all(tab):
-    """Run all cells, their trainings short, and wait for the last."""
+    """Run all cells, their trainings short, and wait for the last, or for an error."""
     sources = tab.evaluate(f"() => {CODE}.map(cell => cell.model.sharedModel.source)")
     put = f"short => {CODE}.forEach((cell, i) => cell.model.sharedModel.source = short[i])"
     tab.evaluate(put, [*map(shorter, sources)])
     tab.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells'); }")
     tab.wait_for_function(
-        f"() => {CODE}.every(c => c.model.executionCount && c.model.executionState !== 'running')"
+        f"() => document.querySelector({json.dumps(ERROR)})"
+        f" || {CODE}.every(c => c.model.executionCount && c.model.executionState !== 'running')"
         f" && {CODE}.every(c => !c.promptNode?.textContent.includes('*'))",
         timeout=5 * MINUTE,
     )
