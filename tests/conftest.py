@@ -12,12 +12,14 @@ import torch
 from hypothesis import settings
 from measured import unlike
 from nbval.plugin import IPyNbCell, NbCellError, coalesce_streams
-from shorter import shorter
+from shorter import FEWER, shorter
 
 from prunekit import datasets
 
 matplotlib.use("Agg")  # not through the environment, which the notebooks' kernels inherit
 torch.set_num_threads(1)
+# Those that tests start have one thread too: two on as many cores wait for each other at every sum.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # No deadline: a busy machine is not a failure. The same examples everywhere.
 settings.register_profile("prunekit", deadline=None, derandomize=True, max_examples=60)
@@ -28,17 +30,23 @@ def pytest_addoption(parser):
     parser.addoption("--reverse", action="store_true", help="run the tests backwards")
 
 
+# First, or at the end one worker waits for the other.
+LONG = {"test_cluster", "test_differential_evolution", "test_methods", "test_workers"}
+
+
 def pytest_collection_modifyitems(config, items):
     """No test may depend on one before it; a notebook's cells do. After all of them, each runs
-    again, last to first, in the same kernel: a reader goes back."""
+    again, last to first, in the same kernel, on fewer images: a reader goes back."""
     for notebook in {item.parent: None for item in items if isinstance(item, IPyNbCell)}:
         cells = [item for item in items if item.parent is notebook]
         at = items.index(cells[-1]) + 1
-        items[at:at] = map(_again, reversed(cells))
+        items[at:at] = again = [*map(_again, reversed(cells))]
+        again[0].cell["source"] = f"digits = digits.{FEWER}\n" + again[0].cell["source"]
         for cell in cells:
             if MEASURED in cell.cell.metadata.get("tags", []):
                 cell.options["check"] = False  # in full
                 cell.runtest = functools.partial(_measured, cell, cell.runtest)
+    items.sort(key=lambda item: item.path.stem not in LONG)
     if config.getoption("--reverse"):
         cells = [item for item in items if item.path.suffix == ".ipynb"]
         others = [item for item in items if item.path.suffix != ".ipynb"]

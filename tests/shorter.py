@@ -2,11 +2,16 @@
 
 import re
 
-QUICK = dict(epochs=1, steps=20, stride=0.5, branches=2, examples=200, images=100)
+QUICK = dict(
+    epochs=1, steps=20, stride=0.5, branches=2, sparsity=0.5,
+    examples=200, images=100, validation=300,
+)  # fmt: skip
+FEWER = "fewer(train=2_000, validation=300, test=1_000)"
 
 
 def shorter(source):
-    """The same code with trainings of an epoch, smaller trees, and searches that are coarser."""
+    """The same code with trainings of an epoch on fewer images, smaller trees, and searches that
+    are coarser."""
     for name, value in QUICK.items():
         source = re.sub(rf"\b{name}=(0\.\d+|[2-9]\b|\d[\d_]+)", f"{name}={value}", source)
-    return source
+    return source.replace("mnist_small()", f"mnist_small().{FEWER}")

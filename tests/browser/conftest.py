@@ -86,11 +86,14 @@ def watched(browser, **settings):
     assert wrong == []
 
 
-@pytest.fixture(params=["light", "dark"])
+@pytest.fixture
 def tab(browser, request):
-    """A page in either theme."""
-    with watched(browser, color_scheme=request.param) as page:
+    """A page in the light theme, in a test of `both_themes` in the dark one too."""
+    with watched(browser, color_scheme=getattr(request, "param", "light")) as page:
         yield page
+
+
+both_themes = pytest.mark.parametrize("tab", ["light", "dark"], indirect=True)
 
 
 @pytest.fixture

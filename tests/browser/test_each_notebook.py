@@ -37,6 +37,9 @@ WIDE = f"""async () => {{
 ERROR = "[data-mime-type='application/vnd.jupyter.error']"
 WRONG = f"{ERROR}, [data-mime-type$='stderr']"
 CODE = "jupyterapp.shell.currentWidget.content.widgets.filter(c => c.model.type === 'code')"
+# Press Stop in the frame in which the first row is there.
+STOP = """panel => panel.querySelector("table td")
+  && [...panel.querySelectorAll("button")].find(b => b.innerText === "Stop").click() === undefined"""
 
 
 def run_all(tab):
@@ -125,10 +128,9 @@ def button(panel, name):
     return panel.get_by_role("button", name=name, exact=True)
 
 
-def stopped(panel):
+def stopped(tab, panel):
     """Stop a run at its first row and clear it; False if it was done before, and runs again."""
-    panel.locator("table td").first.wait_for(timeout=MINUTE)
-    button(panel, "Stop").click(force=True)  # it may be off by now
+    tab.wait_for_function(STOP, arg=panel.element_handle(), timeout=MINUTE)
     ended = panel.get_by_text(re.compile("^(stopped|done)"))
     ended.wait_for(timeout=MINUTE)
     in_time = "stopped" in ended.inner_text()
@@ -145,7 +147,7 @@ def run_and_stop(tab, panel):
         panel.get_by_text("First commit your prediction").wait_for()
         predict(tab, panel)
         button(panel, "Run").click()
-    assert any(stopped(panel) for _ in range(3)), "the run cannot be stopped"
+    assert any(stopped(tab, panel) for _ in range(3)), "the run cannot be stopped"
     button(panel, "Step").click()
     panel.get_by_text("paused").wait_for(timeout=MINUTE)
     button(panel, "Go on").click()

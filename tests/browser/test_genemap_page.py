@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from conftest import both_themes
 
 from prunekit.evolve import STRATEGIES
 from prunekit.widgets import GeneMap
@@ -142,6 +143,7 @@ def test_the_keyboard_chooses_a_dot_and_draws_arrow_by_arrow(opened):
     assert "Candidate 12 keeps" in words(tab)
 
 
+@both_themes
 def test_a_click_on_a_dot_plays_its_trial(opened):
     tab, view = opened
     x, y = tab.evaluate(FIND, WHITE)[0]
@@ -187,6 +189,7 @@ def test_what_is_moved_is_asked_for_and_what_comes_is_drawn(opened):
     assert picture(tab) != before
 
 
+@both_themes
 def test_the_map_can_be_looked_at_closer(opened):
     tab, _ = opened
     tab.locator("input[aria-label=generation]").fill("21")
@@ -289,6 +292,7 @@ def test_the_chosen_strategy_is_explained_before_an_answer_comes(opened):
     assert menu.get_attribute("title") == seen["best1bin"]
 
 
+@both_themes
 def test_what_cannot_be_pressed_looks_so(opened):
     tab, _ = opened
     buttons = [tab.locator("text=Next arrow"), tab.locator("text=Play the arrows")]

@@ -2,13 +2,15 @@
 
 import pytest
 import torch
-from conftest import drawn_alone
+from conftest import both_themes, drawn_alone
 from matplotlib.colors import to_rgb
 
 from prunekit import Mask, Step, experiments
 from prunekit.looks import BLUE, ORANGE
 from prunekit.steps import Tried
 from prunekit.widgets import LineageView
+
+pytestmark = both_themes
 
 MASK = Mask({"w": torch.ones(2, 3, dtype=torch.bool)})
 PLACES = """

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from conftest import breaches
+from conftest import both_themes, breaches
 
 from prunekit import Mask, Step, experiments
 from prunekit.steps import Tried
@@ -41,6 +41,7 @@ def blue(tab, canvas=".pk-mask"):
     )
 
 
+@both_themes
 def test_it_shows_the_step_that_the_slider_stands_on(opened):
     steps = experiments.showcase("roulette")
     for number in (0, 20, len(steps) - 1):
@@ -73,10 +74,12 @@ def test_it_plays_to_the_end_and_can_be_stepped_by_keyboard(opened):
             assert each.get_attribute("aria-label")
 
 
+@both_themes
 def test_nothing_keeps_people_from_it(opened):
     assert breaches(opened) == []
 
 
+@both_themes
 def test_nothing_keeps_people_from_the_playground(tab, tmp_path):
     tab.goto(playground.write_page(tmp_path / "playground.html").as_uri())
     tab.locator(".pk-playground input[type=range]").wait_for()
@@ -187,6 +190,7 @@ def test_damaged_masks_are_said_and_the_rest_is_shown(tab, tmp_path):
         assert re.search(r"cannot be shown", words(tab))
 
 
+@both_themes
 def test_when_jupyterlab_takes_another_theme_it_is_drawn_anew(opened):
     canvas = "document.querySelector('canvas.pk-chart').toDataURL()"
     before = opened.evaluate(canvas)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import drawn_alone
+from conftest import both_themes, drawn_alone
 
 from prunekit import pretrained
 from prunekit.datasets import mnist_small
@@ -142,6 +142,7 @@ def test_a_finger_looks_first_and_takes_out_with_a_second_tap(page):
         assert words in page.locator(".pk-playground").inner_text()
 
 
+@both_themes
 def test_what_is_drawn_thins_as_the_weights_go(page):
     painted = """() => {
       const canvas = document.querySelector(".pk-net");
@@ -180,6 +181,7 @@ def test_what_is_drawn_is_made_as_mnist_s_digits_are(page):
     assert not any(page.evaluate("() => pad(() => {})"))
 
 
+@both_themes
 def test_it_takes_the_colours_of_the_page_that_it_is_put_into_later(page):
     page.evaluate("later()")
     page.wait_for_timeout(300)

@@ -19,7 +19,8 @@ from prunekit.methods.cdp_dtc import cdp_dtc
 from prunekit.methods.filter_clustering import filter_clustering
 from prunekit.methods.optimal_threshold import optimal_threshold
 five = models.pretrained("lenet_5")
-net, digits, places = models.pretrained("lenet_300_100"), datasets.mnist_small(), [0.2, 0.4, 0.6]
+net, places = models.pretrained("lenet_300_100"), [0.2, 0.4, 0.6]
+digits = datasets.mnist_small().fewer(train=1_000, validation=500, test=500)
 kept, allowed = 20 + 10 * torch.rand(3, 3), torch.rand(3, 3) > 0.3
 steps = experiments.showcase("roulette")[:5]
 def sketch():

@@ -1,7 +1,7 @@
 """Looking into recorded cells: what is drawn, what is selected, what is said of it."""
 
 import pytest
-from conftest import drawn_alone
+from conftest import both_themes, drawn_alone
 
 from prunekit.widgets import Results
 
@@ -92,6 +92,7 @@ def test_arms_and_measures_are_chosen_and_told_to_the_model(evolved):
     assert len(tab.evaluate("values.shown")) == len(results["arms"])
 
 
+@both_themes
 def test_the_marks_have_the_colours_of_their_arms(evolved):
     tab, results = evolved
     script = """() => { const c = document.querySelector('.pk-scatter');

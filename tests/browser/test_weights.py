@@ -5,12 +5,14 @@ from io import BytesIO
 import numpy as np
 import pytest
 import torch
-from conftest import drawn_alone
+from conftest import both_themes, drawn_alone
 from matplotlib.pyplot import imread
 from torch import nn
 
 from prunekit import Mask, pretrained
 from prunekit.widgets import FilterView, MaskView
+
+pytestmark = both_themes
 
 
 @pytest.fixture
