@@ -99,17 +99,16 @@ class View extends Panel implements IRenderMime.IRenderer {
     this.living.found.disconnect(this.again, this);
     this.model = model;
     this.clear();
-    const id = (model.data[WIDGET] as any)?.model_id;
-    if (model.trusted && this.living.has(id) && (await this.widget(model))) {
+    const known = this.living.has((model.data[WIDGET] as any)?.model_id);
+    if (model.trusted && known && (await this.widget(model))) {
       this.node.dataset.shows = 'widget';
       return;
     }
     this.clear();
     await this.still(model);
     this.node.dataset.shows = this.end ? 'view' : 'picture';
-    if (id) {
-      this.living.found.connect(this.again, this);
-    }
+    this.living.found.connect(this.again, this);
+    if (!known) this.again(); // it may have been found while this was drawn
   }
 
   dispose(): void {
