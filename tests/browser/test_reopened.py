@@ -121,7 +121,8 @@ def saved(lab, browser):
     tab.evaluate(change, "JupyterLab Light")
     save(tab)
     tab.reload()  # a page that comes back to a living kernel
-    tab.locator("[data-shows=widget]").nth(len(ALIVE) + len(STILL) - 1).wait_for()
+    again = tab.locator("[data-shows=widget]").nth(len(ALIVE) + len(STILL) - 1)
+    again.wait_for(timeout=60_000)
     shut_down(tab)
     tab.close()
     return f"{address}/lab/tree/r.ipynb?reset", found
