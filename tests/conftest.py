@@ -30,10 +30,6 @@ def pytest_addoption(parser):
     parser.addoption("--reverse", action="store_true", help="run the tests backwards")
 
 
-# First, or at the end one worker waits for the other.
-LONG = {"test_cluster", "test_differential_evolution", "test_methods", "test_workers"}
-
-
 def pytest_collection_modifyitems(config, items):
     """No test may depend on one before it; a notebook's cells do. After all of them, each runs
     again, last to first, in the same kernel, on fewer images: a reader goes back."""
@@ -46,7 +42,6 @@ def pytest_collection_modifyitems(config, items):
             if MEASURED in cell.cell.metadata.get("tags", []):
                 cell.options["check"] = False  # in full
                 cell.runtest = functools.partial(_measured, cell, cell.runtest)
-    items.sort(key=lambda item: item.path.stem not in LONG)
     if config.getoption("--reverse"):
         cells = [item for item in items if item.path.suffix == ".ipynb"]
         others = [item for item in items if item.path.suffix != ".ipynb"]

@@ -6,7 +6,7 @@ QUICK = dict(
     epochs=1, steps=20, stride=0.5, branches=2, sparsity=0.5,
     examples=200, images=100, validation=300,
 )  # fmt: skip
-FEWER = "fewer(train=2_000, validation=300, test=1_000)"
+FEWER = f"fewer(train=2_000, validation={QUICK['validation']}, test=1_000)"
 
 
 def shorter(source):
