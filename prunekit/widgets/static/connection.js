@@ -1,8 +1,9 @@
 // Says so when the kernel does not answer; chart.js comes before it. It asks when it is shown and
-// when something is pressed, and one question at a time: a kernel that was restarted logs an error
+// after something is pressed, and one question at a time: a kernel that was restarted logs an error
 // for each.
 
 const PATIENCE = 3000; // milliseconds
+const AFTER = 300; // milliseconds: a question at once would hold up what the press itself asks for
 const SILENCE =
   "No answer from the kernel. If it is busy, wait; if it was restarted, run the notebook again " +
   "from the top.";
@@ -15,6 +16,7 @@ function watch(model, el, carrier) {
   let patience = null; // the timer of the question that is open
   let next = null;
 
+  const later = (wait) => (clearTimeout(next), (next = setTimeout(ask, wait)));
   function ask() {
     clearTimeout(next);
     if (patience !== null) return;
@@ -35,12 +37,11 @@ function watch(model, el, carrier) {
   function answered(content) {
     if (!content.answer) return;
     clearTimeout(patience);
-    clearTimeout(next);
     patience = null;
     say("");
-    if (model.get("awaited")) next = setTimeout(ask, PATIENCE);
+    if (model.get("awaited")) later(PATIENCE);
   }
-  const pressed = (event) => event.composedPath().includes(carrier()) && ask();
+  const pressed = (event) => event.composedPath().includes(carrier()) && later(AFTER);
   const awaited = () => model.get("awaited") && ask();
 
   model.on("msg:custom", answered);
