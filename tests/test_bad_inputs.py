@@ -853,8 +853,12 @@ GOOD = {
         f"experiments.{name}": lambda name=name: (
             getattr(experiments, name), dict(cell=recorded_cells()[0], split="test")
         )
-        for name in ("error", "lost", "unpruned")
+        for name in ("lost", "unpruned")
     },
+    "experiments.error": lambda: (
+        experiments.error,
+        dict(cell=experiments.recorded("cdp-dtc")[0], split="validation", last=True),
+    ),
     "experiments.size": lambda: (experiments.size, dict(cell=recorded_cells()[0])),
     "experiments.macs_saved": lambda: (experiments.macs_saved, dict(cell=recorded_cells()[0])),
     **{

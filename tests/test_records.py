@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from functools import partial
 
 import pytest
 import scipy.stats
@@ -179,6 +180,15 @@ def test_a_network_that_was_pruned_before_it_was_trained_has_no_figure_of_before
     assert all(experiments.unpruned(cell) == experiments.error(cell) for cell in never)
     for cell in experiments.where(cells, arm="5-10-132 L1"):
         assert 0 < experiments.unpruned(cell) < experiments.error(cell)
+
+
+def test_the_error_after_the_last_epoch_stands_beside_that_of_the_kept_one():
+    told = partial(experiments.error, split="validation")
+    for cell in experiments.recorded("cdp-dtc"):
+        assert told(cell, last=True) == pytest.approx(100 * (1 - cell["trace"]["accuracy"][19]))
+        assert told(cell) <= told(cell, last=True) + 1e-9  # the best epoch was kept
+    with pytest.raises(ValueError, match="last must go with split='validation', got 'test'"):
+        experiments.error(cell, last=True)
 
 
 def test_what_a_method_of_stripes_has_left_is_what_its_last_step_tells():

@@ -328,9 +328,20 @@ def size(cell: Recorded) -> float:
 
 
 @checked
-def error(cell: Recorded, split: Split = "test") -> float:
-    """The share of wrong answers after pruning, in per cent; another metric as it is."""
-    return _shown(cell, figure(cell, "after", split))
+def error(cell: Recorded, split: Split = "test", *, last: bool = False) -> float:
+    """The share of wrong answers after pruning, in per cent; another metric as it is.
+
+    last: after the last epoch of training, where one before it was perhaps kept. Raises ValueError
+    for the test images: only the kept epoch is tested.
+    """
+    if not last:
+        return _shown(cell, figure(cell, "after", split))
+    if split == "test":
+        raise ValueError(
+            "error: last must go with split='validation', got 'test': only the kept epoch is tested"
+        )
+    trained = [row for row in rows(cell) if row["phase"] == "train"]
+    return _shown(cell, float(trained[-1][cell["metric"]]))
 
 
 LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95)  # sparsities at which runs level by level are compared

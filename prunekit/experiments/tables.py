@@ -80,6 +80,7 @@ MEASURES: dict[str, Measure] = {
     "filters_left": filters_left,
     "stripes_at_last": partial(stripes_left, last=True),
     "filters_at_last": partial(filters_left, last=True),
+    "validation_at_last": partial(error, split="validation", last=True),
     "time_saved": time_saved,
     "stops": partial(_stops, 0.0, "validation"),
     "stops_a_point_lower": partial(_stops, 0.01, "validation"),
@@ -236,12 +237,6 @@ def _minutes(cells: Sequence[Recorded]) -> str:
     return ("" if all(map(is_timed, cells)) else "≥ ") + f"{mean:.1f}"
 
 
-def _wrong_at_last(cell: Recorded) -> float:
-    """The share of wrong answers after the last epoch, where one before it was perhaps kept."""
-    trained = [row for row in rows(cell) if row["phase"] == "train"]
-    return 100 * (1 - float(trained[-1][cell["metric"]]))
-
-
 def arms(cells: Sequence[Recorded]) -> str:
     """A row an arm: means over its networks."""
     form, what = _form(cells), _what(cells)
@@ -269,7 +264,7 @@ def arms(cells: Sequence[Recorded]) -> str:
             measures |= {
                 "stripes left by the last epoch, %": (MEASURES["stripes_at_last"], "{:.1f}"),
                 "filters left by the last epoch, %": (MEASURES["filters_at_last"], "{:.1f}"),
-                f"validation {what}, last epoch": (_wrong_at_last, form),
+                f"validation {what}, last epoch": (MEASURES["validation_at_last"], form),
             }
     head = ["arm", "networks", *measures, "minutes a cell"]
     lines = []
