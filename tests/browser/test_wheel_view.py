@@ -66,15 +66,19 @@ def test_another_wheel_and_starting_over_begin_with_all(wheel):
     assert out(tab) == []
 
 
+# Spin, and skip to the end of the turn: what stands under the pointer before it falls.
+TURNED_TO_ITS_END = """() => {
+  [...document.querySelectorAll("button")].find(b => b.innerText === "Spin").click();
+  document.querySelector(".pk-turning g").getAnimations().forEach(turn => turn.finish());
+  const {x, y, width, height} = document.querySelector("svg").getBoundingClientRect();
+  const under = document.elementFromPoint(x + width / 2, y + height * 0.3);
+  return under.querySelector("title").textContent;
+}"""
+
+
 def test_it_turns_until_the_pointer_stands_on_the_pick(tab, tmp_path):
     view = Wheel(SIZES, {"flat": torch.ones(4)}, seed=3)
     drawn_alone(tab, tmp_path, view, {"shown": view.shown})
-    tab.get_by_role("button", name="Spin").click()
-    tab.wait_for_timeout(1_300)  # turned, not fallen yet
-    box = tab.locator("svg").bounding_box()
-    title = tab.evaluate(
-        "([x, y]) => document.elementFromPoint(x, y).querySelector('title').textContent",
-        [box["x"] + box["width"] / 2, box["y"] + box["height"] * 0.3],
-    )
+    title = tab.evaluate(TURNED_TO_ITS_END)
     pick = view.shown["wheels"][0]["picks"][0]
     assert title.startswith(f"|w| {view.shown['sizes'][pick]}:")
