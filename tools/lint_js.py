@@ -34,6 +34,8 @@ def lacking() -> str:
         return "there is no node with npm"
     if not (TOOLS / "tsc").exists() or not (TOOLS / "prettier").exists():
         command = ["npm", "install", "--no-package-lock", "--silent", "--prefix", str(HERE)]
+        # Without a network npm would try for minutes.
+        command += ["--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
         try:
             subprocess.run(command, check=True, timeout=120, stdout=subprocess.DEVNULL)
         except (subprocess.SubprocessError, OSError) as error:
