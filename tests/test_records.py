@@ -187,8 +187,11 @@ def test_the_error_after_the_last_epoch_stands_beside_that_of_the_kept_one():
     for cell in experiments.recorded("cdp-dtc"):
         assert told(cell, last=True) == pytest.approx(100 * (1 - cell["trace"]["accuracy"][19]))
         assert told(cell) <= told(cell, last=True) + 1e-9  # the best epoch was kept
-    with pytest.raises(ValueError, match="last must go with split='validation', got 'test'"):
-        experiments.error(cell, last=True)
+        wrong = cell["trace"]["test"][19]  # of 10,000
+        assert experiments.error(cell, last=True) == pytest.approx(wrong / 100)
+    without = experiments.recorded("optimal-threshold")[0]
+    with pytest.raises(ValueError, match="recorded no test metric after a last epoch"):
+        experiments.error(without, last=True)
 
 
 def test_what_a_method_of_stripes_has_left_is_what_its_last_step_tells():

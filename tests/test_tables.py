@@ -63,6 +63,7 @@ def test_where_the_best_epoch_is_kept_the_last_one_is_told_too():
     for what, values in (
         ("stripes left by the last epoch, %", [100 * share for share in last]),
         ("validation error, %, last epoch", [100 * (1 - share) for share in right]),
+        ("test error, %, last epoch", [cell["trace"]["test"][19] / 100 for cell in cells]),
     ):
         assert float(told[what].split()[0]) == pytest.approx(statistics.mean(values), abs=0.051)
     assert "last epoch" not in tables.arms(experiments.recorded("cdp-dtc-lengths"))

@@ -81,6 +81,7 @@ MEASURES: dict[str, Measure] = {
     "stripes_at_last": partial(stripes_left, last=True),
     "filters_at_last": partial(filters_left, last=True),
     "validation_at_last": partial(error, split="validation", last=True),
+    "test_at_last": partial(error, last=True),
     "time_saved": time_saved,
     "stops": partial(_stops, 0.0, "validation"),
     "stops_a_point_lower": partial(_stops, 0.01, "validation"),
@@ -265,6 +266,7 @@ def arms(cells: Sequence[Recorded]) -> str:
                 "stripes left by the last epoch, %": (MEASURES["stripes_at_last"], "{:.1f}"),
                 "filters left by the last epoch, %": (MEASURES["filters_at_last"], "{:.1f}"),
                 f"validation {what}, last epoch": (MEASURES["validation_at_last"], form),
+                f"test {what}, last epoch": (MEASURES["test_at_last"], form),
             }
     head = ["arm", "networks", *measures, "minutes a cell"]
     lines = []
