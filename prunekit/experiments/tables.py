@@ -251,8 +251,9 @@ def arms(cells: Sequence[Recorded]) -> str:
         "lost in the test" + (", points" if "%" in what else ""): (lost, form),
     }
     if any("latency" in cell for cell in cells):
+        if any("finetune" in cell["trace"]["phase"] for cell in cells):
+            measures[f"test {what}, before fine-tuning"] = (cut, form)
         measures |= {
-            f"test {what}, before fine-tuning": (cut, form),
             "multiply-adds saved, %": (macs_saved, "{:.1f}"),
             "time saved, %": (time_saved, "{:.1f}"),
         }
@@ -378,7 +379,8 @@ anything was removed. Test figures were only recorded; no run chose anything by 
 number is a mean over networks, that of a network a mean over its seeds. In brackets stands the
 sample standard deviation over the networks; where a network has several seeds, after *seeds* that
 over the seeds of one network. No brackets: there is one network, or the deviation rounds to 0.
-Minutes are those of one core; ≥ says that only the last start of a cell was timed."""
+Minutes are the clock's, on one core that often had other work; ≥ says that only the last start of a
+cell was timed."""
 
 
 @checked
@@ -400,7 +402,7 @@ def page(name: str, folder: Path | None = None) -> str:
         f"<!-- written by `python -m prunekit report {name}`: change "
         f"prunekit/experiments/report/{name}.md instead -->",
         f"# {experiment.title}",
-        f"`{name}`, {experiment.status}: {experiment.paper}. {len(cells)} recorded cells.",
+        f"`{name}`, {experiment.status}: {experiment.paper}. Recorded cells: {len(cells)}.",
         f"The figures that it is held against:\n\n{known}".strip() if known else "",
         said.format_map(Names(name, folder)),
         f"## Every arm\n\n{HOW_TO_READ}\n\n{arms(cells)}",
