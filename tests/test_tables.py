@@ -69,6 +69,13 @@ def test_where_the_best_epoch_is_kept_the_last_one_is_told_too():
     assert "last epoch" not in tables.arms(experiments.recorded("cdp-dtc-lengths"))
 
 
+def test_what_was_before_fine_tuning_is_told_where_there_was_some():
+    for name, tuned in (("optimal-threshold", True), ("cdp-dtc-cifar", False)):
+        head = tables.arms(experiments.recorded(name)).splitlines()[0]
+        assert "time saved" in head
+        assert ("before fine-tuning" in head) == tuned
+
+
 def test_the_rows_of_an_arm_are_means_over_networks():
     cells = experiments.where(experiments.recorded("de-lenet5"), arm="evolution")
     page = tables.page("de-lenet5")

@@ -167,11 +167,19 @@ def path(cell: Recorded, split: Split = "test") -> list[tuple[float, float]]:
     levels: dict[float, float] = {}
     for row in rows(cell):
         sparsity = 1 - row["kept"] / cell["prunable"] if is_pruned(cell, row) else 0.0
-        if split == "validation":
-            levels[sparsity] = row.get(cell["metric"], math.nan)
-        elif split in row:
-            levels[sparsity] = _metric(cell, row[split], split)
+        value = _of_step(cell, row, split)
+        if value is not None:
+            levels[sparsity] = value
+        elif split == "validation":
+            levels[sparsity] = math.nan
     return [*levels.items()]
+
+
+def _of_step(cell: Recorded, row: Mapping[str, Any], split: Split) -> float | None:
+    """The metric of a recorded step; of the test images a trace holds the errors."""
+    if split == "validation":
+        return row.get(cell["metric"])
+    return _metric(cell, row[split], split) if split in row else None
 
 
 def is_pruned(cell: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
@@ -337,13 +345,12 @@ def error(cell: Recorded, split: Split = "test", *, last: bool = False) -> float
     if not last:
         return _shown(cell, figure(cell, "after", split))
     trained = [row for row in rows(cell) if row["phase"] == "train"]
-    name = "test" if split == "test" else cell["metric"]
-    if not trained or name not in trained[-1]:
+    value = _of_step(cell, trained[-1], split) if trained else None
+    if value is None:
         raise ValueError(
             f"error: the cell {cell['arm']!r} recorded no {split} metric after a last epoch"
         )
-    value = float(trained[-1][name])
-    return _shown(cell, _metric(cell, value, split) if split == "test" else value)
+    return _shown(cell, value)
 
 
 LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95)  # sparsities at which runs level by level are compared

@@ -251,7 +251,7 @@ def arms(cells: Sequence[Recorded]) -> str:
         "lost in the test" + (", points" if "%" in what else ""): (lost, form),
     }
     if any("latency" in cell for cell in cells):
-        if any("finetune" in cell["trace"]["phase"] for cell in cells):
+        if any(row["phase"] == "finetune" for cell in cells for row in rows(cell)):
             measures[f"test {what}, before fine-tuning"] = (cut, form)
         measures |= {
             "multiply-adds saved, %": (macs_saved, "{:.1f}"),

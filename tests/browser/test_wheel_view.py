@@ -66,10 +66,12 @@ def test_another_wheel_and_starting_over_begin_with_all(wheel):
     assert out(tab) == []
 
 
-# Spin, and skip to the end of the turn: what stands under the pointer before it falls.
+# Spin, and skip to the end of the turn, which must have begun: what stands under the pointer before
+# it falls.
 TURNED_TO_ITS_END = """() => {
   [...document.querySelectorAll("button")].find(b => b.innerText === "Spin").click();
-  document.querySelector(".pk-turning g").getAnimations().forEach(turn => turn.finish());
+  const [turn] = document.querySelector(".pk-turning g").getAnimations();
+  turn.finish();
   const {x, y, width, height} = document.querySelector("svg").getBoundingClientRect();
   const under = document.elementFromPoint(x + width / 2, y + height * 0.3);
   return under.querySelector("title").textContent;

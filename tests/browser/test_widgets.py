@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import signal
 from contextlib import contextmanager
 from itertools import pairwise
@@ -16,7 +17,8 @@ from prunekit.widgets.connection import Connection
 
 SILENCE = "No answer from the kernel."
 LONG = 120_000  # milliseconds; nothing here waits for a time to pass
-AFTER = 300  # milliseconds from a press to the question whether the kernel is there
+# Milliseconds from a press to the question whether the kernel is there.
+AFTER = int(re.search(r"const AFTER = (\d+);", Connection._esm)[1])
 SETUP = f"""import sys, time
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from tiny import tiny_data, tiny_model
