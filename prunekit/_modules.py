@@ -251,15 +251,26 @@ def put_back_attributes(model: nn.Module, attributes: Mapping[tuple[str, str], A
 _PLAIN = (bool, int, float, str, type(None))  # what JSON has
 
 
-def remembered(model: nn.Module) -> Callable[[], None]:
-    """A function that gives the model back the tensors and plain attributes that it has now."""
-    tensors, attributes = snapshot(model), plain_attributes(model)
+class Remembered:
+    """The tensors and plain attributes that a model has now; called, it gives them back."""
 
-    def go_back() -> None:
-        put_back(model, tensors)
-        put_back_attributes(model, attributes)
+    def __init__(self, model: nn.Module):
+        self.model, self.tensors = model, snapshot(model)
+        self.attributes = plain_attributes(model)
 
-    return go_back
+    def __call__(self) -> None:
+        put_back(self.model, self.tensors)
+        put_back_attributes(self.model, self.attributes)
+
+    def moved(self) -> str:
+        """The first parameter that is another now, or ""."""
+        for name, p in self.model.named_parameters():
+            before, now = self.tensors.get(name), p.detach()
+            if before is None or before.shape != now.shape:
+                return name
+            if not bool(((before == now) | (before != before) & (now != now)).all()):
+                return name
+        return ""
 
 
 @contextmanager

@@ -302,7 +302,8 @@ class Journal:
                 raise ValueError(
                     f"journal {self.path}: the code of {now['method']}, its loss, metric, "
                     f"augmentation or model has changed since ({_short(str(recorded))}, "
-                    f"now {_short(expected)}). Choose another journal or delete this one."
+                    f"now {_short(expected)}). Choose another journal, delete this one, or go on "
+                    "under the new code with Journal(..., any_code=True)."
                 )
             if name == "knobs" and isinstance(recorded, dict):
                 name = next(

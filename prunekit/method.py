@@ -13,9 +13,10 @@ from typing import Any, TypeVar, overload
 import torch
 from torch import nn
 
-from prunekit._modules import device_of, remembered
+from prunekit._modules import Remembered, device_of
 from prunekit.data import Data, wrap
 from prunekit.knobs import Knob, Range, read_knobs, shown, unpacked
+from prunekit.mask import Mask
 from prunekit.select import TARGETS, Budget
 from prunekit.steps import Run, Step, Stopped
 from prunekit.trial import check_model, check_writable, try_out
@@ -86,6 +87,57 @@ class _Surroundings:
         self._before = self._inference = None
 
 
+class _Told:
+    """What the steps of a method have said so far, held against the model."""
+
+    def __init__(self, who: str, model: nn.Module, regrows: bool):
+        self.who, self.model, self.regrows = who, model, regrows
+        self.mask: Mask | None = None
+
+    def check(self, step: Any) -> None:
+        """Raise TypeError or ValueError unless the model is what the step says, and nothing that
+        was removed is back."""
+        if not isinstance(step, Step):
+            raise TypeError(f"{self.who}: must yield Steps, got {shown(step)}")
+        who = f"{self.who}: step {step.phase} {step.index}/{step.of}"
+        try:
+            step.mask.check(self.model)
+        except ValueError as error:
+            raise ValueError(f"{who}: {error}") from None
+        parameters = dict(self.model.named_parameters())
+        for name, keep in step.mask.items():
+            p = parameters[name].detach()
+            if there := int(p.masked_select(~keep.to(p.device)).count_nonzero()):
+                raise ValueError(
+                    f"{who} says that weights of {name} are removed of which {there:,} are not 0. "
+                    "Call mask.apply_(model) before the yield."
+                )
+            if not bool(p.isfinite().all()):
+                raise ValueError(f"{who}: weights of {name} must be finite, and are not")
+        back = self.mask is not None and not self.regrows and step.phase != "rewind"
+        if back and step.mask is not self.mask:
+            self._check_none_is_back(who, step.mask)
+        self.mask = step.mask
+
+    def _check_none_is_back(self, who: str, mask: Mask) -> None:
+        assert self.mask is not None
+        for name, kept in self.mask.items():
+            if back := int((mask[name] & ~kept if name in mask else ~kept).sum()):
+                raise ValueError(
+                    f"{who} keeps {back:,} weights of {name} that were removed before. Leave them "
+                    "out of the mask, or say @method(regrows=True)."
+                )
+
+    def end(self, before: Remembered) -> None:
+        """Raise ValueError if the model was changed since the last step, or without any."""
+        if name := before.moved():
+            before()
+            since = "before the first step, and none came" if self.mask is None else "after that"
+            raise ValueError(
+                f"{self.who}: changed {name} {since}. Yield a Step for each change of the model."
+            )
+
+
 M = TypeVar("M", bound=Callable[..., Iterator[Step]])
 
 
@@ -121,7 +173,7 @@ def method(
     tuning: defaults of the knobs of training, taken with ``**tuning: Unpack[Tuning]``, that differ
         from those of `prunekit.train.fit`.
     inputs: keywords that are no knobs: no rule binds them, and no slider shows them.
-    regrows: the method may put weights back that an earlier step had removed.
+    regrows: the method may put weights back that an earlier step had removed; any may, in a rewind.
     quick: knobs with which it is done in moments on a tiny model; for its tests.
     work: ``work(**knobs)`` gives how often at most the method evaluates a model and how many epochs
         it trains; by default what its knobs `rounds` and `epochs` say. A run that would take more
@@ -148,6 +200,8 @@ def method(
     for what, called in (("check", check), ("work", work)):
         if called is not None and not callable(called):
             raise TypeError(f"@method: {what} must be a function, got {shown(called)}")
+    if not isinstance(regrows, bool):
+        raise TypeError(f"@method: regrows must be True or False, got {shown(regrows)}")
     if not isinstance(inputs, (tuple, list)) or not all(isinstance(n, str) for n in inputs):
         raise TypeError(f"@method: inputs must be a tuple of keywords, got {shown(inputs)}")
     who, declared = function.__name__, read_knobs(function, tuning)
@@ -159,17 +213,22 @@ def method(
         if parameter.kind is parameter.KEYWORD_ONLY
     }
 
-    @functools.wraps(function)
-    def call(model: nn.Module, data: Any, **given: Any) -> Iterator[Step]:
+    def settled(given: Mapping[str, Any]) -> dict[str, Any]:
+        """All keywords, checked by their rules; the others have their defaults."""
         for name in given:
             if name not in defaults:
                 near = difflib.get_close_matches(name, [*declared], 1)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 raise TypeError(f"{who}: has no knob {name!r}; it has {[*declared]}.{hint}")
-        settings = defaults | given
+        settings = {**defaults, **given}
         for name, knob in declared.items():
             if not (name in TARGETS and isinstance(settings[name], Budget)):
                 settings[name] = knob.check(who, settings[name])
+        return settings
+
+    @functools.wraps(function)
+    def call(model: nn.Module, data: Any, **given: Any) -> Iterator[Step]:
+        settings = settled(given)
         settings["seed"] = seed_knob.check(who, settings["seed"])
         if not isinstance(settings["run"], Run):
             raise TypeError(f"{who}: run must be a prunekit Run, got {shown(settings['run'])}")
@@ -188,9 +247,10 @@ def method(
                 seconds = try_out(who, model, data, trains)
             _announce(who, data, seconds, (work or _in_rounds)(**settings))
         before = defaults | {name: knob.before for name, knob in declared.items()}
-        return _drive(function, model, data, settings, before, _Surroundings())
+        return _drive(function, model, data, settings, before, _Surroundings(), regrows)
 
     call.knobs, call.regrows, call.quick = declared, regrows, dict(quick or {})  # type: ignore[attr-defined]
+    call.settled = settled  # type: ignore[attr-defined]
     return call
 
 
@@ -260,6 +320,12 @@ def _check_signature(
             knob.check(function.__name__, knob.default)
         except ValueError as error:
             refuse(f"must have defaults that its own rules allow: {error}")
+    for name, value in quick.items():
+        if not (name in TARGETS and isinstance(value, Budget)):
+            try:
+                declared[name].check("quick", value)
+            except ValueError as error:
+                refuse(f"must be done with values that its rules allow: {error}")
 
 
 def _drive(
@@ -269,11 +335,12 @@ def _drive(
     settings: dict[str, Any],
     before: Mapping[str, Any],
     surroundings: _Surroundings,
+    regrows: bool,
 ) -> Generator[Step, None, Any]:
     outermost = not _running()  # of nested methods only this one opens a journal
     journal = settings["run"].journal if outermost else None
     stream = function(model, data, **settings)
-    opened = None
+    opened, told = None, _Told(function.__name__, model, regrows)
     try:
         if journal is not None:
             plain = {name: settings[name] for name in settings if name not in ("seed", "run")}
@@ -284,13 +351,17 @@ def _drive(
         while True:
             # On any exception the weights of the last step return: whoever catches it, an
             # interrupt above all, has a model that agrees with the steps that he has seen.
-            go_back = remembered(model) if outermost else None
+            go_back = Remembered(model) if outermost else None
             try:
                 with surroundings:
                     _running().append(stream)
                     step = next(stream)
+                if outermost:
+                    told.check(step)
                 yield step
             except StopIteration as end:
+                if go_back is not None:
+                    told.end(go_back)
                 return end.value
             except GeneratorExit:  # the consumer has had the step
                 raise

@@ -78,6 +78,12 @@ def with_budget(
     settings = dict(settings)
     if (told := settings.pop("budget", None)) is None:
         return settings
+    target = _target(method, settings)
+    return settings | {target: count.budget(model, wrap(data).example, told, run=run)}
+
+
+def _target(method: Method, settings: Mapping[str, Any]) -> str:
+    """The knob that a budget takes the place of. Raises TypeError if there is none to take."""
     target = next((n for n in select.TARGETS if n in knobs(method)), None)
     if target is None:
         raise TypeError(
@@ -85,7 +91,7 @@ def with_budget(
         )
     if target in settings:
         raise TypeError(f"prune: {method.__name__} takes a budget or {target}, not both")
-    return settings | {target: count.budget(model, wrap(data).example, told, run=run)}
+    return target
 
 
 class Pruning:
@@ -265,7 +271,8 @@ def compare(
     """Prune with every method and every seed, from the same model or from ``model(seed)``.
 
     `methods` may be functions, partial functions, or a mapping label -> function; `settings` are
-    knobs that all of them get. Ctrl-C keeps what is finished. Journals are for single runs.
+    knobs that all of them get. Ctrl-C keeps what is finished. Where a run fails, its error says
+    which, and has the finished ones as `finished`. Journals are for single runs.
     """
     _check_settings("compare", run, bar)
     if run.journal is not None:
@@ -286,6 +293,8 @@ def compare(
     jobs = [(label, m, seed) for label, m in named.items() for seed in seeds]
     if not jobs:
         raise ValueError("compare: needs at least one method and one seed")
+    for m in named.values():
+        _check_knobs(m, settings)
     reports: dict[str, list[Report]] = {label: [] for label in named}
     for label, m, seed in _bar(jobs, "compare") if bar else jobs:
         start = model if isinstance(model, nn.Module) else model(seed)
@@ -293,12 +302,33 @@ def compare(
             report = prune(m, start, data, seed=seed, run=run, bar=False, **settings)
         except KeyboardInterrupt:
             break
+        except Exception as error:
+            error.add_note(f"compare: this was {label} with seed {seed}")
+            if any(reports.values()):
+                error.finished = _comparison(reports, seeds)  # type: ignore[attr-defined]
+                error.add_note(
+                    "compare: `finished` of this error has the runs before it; in a notebook that "
+                    "is sys.last_value.finished"
+                )
+            raise
         if report.stopped:  # half a run says nothing about its method
             break
         reports[label].append(replace(report, method=label))
     if not any(reports.values()):
         raise KeyboardInterrupt("compare: stopped before the first run was finished")
+    return _comparison(reports, seeds)
+
+
+def _comparison(reports: Mapping[str, list[Report]], seeds: tuple[int, ...]) -> Comparison:
     return Comparison({label: found for label, found in reports.items() if found}, seeds)
+
+
+def _check_knobs(m: Method, settings: Mapping[str, Any]) -> None:
+    """Raise TypeError or ValueError that names a knob that the method has not, or refuses."""
+    given = {**bound(m), **settings}
+    if given.pop("budget", None) is not None:
+        _target(whole(m), given)
+    whole(m).settled(given)  # type: ignore[attr-defined]
 
 
 def sweep(

@@ -65,6 +65,10 @@ class Step:
     def __post_init__(self) -> None:
         if self.phase not in PHASES:
             raise ValueError(f"Step: phase must be one of {PHASES}, got {self.phase!r}")
+        if not 1 <= self.index <= self.of:
+            raise ValueError(
+                f"Step: index must be from 1 to of, got {shown(self.index)} of {shown(self.of)}"
+            )
         for name, value in self.info.items():
             try:
                 json.dumps(value)

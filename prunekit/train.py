@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import json
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from prunekit._arguments import checked, function_of
 from prunekit._files import digest
 from prunekit._modules import (
+    Remembered,
     call,
     device_of,
     evaluating,
@@ -31,7 +33,6 @@ from prunekit._modules import (
     plain_attributes,
     put_back,
     put_back_attributes,
-    remembered,
     snapshot,
     state_key,
 )
@@ -59,6 +60,7 @@ from prunekit.steps import Run, Step, derive
 Weights = dict[str, Tensor]  # parameters and buffers by name
 Remask = Callable[[nn.Module, Mask, float], Mask]
 Penalty = Callable[[nn.Module, float], None]
+Tell = Callable[[nn.Module], Mapping[str, Any]]
 
 OPTIMIZERS = {
     "sgd": lambda groups, lr, momentum: torch.optim.SGD(
@@ -128,12 +130,13 @@ def _check_fit(
     decay: Mapping[str, float] | None,
     remask: Remask | None,
     penalty: Penalty | None,
+    tell: Tell | None,
     **_: Any,
 ) -> None:
     if mask is not None and not isinstance(mask, Mask):
         raise ValueError(f"fit: mask must be a Mask, got {type(mask).__name__}")
-    for what, hook in (("remask", remask), ("penalty", penalty)):
-        takes = function_of(3 if what == "remask" else 2)
+    for what, hook, n in (("remask", remask, 3), ("penalty", penalty, 2), ("tell", tell, 1)):
+        takes = function_of(n)
         if hook is not None and not takes.fits(hook):
             raise TypeError(f"fit: {what} must be {takes.words}, got {shown(hook)}")
     if decay is not None and not isinstance(decay, Mapping):
@@ -151,7 +154,7 @@ def _check_fit(
         Knob(f"decay of {pattern!r}", Range(0), 0.0).check("fit", value)
 
 
-@method(check=_check_fit, inputs=("mask", "remask", "penalty", "decay"))
+@method(check=_check_fit, inputs=("mask", "remask", "penalty", "decay", "tell"), regrows=True)
 def fit(
     model: nn.Module,
     data: Data,
@@ -163,6 +166,7 @@ def fit(
     every: Natural = 100,
     penalty: Penalty | None = None,
     decay: Mapping[str, float] | None = None,
+    tell: Tell | None = None,
     early: Natural | None = None,
     keep: Annotated[str, Choice("last", "best")] = "last",
     seed: int = 0,
@@ -182,7 +186,9 @@ def fit(
     mask after every `every` minibatches and every epoch; the parameters have the gradients of the
     last minibatch. ``penalty(model, t)`` is called between the backward pass and the optimiser's
     step and adds to the gradients; what it changes from call to call are buffers of the model. t in
-    (0, 1] is the share of training done. Both must be functions of a module, or a
+    (0, 1] is the share of training done. ``tell(model)`` gives, as plain JSON, what else the step
+    of an epoch says, its `info`: a run that goes on from a journal has the weights of earlier
+    epochs no more, and still what was told. All three must be functions of a module, or a
     `functools.partial` of one. `decay` maps patterns of parameter names to weight decays of their
     own, such as ``{"*.bias": 0}``; the first pattern that fits counts.
 
@@ -199,7 +205,8 @@ def fit(
     journal, key, saved = run.journal, "", None
     if journal is not None:
         trained = [name for name, p in model.named_parameters() if p.requires_grad]
-        functions = (remask, remask_when, every, penalty, sorted((decay or {}).items()))
+        functions: tuple[Any, ...] = (remask, remask_when, every, penalty)
+        functions += (sorted((decay or {}).items()), *((tell,) if tell is not None else ()))
         key = digest(
             state_key(model),
             data.key,
@@ -231,14 +238,16 @@ def fit(
             with loop.all_or_nothing():
                 figures, mask = loop.epoch(epoch, mask)
                 past.add(epoch, figures, mask, figures[data.metric_name], model)
+                if tell is not None:
+                    past.told.append(_plain(tell(model)))
                 if journal is not None:
                     journal.save_fit(key, past.to_fit(loop, form, finished=epoch == epochs))
-        yield Step(phase, epoch, epochs, mask, past.metrics[epoch - 1])
+        yield Step(phase, epoch, epochs, mask, past.metrics[epoch - 1], past.info(epoch))
     if past.winner != epochs:
         assert past.best_weights is not None
         put_back(model, past.best_weights)
         mask, figures = past.mask_after(past.winner), past.metrics[past.winner - 1]
-        yield Step("rewind", past.winner, epochs, mask, figures)
+        yield Step("rewind", past.winner, epochs, mask, figures, past.info(past.winner))
     return past.early_weights
 
 
@@ -366,6 +375,7 @@ class _Past:
 
     def __post_init__(self) -> None:
         self.metrics: list[dict[str, float]] = []
+        self.told: list[dict[str, Any]] = []  # of each epoch, if anything was
         self.masks: dict[int, bytes] = {}  # where they changed
         self.early_weights: Weights | None = None
         self.best_weights: Weights | None = None  # of the winner, where that is not the last epoch
@@ -377,6 +387,9 @@ class _Past:
         if changed and changed == max(self.masks):
             return self._last
         return Mask.from_bytes(self.masks[changed]) if changed else self.start
+
+    def info(self, epoch: int) -> dict[str, Any]:
+        return self.told[epoch - 1] if self.told else {}
 
     def add(
         self, epoch: int, figures: dict[str, float], mask: Mask, value: float, model: nn.Module
@@ -412,6 +425,8 @@ class _Past:
         extra = {"form": form, "winner": self.winner, "optimizer": optimizer}
         if moved := loop.moved_attributes():
             extra["attributes"] = moved
+        if self.told:
+            extra["told"] = self.told
         if math.isfinite(self._value):
             extra["value"] = self._value
         return Fit(epoch, [*self.metrics], self.masks, tensors, extra)
@@ -419,11 +434,22 @@ class _Past:
     def read(self, saved: Fit) -> None:
         """Turns `to_fit` around, but for what is the loop's."""
         self.metrics, self.masks = [*saved.metrics], saved.masks
+        self.told = [*saved.extra.get("told", ())]
         self.winner, self._value = saved.extra["winner"], saved.extra.get("value", -math.inf)
         if self.masks:
             self._last = Mask.from_bytes(self.masks[max(self.masks)])
         self.early_weights = _unprefixed("e.", saved.tensors) or self.early_weights
         self.best_weights = _unprefixed("b.", saved.tensors) or None
+
+
+def _plain(told: Any) -> dict[str, Any]:
+    """What was told, as it comes back from a journal. Raises TypeError if it is no plain JSON."""
+    try:
+        if isinstance(told, Mapping):
+            return json.loads(json.dumps(dict(told)))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"fit: tell must give plain JSON: {error}") from error
+    raise TypeError(f"fit: tell must give a mapping of names, got {shown(told)}")
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor] | None) -> Weights:
@@ -479,7 +505,7 @@ class _Loop:
     @contextmanager
     def all_or_nothing(self) -> Iterator[None]:
         """On any exception inside, the weights and buffers from before return."""
-        self.go_back = remembered(self.model)
+        self.go_back = Remembered(self.model)
         try:
             yield
         except BaseException as error:
@@ -577,7 +603,7 @@ class _Loop:
             if i == 0 and outside is not None and outside.moved():
                 raise _Drawn
             if due and self.hooks.before:
-                mask, masked = self._remasked(mask, masked, share)
+                mask, masked = self._remasked(epoch, mask, masked, share)
             self.optimizer.step()
             if masked is not None:
                 with torch.no_grad():
@@ -585,10 +611,10 @@ class _Loop:
             total, n = total + loss.detach() * len(y), n + len(y)
             if due and not self.hooks.before:
                 self._check(total, blame, epoch)
-                mask, masked = self._remasked(mask, masked, share)
+                mask, masked = self._remasked(epoch, mask, masked, share)
         self._check(total, blame, epoch)
         if remask is not None and not (due and share == epoch / self.epochs):
-            mask = remask(self.model, mask, epoch / self.epochs)
+            mask, _ = self._remasked(epoch, mask, masked, epoch / self.epochs)
         return float(total) / max(n, 1), mask
 
     def _first_backward(self, loss: Tensor, draws: LocalRandom) -> None:
@@ -599,10 +625,16 @@ class _Loop:
         if draws.drawn > before:
             raise _Drawn
 
-    def _remasked(self, mask: Mask, masked: Any, share: float) -> tuple[Mask, Any]:
+    def _remasked(self, epoch: int, mask: Mask, masked: Any, share: float) -> tuple[Mask, Any]:
         """The mask that `remask` gives, applied, and what `_masked` makes of it."""
         assert self.hooks.remask is not None
-        after = self.hooks.remask(self.model, mask, share)
+        try:
+            after = self.hooks.remask(self.model, mask, share)
+        except Exception:  # which weights that are no numbers are the reason of, if they are none
+            slopes = [p.grad for p in self.parameters if p.grad is not None]
+            if not self._finite([*self.parameters, *slopes]):
+                raise _NotFinite(math.nan, epoch) from None
+            raise
         if after is mask:
             return mask, masked
         if not isinstance(after, Mask):

@@ -8,7 +8,7 @@ import torch
 from tiny import tiny_images, tiny_model, tiny_residual
 from torch import nn
 
-from prunekit import prune, stripes
+from prunekit import Journal, Run, prune, stripes
 from prunekit.methods import cdp_dtc as module
 from prunekit.methods.cdp_dtc import cdp_dtc
 
@@ -116,6 +116,21 @@ def test_without_pressure_and_threshold_it_is_plain_training():
     )
     assert report.mask.sparsity == 0
     assert math.isfinite(report.after["accuracy"])
+
+
+def test_a_run_that_goes_on_from_a_journal_tells_the_skeletons_of_every_epoch(tmp_path):
+    def start(**run):
+        settings = cdp_dtc.quick | dict(epochs=4, skeletons_of=["conv1*", "conv2*"])
+        return cdp_dtc(tiny_residual(), tiny_images(), **settings, **run)
+
+    whole = [dict(step.info) for step in start()]
+    assert len({str(info["skeletons"]) for info in whole[:4]}) == 4
+    for n in range(1, 5):
+        run = Run(journal=Journal(tmp_path / f"{n}"))
+        killed = start(run=run)
+        assert [dict(step.info) for step in itertools.islice(killed, n)] == whole[:n]
+        killed.close()
+        assert [dict(step.info) for step in start(run=run)] == whole
 
 
 def test_networks_without_convolutions_are_refused_before_any_work():

@@ -252,7 +252,13 @@ def test_the_best_epoch_comes_back_with_its_own_mask():
 
 # ------------------------------------------------------------------------------- killed and resumed
 
+
+def sizes(model):
+    return {"sizes": [round(float(p.detach().norm()), 6) for p in model.parameters()]}
+
+
 FITS = {
+    "what is told": dict(tell=sizes, keep="best", lr=1.0, schedule="constant"),
     "a constant penalty": dict(penalty=functools.partial(shrink_scales, strength=0.02)),
     "a penalty with a state": dict(penalty=rising),
     "early weights": dict(early=2),
@@ -290,6 +296,24 @@ def test_a_fit_that_was_killed_gives_an_equal_history_weights_and_value(knobs, t
         assert history(steps) == history(whole)
         assert same(weights(resumed), weights(model))
         assert (given is None and value is None) or same(given, value)
+
+
+def test_what_is_told_is_of_the_weights_after_each_epoch():
+    model, seen = tiny_model(), []
+    for step in fit(model, tiny_data(), epochs=3, tell=sizes):
+        seen.append((dict(step.info), sizes(model)))
+    assert len(seen) == 3
+    assert all(told == now for told, now in seen)
+
+
+def says(model, what):
+    return what
+
+
+@pytest.mark.parametrize("what", [3, {"x": torch.zeros(1)}])
+def test_what_is_told_must_be_plain_json(what):
+    with pytest.raises(TypeError, match="fit: tell must give"):
+        list(fit(tiny_model(), tiny_data(), tell=functools.partial(says, what=what)))
 
 
 @method

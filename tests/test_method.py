@@ -103,6 +103,13 @@ def test_a_broken_method_is_refused_at_decoration_by_rule(function, rule):
         method(function)
 
 
+def test_quick_knobs_and_flags_that_no_run_would_take_are_refused_at_decoration():
+    with pytest.raises(TypeError, match="a_method must be done .*quick: share must be in"):
+        method(quick={"share": -3})(a_method)
+    with pytest.raises(TypeError, match="@method: regrows must be True or False, got 'yes'"):
+        method(regrows="yes")(a_method)
+
+
 def test_inputs_that_are_no_keywords_are_refused():
     with pytest.raises(TypeError, match="@method: a_method has no keyword 'teacher', which inputs"):
         method(inputs=("teacher",))(a_method)
@@ -190,6 +197,115 @@ def test_the_settings_of_a_call_win_over_those_of_a_partial_function():
     assert both.reports["half"][0].knobs["sparsity"] == 0.9
 
 
+# ------------------------------------------------------------------ steps that the model belies
+
+
+def masked(model, first, name="0.weight"):
+    """A mask that removes the first so many weights of a parameter."""
+    keep = torch.ones(model.get_parameter(name).shape, dtype=torch.bool)
+    keep.view(-1)[:first] = False
+    return Mask({name: keep})
+
+
+def step_of(mask, index=1, phase="prune"):
+    return Step(phase, index, 3, mask, {"accuracy": 0.5})
+
+
+def not_applied(model, data, *, seed: int = 0, run: Run = Run()):
+    yield step_of(masked(model, 7))
+
+
+def unknown_name(model, data, *, seed: int = 0, run: Run = Run()):
+    yield step_of(Mask({"first.weight": torch.ones(2, 2, dtype=torch.bool)}))
+
+
+def other_shape(model, data, *, seed: int = 0, run: Run = Run()):
+    yield step_of(Mask({"0.weight": torch.ones(2, 2, dtype=torch.bool)}))
+
+
+def no_step(model, data, *, seed: int = 0, run: Run = Run()):
+    yield step_of(Mask({}))
+    yield 3
+
+
+def no_number(model, data, *, seed: int = 0, run: Run = Run()):
+    model[0].weight.data[1, 1] = torch.nan
+    yield step_of(Mask.ones(model))
+
+
+def comes_back(model, data, *, seed: int = 0, run: Run = Run()):
+    for index, first in enumerate((7, 5), start=1):
+        mask = masked(model, first)
+        mask.apply_(model)
+        yield step_of(mask, index)
+
+
+def left_out(model, data, *, seed: int = 0, run: Run = Run()):
+    for index, name in enumerate(("0.weight", "2.weight"), start=1):
+        mask = masked(model, 7, name)
+        mask.apply_(model)
+        yield step_of(mask, index)
+
+
+def afterwards(model, data, *, seed: int = 0, run: Run = Run()):
+    yield step_of(Mask.ones(model))
+    masked(model, 7).apply_(model)
+
+
+def without_any(model, data, *, seed: int = 0, run: Run = Run()):
+    masked(model, 7).apply_(model)
+    yield from ()
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (
+            not_applied,
+            r"step prune 1/3 says that weights of 0.weight are removed of which 7 are no",
+        ),
+        (unknown_name, "step prune 1/3: mask: Sequential has no parameter 'first.weight'"),
+        (other_shape, r"step prune 1/3: mask: '0.weight' must have shape \(12, 8\)"),
+        (no_step, "must yield Steps, got 3"),
+        (no_number, "step prune 1/3: weights of 0.weight must be finite"),
+        (comes_back, "step prune 2/3 keeps 2 weights of 0.weight that were removed before"),
+        (left_out, "step prune 2/3 keeps 7 weights of 0.weight that were removed before"),
+        (afterwards, "changed 0.weight after that. Yield a Step"),
+        (without_any, "changed 0.weight before the first step, and none came"),
+    ],
+    ids=lambda x: getattr(x, "__name__", ""),
+)
+def test_a_step_that_the_model_belies_ends_the_run_with_the_weights_of_the_last_one(
+    function, message
+):
+    model, steps = tiny_model(), []
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    with pytest.raises((TypeError, ValueError), match=f"^{function.__name__}: {message}"):
+        for step in method(function)(model, tiny_data()):
+            steps.append(step)
+    told = steps[-1].mask if steps else Mask({})
+    for name, p in model.named_parameters():
+        now = before[name] * told[name] if name in told else before[name]
+        assert torch.equal(p.detach(), now)
+
+
+def test_weights_may_come_back_where_that_is_said_and_in_a_rewind():
+    assert len([*method(regrows=True)(comes_back)(tiny_model(), tiny_data())]) == 2
+
+    def rewound(model, data, *, seed: int = 0, run: Run = Run()):
+        for index, first in enumerate((7, 5), start=1):
+            masked(model, first).apply_(model)
+            yield step_of(masked(model, first), index, "prune" if index == 1 else "rewind")
+
+    assert len([*method(rewound)(tiny_model(), tiny_data())]) == 2
+
+
+@pytest.mark.parametrize(("index", "of"), [(0, 0), (0, 3), (4, 3)])
+def test_a_step_counts_from_1_to_as_many_as_there_are(index, of):
+    with pytest.raises(ValueError, match=f"Step: index must be from 1 to of, got {index} of {of}"):
+        Step("prune", index, of, Mask({}), {})
+
+
 # ---------------------------------------------------------------------------- before the first step
 
 
@@ -232,6 +348,7 @@ def test_surroundings_that_are_none_are_refused_by_name(settings, message):
         (lambda m, d: compare([magnitude] * 2, m, d), "two methods are called 'magnitude'"),
         (lambda m, d: fit(m, d, remask=3), "fit: remask must be a function"),
         (lambda m, d: fit(m, d, penalty="l1"), "fit: penalty must be a function"),
+        (lambda m, d: fit(m, d, tell="all"), "fit: tell must be a function"),
         (lambda m, d: fit(m, d, decay=0.1), "fit: decay must be a mapping"),
     ],
 )

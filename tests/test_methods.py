@@ -287,7 +287,8 @@ def test_the_module_has_one_public_function_named_like_its_file(module):
 
 def test_every_method_has_its_notebook_and_its_experiment():
     for module in of_kind("methods"):
-        assert [*(ROOT / "notebooks").glob(f"[0-9][0-9]_{stem(module)}.ipynb")]
+        notebook = [*(ROOT / "notebooks").glob(f"[0-9][0-9]_{stem(module)}.ipynb")]
+        assert notebook, f"write notebooks/NN_{stem(module)}.ipynb"
         assert (ROOT / "prunekit" / "experiments" / f"{stem(module)}.py").exists()
 
 

@@ -35,6 +35,8 @@ from prunekit import (
 )
 from prunekit import report as report_module
 from prunekit._files import seal
+from prunekit.baselines.gradient import gradient
+from prunekit.method import method as as_method
 from prunekit.report import load_mask, with_error
 
 
@@ -384,6 +386,37 @@ def test_compare_keeps_what_is_finished_when_it_is_stopped():
     found = compare([magnitude, random], tiny_model(), data, run=Run(stop=stop), bar=False)
     assert 0 < sum(map(len, found.reports.values())) < 6
     str(found)
+
+
+def test_compare_refuses_a_knob_that_one_method_has_not_before_any_run():
+    begun = []
+
+    def metric(out, y):
+        begun.append(len(y))
+        return float((out.argmax(1) == y).float().mean())
+
+    data = Data(tiny_data().splits, metric=metric)
+    with pytest.raises(TypeError, match="^random: has no knob 'times_weight'"):
+        compare([gradient, random], tiny_model(), data, times_weight=True, bar=False)
+    with pytest.raises(ValueError, match="^random: sparsity must be in"):
+        compare([magnitude, partial(random, sparsity=2)], tiny_model(), data, bar=False)
+    with pytest.raises(TypeError, match="fit takes no budget"):
+        compare([magnitude, fit], tiny_model(), data, budget={"macs": 0.5}, bar=False)
+    assert not begun
+
+
+def test_compare_keeps_what_is_finished_when_a_run_fails():
+    @as_method
+    def fails(model, data, *, seed: int = 0, run: Run = Run()):
+        yield from magnitude(model, data, seed=seed, run=run)
+        if seed == 1:
+            raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more") as error:
+        compare([magnitude, fails], tiny_model(), tiny_data(), seeds=(0, 1), bar=False)
+    assert "compare: this was fails with seed 1" in error.value.__notes__
+    reports = error.value.finished.reports
+    assert {label: len(found) for label, found in reports.items()} == {"magnitude": 2, "fails": 1}
 
 
 def test_compare_refuses_nothing_to_compare_and_a_journal(tmp_path):

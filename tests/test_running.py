@@ -171,3 +171,26 @@ def test_a_panel_that_could_not_be_made_is_forgotten_quietly(recwarn):
         panel(show=["nothing"])
     gc.collect()
     assert not [w for w in recwarn if "unraisable" in str(w.category).lower()]
+
+
+def test_an_error_in_what_follows_a_step_ends_the_run_and_is_kept():
+    told = []
+
+    def changed(step):
+        told.append(step)
+        if step is not None:
+            raise RuntimeError("no table")
+
+    async def run():
+        made = running.Running(changed)
+        made.start(magnitude, tiny_model(), tiny_data(), {}, False)
+        for _ in range(1_000):
+            if made.state == running.ENDED and not made.busy:
+                break
+            await asyncio.sleep(0.01)
+        return made
+
+    made = asyncio.run(run())
+    assert made.state == running.ENDED
+    assert str(made.error) == "no table"
+    assert sum(step is not None for step in told) == 1

@@ -294,6 +294,31 @@ def test_remask_sees_the_gradients_of_the_last_minibatch():
     list(fit(model, tiny_data(), batch=50, mask=half(model), remask=see_gradients))
 
 
+def needs_numbers(model, mask, t):
+    if not all(p.isfinite().all() and p.grad.isfinite().all() for p in model.parameters()):
+        raise ValueError("scores must be numbers")
+    return mask
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("every", [0, 1])
+def test_a_remask_that_fails_on_diverged_weights_is_not_blamed_for_them(when, every):
+    with pytest.raises(FloatingPointError, match="training has diverged; try a smaller lr"):
+        list(fit(tiny_model(), tiny_data(), lr=1e30, epochs=9, mask=Mask.ones(tiny_model()),
+                 remask=needs_numbers, remask_when=when, every=every))  # fmt: skip
+
+
+def gives_nothing(model, mask, t):
+    return None
+
+
+@pytest.mark.parametrize("every", [0, 1])
+def test_a_remask_that_gives_no_mask_is_refused_by_name(every):
+    with pytest.raises(TypeError, match="fit: remask must give a Mask, got None"):
+        list(fit(tiny_model(), tiny_data(), mask=Mask.ones(tiny_model()), remask=gives_nothing,
+                 every=every))  # fmt: skip
+
+
 def test_a_loss_that_is_not_finite_is_said_before_remask_sees_it():
     with pytest.raises(FloatingPointError, match="the loss is"):
         list(fit(tiny_model(), tiny_data(), lr=1e30, epochs=9, mask=Mask.ones(tiny_model()),

@@ -10,7 +10,7 @@ pruning (SWP), Meng et al. 2020, arXiv 2009.14410.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Unpack
@@ -87,7 +87,7 @@ def cdp_dtc(
         if name in start:  # what an earlier pruning removed
             conv.alive &= start[name].any(1, keepdim=True).to(conv.alive.device)
     groups, mask = surgery.groups(model, data.example), start
-    shown = surgery.matching(WHO, stripes.layers(model), skeletons_of)
+    shown = sorted(surgery.matching(WHO, stripes.layers(model), skeletons_of))
     try:
         for step in fit(
             model, data, mask=start, seed=derive(seed, "fit"), run=run, keep=keep, decay=decay,
@@ -97,10 +97,11 @@ def cdp_dtc(
             remask=partial(
                 _cut, delta=delta, threshold=threshold, epochs=tuning["epochs"], groups=groups
             ),
-            remask_when="before", every=1, **tuning,
+            remask_when="before", every=1, tell=partial(_told, of=shown) if shown else None,
+            **tuning,
         ):  # fmt: skip
             mask = step.mask
-            yield replace(step, info=_told(model, mask, shown))
+            yield replace(step, info={**stripes.shares(mask), **step.info})
         for conv in stripes.layers(model).values():
             conv.cut_(delta, threshold if final == "training" else "fixed")
         mask = stripes.left(model, mask, groups)
@@ -109,17 +110,17 @@ def cdp_dtc(
     yield search.cut(model, data, mask, 1, 1, run, **stripes.shares(mask))
 
 
-def _told(model: nn.Module, mask: Mask, shown: set[str]) -> dict[str, Any]:
-    """What a step says: how much is left, and some skeletons, (n, h × w) each."""
+def _told(model: nn.Module, of: Sequence[str]) -> dict[str, Any]:
+    """Some skeletons, (n, h × w) each."""
     found = {
         name: conv.skeleton.detach().mul(conv.alive).flatten(1).tolist()
         for name, conv in stripes.layers(model).items()
-        if name in shown
+        if name in of
     }
     rounded = {
         name: [[round(value, 4) for value in row] for row in rows] for name, rows in found.items()
     }
-    return stripes.shares(mask) | ({"skeletons": rounded} if rounded else {})
+    return {"skeletons": rounded}
 
 
 def _press(

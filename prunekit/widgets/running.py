@@ -239,11 +239,14 @@ class Running:
             if number != self.number:
                 return
             self.busy = False
+            try:
+                if error is None:
+                    then(result)
+            except Exception as raised:  # which nobody else would hear of
+                error = raised
             if error is not None:
                 self.error = error
                 self._set(ENDED)
-            else:
-                then(result)
 
         _do_in(_worker, self.loop, work, finished)
 
