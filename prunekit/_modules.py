@@ -19,6 +19,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+from torch.nn.utils.weight_norm import WeightNorm
 
 from prunekit._files import describe, digest
 from prunekit._random import LocalRandom, repeatable
@@ -353,3 +355,18 @@ def lay_out(parameters: Iterable[nn.Parameter], memory_format: torch.memory_form
     for p in parameters:
         if p.ndim == 4:
             p.data = torch.empty_like(p.data, memory_format=memory_format).copy_(p.data)
+
+
+def normed_along(model: nn.Module, name: str) -> int | None:
+    """The dimension of a parameter whose rows weight norm divides by their lengths, -1 for all as
+    one; None if it divides by none."""
+    path, _, own = name.rpartition(".")
+    if own == "original1" and ".parametrizations." in f".{name}":
+        kinds: Any = model.get_submodule(path)
+        kind = next(iter(kinds), None)
+        return kind.dim if isinstance(kind, parametrizations._WeightNorm) else None
+    if own.endswith("_v"):
+        for hook in model.get_submodule(path)._forward_pre_hooks.values():
+            if isinstance(hook, WeightNorm) and f"{hook.name}_v" == own:
+                return hook.dim
+    return None

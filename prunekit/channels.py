@@ -27,6 +27,8 @@ from torch.utils._pytree import tree_leaves
 from prunekit._modules import call, repeatably
 from prunekit.products import Operators, bound, first, name_of, watching
 
+# Modules that compare the width of what they are given with a number that no rule writes anew.
+SIZED = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 Atoms = np.ndarray  # (n,) int64, of the indices of a dimension; FIXED where nothing can go
 Axes = list[Atoms | None]  # one a dimension; None: nothing along it can go
 FIXED = -1
@@ -92,7 +94,7 @@ def _followed(model: nn.Module, x: Any) -> Followed:
     try:
         for path, module in model.named_modules():
             enter, leave = follower.hooks(path, module)
-            hooks.append(module.register_forward_pre_hook(enter, prepend=True))
+            hooks.append(module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True))
             hooks.append(module.register_forward_hook(leave, always_call=True))
         with watching(model, follower):
             out = call(model, x)
@@ -146,8 +148,11 @@ class _Follower(Operators):
     def hooks(self, path: str, module: nn.Module) -> tuple[Callable[..., None], ...]:
         """What keeps `stack` what it is called: the modules that are at work, outermost first."""
 
-        def enter(*_: Any) -> None:
+        def enter(_: nn.Module, args: Any, kwargs: Any) -> None:
             self.stack.append((path, module))
+            if isinstance(module, SIZED):
+                why = f"it goes into {type(module).__name__}, which holds how wide its input is"
+                self.pin_all([a for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor)], why)
 
         def leave(*_: Any) -> None:
             self.stack.pop()

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from prunekit import checkpoint, select, surgery
 from prunekit._arguments import checked
 from prunekit._files import digest
 from prunekit._modules import call, device_of, evaluating, named_tensors, repeatably
-from prunekit.knobs import Count, Positive
+from prunekit.knobs import Count, Names, Positive
 from prunekit.mask import Mask
 from prunekit.products import Product, Removed, Watcher, first, watching, with_zeros
 from prunekit.steps import Run
@@ -62,7 +62,9 @@ def macs(model: nn.Module, x: Any, mask: Mask | None = None) -> Macs:
 
     Every matrix product, convolution and dot product counts, wherever in the code it stands; a
     product with a masked parameter, or with what is worked out from one without the input, counts
-    its kept share in `sparse`. Biases, activations, pooling, normalisation and elementwise products
+    its kept share in `sparse`; a product of two activations, as in attention, what is left of it in
+    the network without the filters that go (see `surgery.planned`). Biases, activations, pooling,
+    normalisation and elementwise products
     that are not summed up at once, outer ones among them, are not counted.
 
     No setting of the process is changed: other threads may go on training meanwhile.
@@ -77,12 +79,30 @@ def macs(model: nn.Module, x: Any, mask: Mask | None = None) -> Macs:
     x = first("macs", model, x)
     try:
         counter = repeatably(model, lambda: _counted(model, mask, x))
+        if counter.between and any(_has_empty_rows(keep) for keep in mask.values()):
+            counter.sparse -= counter.between - _between(model, mask, x, counter.between)
     except Exception as error:
         raise ValueError(
             f"macs: the multiply-adds of {type(model).__name__} cannot be counted, it fails on the "
             f"first example: {type(error).__name__}: {error}"
         ) from error
     return Macs(counter.dense, round(counter.sparse))
+
+
+def _has_empty_rows(keep: Tensor) -> bool:
+    return keep.ndim > 1 and not bool(keep.flatten(1).any(1).all())
+
+
+def _between(model: nn.Module, mask: Mask, x: Any, whole: int) -> int:
+    """The multiply-adds between activations once the filters that go are cut out."""
+    try:
+        plan = surgery.planned(model, mask, x)
+    except ValueError:  # which cannot be cut
+        return whole
+    if not plan.cuts:
+        return whole
+    small = surgery.rebuild(model, plan)
+    return repeatably(small, lambda: _counted(small, Mask({}), x)).between
 
 
 def _counted(model: nn.Module, mask: Mask, x: Any) -> _Counter:
@@ -107,10 +127,13 @@ class _Counter(Watcher):
         self.twins.keep(None)
         self.formulas = flop_registry
         self.dense, self.sparse = 0, 0.0
+        self.between = 0  # activations
 
     def product(self, product: Product, out: Any) -> None:
         twins = [self.twins.of(a, None) for a in product.factors]
         self.dense += product.count
+        if len(product.factors) > 1 and all(map(self.moves, product.factors)):
+            self.between += product.count
         self.sparse += product.kept(None if twin is None else twin != 0 for twin in twins)
 
 
@@ -119,7 +142,12 @@ class _Counter(Watcher):
 
 @checked
 def budget(
-    model: nn.Module, x: Any, told: Mapping[str, float], *, run: Run = Run()
+    model: nn.Module,
+    x: Any,
+    told: Mapping[str, float],
+    *,
+    ignore: Names = (),
+    run: Run = Run(),
 ) -> select.Budget:
     """What a network may cost once it is pruned, in the place of a sparsity.
 
@@ -128,6 +156,7 @@ def budget(
         `macs`, `params` and `size`, packed; the latency is that of `latency` for one example on one
         thread, once the filters that are removed are cut out.
     x: a batch as the model takes it.
+    ignore: names of weights whose filters stay where the network is cut to be timed.
 
     Networks of the same widths are timed once, beside the whole one, and the ratio is kept in a
     table, and in the journal of `run`: so a run that goes on chooses as it did, but another run may
@@ -152,7 +181,7 @@ def budget(
                 f"budget: {name} must be a share in (0, 1] or a number above 1, got {value!r}"
             )
         if name == "latency":
-            shares[name] = _Times(model, x, run).share(value)
+            shares[name] = _Times(model, x, ignore, run).share(value)
             continue
         if not (now := counted[name](Mask({}))):
             raise ValueError(f"budget: {type(model).__name__} has no {name} to spend less of")
@@ -173,8 +202,8 @@ def _share(counted: Callable[[Mask], float], limit: float, mask: Mask) -> float:
 class _Times:
     """How long the networks that are left take, each width timed once (see `budget`)."""
 
-    def __init__(self, model: nn.Module, x: Any, run: Run):
-        self.groups, self.run = surgery.groups(model, x), run
+    def __init__(self, model: nn.Module, x: Any, ignore: Names, run: Run):
+        self.groups, self.run = surgery.groups(model, x, ignore), run
         self.whole, self.x = surgery.copy_of("budget", model), first("budget", model, x)
         self.table: dict[str, float] = {}
 
@@ -354,6 +383,7 @@ def costs(
     x: Any,
     *,
     small: nn.Module | None = None,
+    ignore: Names = (),
     seconds: Positive = 2.0,
     threads: Count = 1,
 ) -> Costs:
@@ -364,12 +394,14 @@ def costs(
     take half of the parameters along? A filter takes the columns of the layers that read it along.
 
     x: a batch as the model takes it, for the multiply-adds of one example and the time of all.
-    small: the shrunk network, if it is there; else it is made by `surgery.shrink`.
+    small: the shrunk network, if it is there; else it is made by `surgery.shrink`, which leaves the
+        filters of weights that `ignore` names whole.
     """
     masked = mask.apply_(surgery.copy_of("costs", model))
-    small = small if small is not None else surgery.shrink(model, mask, x, partial=True)
-    whole = Mask({})
-    networks = {"dense": (model, whole), "masked": (masked, mask), "shrunk": (small, whole)}
+    if small is None:
+        small = surgery.shrink(model, mask, x, ignore=ignore, partial=True)
+    left = surgery.plan_of(small).of(mask) if surgery.was_cut(small) else Mask({})
+    networks = {"dense": (model, Mask({})), "masked": (masked, mask), "shrunk": (small, left)}
     times = latency({n: m for n, (m, _) in networks.items()}, x, seconds=seconds, threads=threads)
     rows = {}
     for name, (network, of) in networks.items():

@@ -92,7 +92,9 @@ def to_onnx(model: nn.Module, example: Any, path: str | os.PathLike[str]) -> Pat
 
     example: a batch as the model takes it, of two examples or more. Before the file is there, ONNX
     Runtime computes it, and the first of its examples, and must answer as the network does in eval
-    mode. A masked network is no smaller so; pass what `prunekit.surgery.shrink` gave.
+    mode. A masked network is no smaller so; pass what `prunekit.surgery.shrink` gave. Inputs are
+    called as in a mapping, or x0, x1, ...; one that is called as an operator, such as "cat", is
+    "cat_input".
 
     Raises ImportError without the packages of ``prunekit[onnx]``, and ValueError for a network that
     cannot be exported or that answers otherwise; then there is no file.
@@ -109,7 +111,11 @@ def to_onnx(model: nn.Module, example: Any, path: str | os.PathLike[str]) -> Pat
     if len(tree_leaves(x)[0]) < 2:
         raise ValueError(f"{who}: example must have two examples or more, got one")
     parts, spec = tree_flatten(x)
-    names = [*x] if isinstance(x, Mapping) else [f"x{i}" for i in range(len(parts))]
+    names = (
+        [f"{n}_input" if n in dir(torch) else n for n in x]
+        if isinstance(x, Mapping)
+        else [f"x{i}" for i in range(len(parts))]
+    )
     with replacing(path) as beside:
         try:
             _export(_Flat(twin, spec).eval(), tuple(parts), names, beside)

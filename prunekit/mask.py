@@ -21,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from prunekit import products
 from prunekit._arguments import checked
+from prunekit._modules import normed_along
 from prunekit.knobs import shown
 
 _MAGIC, _FORMAT = b"prunekit mask ", 2  # how the bytes of a mask begin
@@ -255,7 +256,8 @@ class Mask(Mapping[str, Tensor]):
 
     @checked
     def check(self, model: nn.Module) -> None:
-        """Raise ValueError unless every name and shape fits the model."""
+        """Raise ValueError unless every name and shape fits the model, and where weight norm
+        divides by the lengths of rows, each row keeps a weight."""
         parameters = dict(model.named_parameters())
         if unknown := [name for name in self if name not in parameters]:
             raise ValueError(
@@ -268,6 +270,13 @@ class Mask(Mapping[str, Tensor]):
                     f"mask: {name!r} must have shape {tuple(parameters[name].shape)}, "
                     f"got {tuple(keep.shape)}"
                 )
+            if (dim := normed_along(model, name)) is not None:
+                others = [d for d in range(keep.ndim) if d != dim]
+                if not bool((kept := keep.any(dim=others)).all()):
+                    raise ValueError(
+                        f"mask: row {int(kept.long().argmin())} of {name!r} would be empty, and "
+                        f"weight norm divides by its length. Remove less, or ignore {name!r}."
+                    )
 
     @torch.no_grad()
     def apply_(self, model: nn.Module) -> nn.Module:

@@ -6,6 +6,7 @@ plain network with its bias and norm, one unit of a hidden layer; never a class.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class Nodes:
 
     def __init__(self, who: str, model: nn.Module, data: Any, ignore: Iterable[str] = ()):
         example = wrap(data).example
-        self.groups = surgery.groups(model, example)
+        self.groups = surgery.groups(model, example, ignore)
         may = {*prunable(model, False, ignore, example)}
         self.sizes = {
             name: len(self.groups.members[name])
@@ -77,6 +78,21 @@ class Nodes:
                     f"{self.groups.shapes[name]}, in this {type(model).__name__} it is "
                     f"{shapes.get(name)}"
                 )
+
+    def check_spare(self, who: str) -> None:
+        """Raise ValueError unless a layer has more than the one node that it keeps."""
+        if max(self.sizes.values()) < 2:
+            names = ", ".join(self.sizes)
+            raise ValueError(
+                f"{who}: the filters of {names} of {self.groups.model} can only go all together, "
+                "and every layer keeps at least one"
+            )
+
+    def among(self, names: Iterable[str]) -> Nodes:
+        """The nodes of some layers alone."""
+        part = copy.copy(self)
+        part.sizes = {name: n for name, n in self.sizes.items() if name in {*names}}
+        return part
 
     def all(self) -> dict[str, Tensor]:
         """All nodes stay."""
@@ -209,7 +225,10 @@ class _Reads(TorchFunctionMode):
             rest = args[3:]
             if name := self.weights.get(id(given["weight"])):
                 # Its own slope is not that of others who read the same.
-                given["input"] = given["input"].view_as(given["input"])
+                a = given["input"].view_as(given["input"])
+                if torch.is_grad_enabled() and not a.requires_grad and a.is_floating_point():
+                    a.requires_grad_()  # as where all weights are frozen
+                given["input"] = a
                 self.seen.setdefault(name, []).append(given["input"])
                 if func is F.linear:
                     self.last.add(name)
@@ -248,7 +267,10 @@ class _Watched:
     def __init__(self, who: str, model: nn.Module, data: Any, nodes: Nodes):
         self.who, self.model, self.data, self.nodes = who, model, data, nodes
         parameters = dict(model.named_parameters())
-        self.readers = {name: nodes.groups.read(name) for name in nodes.sizes}
+        self.readers = {
+            name: [read for read in nodes.groups.read(name) if read[0] in parameters]
+            for name in nodes.sizes
+        }
         own = {weight for found in self.readers.values() for weight, *_ in found}
         self.weights = {id(parameters[weight]): weight for weight in own}
         self.taylor = {n: torch.zeros(size, dtype=torch.float64) for n, size in nodes.sizes.items()}
@@ -285,7 +307,12 @@ class _Watched:
             with reads:
                 out = answer(self.who, self.model, x)
             loss = self.data.loss(out, y) * len(y)  # the sum over examples
-            self._check(reads.seen)
+            self._check(reads.seen, len(y))
+            if not loss.requires_grad:
+                raise ValueError(
+                    f"{self.who}: {type(self.model).__name__} gives no gradients. Look for "
+                    "detach() or torch.no_grad in its forward."
+                )
             inputs = [a for found in reads.seen.values() for a in found if a.requires_grad]
             slopes = torch.autograd.grad(loss, inputs, allow_unused=True)
         slope = {id(a): g for a, g in zip(inputs, slopes, strict=True)}
@@ -301,15 +328,22 @@ class _Watched:
                         self._relate(name, values, each, generator)
             self.taylor[name] += change.abs().sum(0).double()
 
-    def _check(self, seen: Mapping[str, Any]) -> None:
+    def _check(self, seen: Mapping[str, list[Tensor]], n: int) -> None:
         for name, readers in self.readers.items():
+            leave = f"Pass ignore={self.nodes.groups.makers([name])!r} to leave them whole."
             lost = [weight for weight, *_ in readers if weight not in seen]
             if lost or not readers:
                 what = f"{lost[0]} reads" if lost else "nothing reads"
                 raise ValueError(
                     f"{self.who}: {what} the filters of {name}, which is no linear layer or "
-                    f"convolution. Pass ignore={name!r} to leave them whole."
+                    f"convolution. {leave}"
                 )
+            for weight in (weight for weight, *_ in readers):
+                if any(len(a) != n for a in seen[weight]):
+                    raise ValueError(
+                        f"{self.who}: {weight} reads the filters of {name} of some of the examples "
+                        f"only. {leave}"
+                    )
 
     def _relate(self, name: str, a: Tensor, each: int, generator: torch.Generator) -> None:
         """Add what `each` places of every example, drawn anew for each batch, tell."""

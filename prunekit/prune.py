@@ -79,7 +79,8 @@ def with_budget(
     if (told := settings.pop("budget", None)) is None:
         return settings
     target = _target(method, settings)
-    return settings | {target: count.budget(model, wrap(data).example, told, run=run)}
+    ignore, x = settings.get("ignore", ()), wrap(data).example
+    return settings | {target: count.budget(model, x, told, ignore=ignore, run=run)}
 
 
 def _target(method: Method, settings: Mapping[str, Any]) -> str:

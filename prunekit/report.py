@@ -19,7 +19,7 @@ from prunekit._arguments import checked
 from prunekit._files import describe
 from prunekit.journal import environment
 from prunekit.judge import evaluate
-from prunekit.knobs import Choice, Natural
+from prunekit.knobs import Choice, Names, Natural
 from prunekit.mask import Mask
 from prunekit.steps import Step
 
@@ -112,14 +112,19 @@ class Report:
         )
         return f"<table>{''.join(lines)}</table>"
 
-    def shrink(self) -> nn.Module:
+    def shrink(self, ignore: Names | None = None) -> nn.Module:
         """The network without the filters that the method removed (see `surgery.shrink`).
 
-        Where no whole filter went, it is as large as before. Raises ValueError if it cannot be cut.
+        It answers as `model` does; where no whole filter went, it is as large as before. The
+        filters of weights that `ignore` names stay, by default of those that the method ignored.
+
+        Raises ValueError if it cannot be cut.
         """
         if self._data is None:
             raise ValueError("shrink: this report has no data to try the smaller network on")
-        return surgery.shrink(self.model, self.mask, self._data.example, partial=True)
+        ignore = self.knobs.get("ignore", ()) if ignore is None else ignore
+        example = self._data.example
+        return surgery.shrink(self.model, self.mask, example, ignore=ignore, partial=True)
 
     @checked
     def save(

@@ -13,7 +13,7 @@ from prunekit._arguments import checked
 from prunekit._modules import put_back, snapshot
 from prunekit.data import wrap
 from prunekit.judge import evaluate
-from prunekit.knobs import Choice, Count, Useful, knobs
+from prunekit.knobs import Choice, Count, Names, Useful, knobs
 from prunekit.mask import Mask
 from prunekit.steps import Run, Step, derive
 from prunekit.train import Tuning, fit
@@ -48,6 +48,7 @@ def in_rounds(
     run: Run,
     on: On = "masked",
     recalibrate: bool = False,
+    ignore: Names = (),
     **tuning: Unpack[Tuning],
 ) -> Generator[Step, None, Mask]:
     """Choose what stays, cut the rest and fine-tune, `rounds` times; gives back the last mask.
@@ -60,6 +61,7 @@ def in_rounds(
         under their names. The masks must then be those of `surgery.couple`. Both give the same
         history, to rounding.
     recalibrate: estimate the running statistics of norms anew after each cut.
+    ignore: names of weights whose filters stay where the network is cut.
 
     Raises ValueError, before anything is trained, for a network that cannot be cut so.
     """
@@ -69,7 +71,9 @@ def in_rounds(
             yield recalibrated(model, data, mask, index, rounds, seed=derive(seed, index), run=run)
         else:
             yield search.cut(model, data, mask, index, rounds, run)
-        yield from finetuned(model, data, mask, seed=derive(seed, index), run=run, on=on, **tuning)
+        yield from finetuned(
+            model, data, mask, seed=derive(seed, index), run=run, on=on, ignore=ignore, **tuning
+        )
     return mask
 
 
@@ -82,6 +86,7 @@ def finetuned(
     seed: int,
     run: Run,
     on: On = "masked",
+    ignore: Names = (),
     **tuning: Unpack[Tuning],
 ) -> Iterator[Step]:
     """Train what a mask leaves, on the network that `in_rounds` says."""
@@ -90,7 +95,7 @@ def finetuned(
     if on == "masked":
         yield from fit(model, data, mask=mask, **settings)
         return
-    small = surgery.shrink(model, mask, data.example, partial=True)
+    small = surgery.shrink(model, mask, data.example, ignore=ignore, partial=True)
     zeros = Mask.ones(small, example=data.example).left(small)  # of an earlier pruning
     for step in fit(small, data, mask=zeros, **settings):
         surgery.write_back(small, model).eval()

@@ -7,7 +7,8 @@ for. Gradients are taken on the training split: the validation split judges what
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any
 
@@ -35,17 +36,20 @@ def magnitude(model: nn.Module, names: Iterable[str]) -> Scores:
 
 
 @checked
-def median(model: nn.Module, names: Iterable[str]) -> Scores:
+def median(model: nn.Module, names: Iterable[str], dims: Mapping[str, int] | None = None) -> Scores:
     """How far a filter is from all others of its weight: the sum of the L2 distances.
 
     The smallest are nearest to the geometric median, where others can stand in for them: He et al.
     2019, arXiv 1811.00250, equation 8. `(out, 1, ..., 1)`, of weights `(out, ...)`.
+
+    dims: the dimension along which a weight's filters lie, where that is not the first.
     """
     scores = {}
     for name, p in _parameters(model, names).items():
-        rows = p.detach().flatten(1).float()
+        dim = (dims or {}).get(name, 0)
+        rows = p.detach().movedim(dim, 0).flatten(1).float()
         apart = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").sum(1)
-        scores[name] = apart.reshape(-1, *[1] * (p.ndim - 1))
+        scores[name] = apart.reshape([-1 if d == dim else 1 for d in range(p.ndim)])
     return scores
 
 
@@ -169,7 +173,7 @@ def _averaged(
     seed: int,
     run: Run,
 ) -> Scores:
-    device, n = device_of(model), 0
+    device, n, reached = device_of(model), 0, set[str]()
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
     generator = torch.Generator().manual_seed(derive(seed, "gradient"))
     size = examples_within(run.memory, model, data, "train", SCORING_BATCH, kept=True)
@@ -189,9 +193,17 @@ def _averaged(
         for name, slope in zip(parameters, slopes, strict=True):
             if slope is not None:
                 total[name] += slope
+                reached.add(name)
         n += len(y)
         if n >= examples:
             break
+    if lost := [name for name in parameters if name not in reached]:
+        warnings.warn(
+            f"score: no gradient reaches {', '.join(lost[:3])}{' and others' * (len(lost) > 3)} of "
+            f"{type(model).__name__}, so it counts as 0. Where that is computed under "
+            "torch.no_grad, or not at all, pass ignore=, or use another criterion.",
+            stacklevel=2,
+        )
     return {name: sums / max(n, 1) for name, sums in total.items()}
 
 

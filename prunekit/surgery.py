@@ -97,8 +97,8 @@ class Groups(Sequence[Family]):
     `[(weight, dimension, rows, group)]`, two arrays of the same length.
     """
 
-    def __init__(self, model: nn.Module, found: Followed):
-        self.model = type(model).__name__
+    def __init__(self, model: nn.Module, found: Followed, ignored: Iterable[str] = ()):
+        self.model, self.ignored = type(model).__name__, {*ignored}
         self.slots, self.counts = found.slots, found.counts
         self.shapes = {name: tuple(a.shape) for name, a in named_tensors(model).items()}
         modules = dict(model.named_modules())
@@ -186,6 +186,10 @@ class Groups(Sequence[Family]):
     def names(self) -> list[str]:
         """The names of the families whose groups can go."""
         return [family.name for family in self if not family.fixed]
+
+    def makers(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The weights that families of these names are called after, as `ignore` takes them."""
+        return tuple(dict.fromkeys(family.makes[0] for family in self if family.name in {*names}))
 
     @checked
     def filters(self, name: str) -> list[tuple[str, int, np.ndarray, np.ndarray]]:
@@ -282,11 +286,13 @@ def _reasons(labels: np.ndarray, pins: Sequence[tuple[np.ndarray, str]]) -> dict
 
 
 @checked
-def groups(model: nn.Module, example: Any) -> Groups:
+def groups(model: nn.Module, example: Any, ignore: Iterable[str] | str = ()) -> Groups:
     """Which channels of a network hang together, and which cannot go, and why.
 
     example: a batch as the model takes it; two of its examples are followed in eval mode, operator
         by operator, through a copy.
+    ignore: names, or shell patterns of names, of weights whose filters stay in every cut that is
+        made with these groups.
 
     Filters whose outputs are added to each other, or multiplied, are one group, as is all that goes
     with them: biases, scales and shifts of norms, running statistics, the columns of the layers
@@ -295,7 +301,9 @@ def groups(model: nn.Module, example: Any) -> Groups:
 
     Raises ValueError if the model cannot be copied or fails on the example.
     """
-    return _groups("groups", model, example)
+    twin = copy_of("groups", model)
+    ignored = matching("groups", [name for name, _ in model.named_parameters()], ignore)
+    return Groups(twin, follow(twin, example), ignored)
 
 
 def copy_of(who: str, model: nn.Module) -> nn.Module:
@@ -366,7 +374,8 @@ def planned(model: nn.Module, mask: Mask, example: Any) -> Plan:
 
     Raises ValueError as `couple` does.
     """
-    return _Cut("planned", _groups("planned", model, example), model, mask, (), True).plan()
+    cut = _Cut("planned", _groups("planned", model, example), model, mask, (), True)
+    return cut.unheard(model, mask).plan()
 
 
 def matching(who: str, names: Iterable[str], ignore: Iterable[str] | str) -> set[str]:
@@ -384,6 +393,12 @@ def matching(who: str, names: Iterable[str], ignore: Iterable[str] | str) -> set
     return found
 
 
+def _modules_of(names: Iterable[str]) -> tuple[str, ...]:
+    """Patterns of all that stands in the same modules."""
+    parts = (name.rpartition(".") for name in names)
+    return tuple(dict.fromkeys(f"{module}.*" if module else own for module, _, own in parts))
+
+
 class _Cut:
     """What a mask comes to in a network of these groups: the coupled mask, and the plan."""
 
@@ -398,12 +413,12 @@ class _Cut:
     ):
         mask.check(model)
         self.who, self.groups, self.partial = who, groups, partial
-        self.ignored = matching(who, groups.parameters, ignore)
+        self.ignored = groups.ignored | matching(who, groups.parameters, ignore)
         if unused := [name for name in groups.unused if name not in self.ignored]:
             raise ValueError(
                 f"{who}: {unused[0]} of {groups.model} is not used on the example in eval mode, so "
-                f"nothing is known of what reads it. Pass ignore={[*unused[:3]]!r} to leave it as "
-                "it is."
+                f"nothing is known of what reads it. Pass ignore={_modules_of(unused)!r} to leave "
+                "it as it is."
             )
         self.fixed = np.array([bool(why) for why in groups.fixed], bool)
         self.stays = self._stays(mask)
@@ -506,6 +521,30 @@ class _Cut:
             part.stays[members] = self.stays[members]
         return None if part.stays.all() else part
 
+    def unheard(self, model: nn.Module, mask: Mask, silent: bool = True) -> _Cut:
+        """The part whose channels are not missed in a model under a mask: no weight that reads them
+        is left; or, where `silent` ones may go too, nothing that they carry, such as a bias."""
+        groups, parameters = self.groups, dict(model.named_parameters())
+        heard, loud = np.zeros((2, groups.total + 1), bool)
+        for slot in groups.slots:
+            if slot.attribute or slot.owner not in parameters:
+                continue
+            there = (parameters[slot.owner].detach() != 0).cpu()
+            there = there & mask[slot.owner] if slot.owner in mask else there
+            others = tuple(d for d in range(there.ndim) if d != slot.dim)
+            atoms = slot.start + np.flatnonzero(there.numpy().any(axis=others))
+            heard[groups.group[atoms[groups.taken[atoms]]]] = True
+            loud[groups.group[atoms[~groups.taken[atoms] & ~groups.made[atoms]]]] = True
+        missed = heard & loud if silent else heard
+        return self._without(self.stays | missed[:-1], mask)
+
+    def _without(self, stays: np.ndarray, mask: Mask) -> _Cut:
+        part = copy.copy(self)
+        vars(part).pop("kept", None)
+        part.stays = stays
+        part.mask = part._closed(mask)
+        return part
+
     def plan(self) -> Plan:
         cuts: dict[str, dict[int, tuple[int, ...]]] = {}
         sizes: dict[str, dict[str, Any]] = {}
@@ -557,6 +596,14 @@ class Plan:
             name: {dim: len(places) for dim, places in dims.items()}
             for name, dims in self.cuts.items()
         }
+
+    def of(self, mask: Mask) -> Mask:
+        """What is left of a mask in the network that was cut."""
+        left = dict(mask)
+        for name in left.keys() & self.cuts.keys():
+            for dim, places in self.cuts[name].items():
+                left[name] = left[name].index_select(dim, torch.tensor(places))
+        return Mask(left)
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain JSON; indices in runs, both ends within."""
@@ -622,7 +669,7 @@ def _cut(model: nn.Module, plan: Plan) -> nn.Module:
     for path, attributes in plan.attributes.items():
         for attribute, value in attributes.items():
             setattr(modules[path], attribute, tuple(value) if isinstance(value, list) else value)
-    model._prunekit_plan = plan  # type: ignore[assignment]
+    vars(model)["_prunekit_plan"] = plan  # of this module, also where setattr goes to another
     return model
 
 
@@ -670,20 +717,23 @@ def shrink(
     ignore: Iterable[str] | str = (),
     partial: bool = False,
 ) -> nn.Module:
-    """A smaller network that answers as `model` does under `mask`, with proof.
+    """A smaller network that answers as `model` does under `couple` of `mask`, with proof.
 
-    The filters that the mask removes (see `couple`, also for `ignore` and `partial`) are cut out of
-    a copy, with all that goes with them. Before it is given back, it is compared with the masked
-    network on the example, in eval mode, outputs and shapes; and once more with random weights in
-    both, since a network whose last layer is zero would prove nothing. The given model stays as it
-    is.
+    The filters that the mask removes (see `couple`, also for `ignore`) are cut out of a copy, with
+    all that goes with them. Before it is given back, it is compared with the masked network on the
+    example, in eval mode, outputs and shapes; and once more with random weights in both, since a
+    network whose last layer is zero would prove nothing. The given model stays as it is.
+
+    With `partial` more may be removed than whole filters, and it answers as `model` does under
+    `mask` itself. Then filters without weights stay that are heard all the same, as where a bias is
+    left and read.
 
     Raises ValueError as `couple` does, and if the two answer differently, as where a size is
     written in ``forward``; the message says which layers can be left whole with `ignore`.
 
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> keep = torch.tensor([[True], [False], [True]]).expand(3, 4)
-    >>> shrink(net, Mask({"0.weight": keep}), torch.rand(2, 4), partial=True)
+    >>> shrink(net, Mask({"0.weight": keep}), torch.rand(2, 4))
     Sequential(
       (0): Linear(in_features=4, out_features=2, bias=True)
       (1): ReLU()
@@ -692,8 +742,15 @@ def shrink(
     """
     whole = copy_of("shrink", model)
     cut = _Cut("shrink", Groups(whole, follow(whole, example)), model, mask, ignore, partial)
-    plan, x = cut.plan(), place(example, device_of(model))
-    cut.mask.apply_(whole)
+    x = place(example, device_of(model))
+    if partial:
+        mask.apply_(whole)
+        every, cut = cut, cut.unheard(whole, mask)
+        if _is_missed(whole, cut, x):  # as where 0 becomes a half, in a sigmoid
+            cut = every.unheard(whole, mask, silent=False)
+    else:
+        cut.mask.apply_(whole)
+    plan = cut.plan()
     small = _cut(copied("shrink", whole), plan)
     _prove(whole, small, x, cut, "")
     two = each(x, lambda a: a[:2])
@@ -704,6 +761,14 @@ def shrink(
             break
     _prove(whole, _cut(copied("shrink", whole), plan), two, cut, " of random weights")
     return small
+
+
+def _is_missed(whole: nn.Module, cut: _Cut, x: Any) -> bool:
+    try:
+        small = _cut(copied("shrink", whole), cut.plan())
+        return bool(_apart(whole, small, x, answers(whole, x)))
+    except Exception:  # which the proof will tell
+        return False
 
 
 def _prove(whole: nn.Module, small: nn.Module, x: Any, cut: _Cut, of: str) -> None:
@@ -723,8 +788,9 @@ def _prove(whole: nn.Module, small: nn.Module, x: Any, cut: _Cut, of: str) -> No
         alone = _culprits(whole, x, cut, every)
         raise ValueError(
             f"shrink: {cut.groups.model}{of} answers otherwise once it is cut than under the "
-            f"mask: {wrong}. Is a size written in forward? Pass ignore={alone or every!r} to leave "
-            "the filters of these weights whole."
+            f"mask: {wrong}. Is a size written in forward? Pass "
+            f"ignore={cut.groups.makers(alone or every)!r} to leave the filters of these weights "
+            "whole."
         )
 
 

@@ -197,4 +197,6 @@ def test_a_budget_of_time_counts_filters_that_are_gone_and_no_single_weights(fak
     keep[:, 0] = False
     assert budget.cost(Mask({"0.weight": keep})) == 2.0
     keep[:6] = False
-    assert budget.cost(Mask({"0.weight": keep})) == pytest.approx(2 * 75 / 147)
+    assert budget.cost(Mask({"0.weight": keep})) == 2.0  # their biases are read
+    gone = Mask({"0.weight": keep, "0.bias": keep.any(1)})
+    assert budget.cost(gone) == pytest.approx(2 * 75 / 147)

@@ -708,6 +708,50 @@ def test_the_faster_of_two_networks_takes_less_time_and_settings_stay():
         count.latency({"wide": wide}, torch.tensor(1.0))
 
 
+class Attends(nn.Module):
+    """Each place looks at all others: two products of activations."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.key, self.value = (nn.Conv2d(3, 6, 1) for _ in range(3))
+        self.out = nn.Conv2d(6, 2, 1)
+
+    def forward(self, x):
+        q, k, v = (layer(x).flatten(2) for layer in (self.query, self.key, self.value))
+        weights = (q.transpose(1, 2) @ k).softmax(-1)  # (n, places, places)
+        return self.out((v @ weights.transpose(1, 2)).view(len(x), -1, *x.shape[2:]))
+
+
+def test_a_product_of_activations_costs_what_is_left_of_it():
+    model, x = Attends(), torch.rand(2, 3, 4, 4)
+    keep = torch.zeros(6, 3, 1, 1, dtype=torch.bool)
+    keep[:2] = True
+    mask = surgery.couple(model, Mask({"value.weight": keep}), x)
+    places, weights = 16, 2 * 18 + 6 + 4
+    found = count.macs(model, x, mask)
+    assert found.sparse == count.macs(surgery.shrink(model, mask, x), x).dense
+    assert found.sparse == places * weights + places * places * (6 + 2)
+    assert found.dense == places * (3 * 18 + 12) + places * places * 12
+    single = Mask({"value.weight": torch.rand(keep.shape) < 0.5})  # no filter goes
+    left = count.macs(model, x, single)
+    assert left.dense - left.sparse == places * int((~single["value.weight"]).sum())
+
+
+def test_zeros_that_are_left_in_the_smaller_network_are_told():
+    model, mask, x = cut()
+    coupled = surgery.couple(model, mask, x)
+    generator = torch.Generator().manual_seed(0)
+    thin = Mask({n: k & (torch.rand(k.shape, generator=generator) < 0.5) if k.ndim > 1 else k
+                 for n, k in coupled.items()})  # fmt: skip
+    told = count.costs(model, thin, x, seconds=0.05).rows
+    small = surgery.shrink(model, thin, x, partial=True)
+    assert told["shrunk"]["zeros"] == sum(
+        int((p == 0).sum()) for p in small.parameters() if p.ndim > 1
+    )
+    assert told["shrunk"]["sparse"] == told["masked"]["sparse"] < told["shrunk"]["macs"]
+    assert told["shrunk"]["packed"] < told["shrunk"]["bytes"]
+
+
 def test_costs_say_what_the_zeros_cost_and_what_cutting_saves():
     model, mask, x = cut()
     coupled = surgery.couple(model, mask, x)

@@ -135,6 +135,44 @@ def test_zeros_of_an_earlier_pruning_stay_zeros_while_what_is_left_is_trained(on
     assert not report.model.conv2.weight[~sparse["conv2.weight"]].any()
 
 
+class Decoder(nn.Module):
+    """A transposed convolution, whose filters lie along its second dimension."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.out = nn.ConvTranspose2d(1, 6, 2), nn.Conv2d(6, 3, 7)
+
+    def forward(self, x):
+        return self.out(torch.relu(self.up(x))).flatten(1)
+
+
+def test_the_median_is_told_along_the_dimension_of_the_filters():
+    model = Decoder()
+    w = model.up.weight.detach().double().numpy().transpose(1, 0, 2, 3).reshape(6, -1)
+    order = CRITERIA["median"](w).argsort()
+    report = prune(
+        filters, model, tiny_images(), share=0.5, criterion="median", on="masked", bar=False
+    )
+    kept = report.mask["up.weight"].any(0).flatten(1).any(1)
+    assert kept.nonzero().flatten().tolist() == sorted(order[3:].tolist())
+
+
+def test_filters_that_can_only_go_all_together_are_refused():
+    class Takes(nn.Module):
+        """Both halves of the filters meet each other: there is one group of them."""
+
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Conv2d(1, 2, 1), nn.Conv2d(1, 3, 6)
+
+        def forward(self, x):
+            a, b = self.one(x).chunk(2, 1)
+            return self.two(torch.relu(a + b)).flatten(1)
+
+    with pytest.raises(ValueError, match="filters of one.weight of Takes can only go all together"):
+        filters(Takes(), tiny_images())
+
+
 def test_networks_without_filters_that_can_go_are_refused():
     x, y = torch.rand(30, 4), torch.arange(30) % 3
     model = nn.Linear(4, 3)

@@ -95,6 +95,19 @@ NETS = {
 }
 
 
+def test_an_input_that_is_called_as_an_operator_has_another_name(tmp_path):
+    class Joins(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(9, 2)
+
+        def forward(self, x, cat):
+            return self.a(torch.cat([x, cat], 1))
+
+    path = to_onnx(Joins(), {"x": X, "cat": Y}, tmp_path / "net.onnx")
+    assert [i.name for i in ort.InferenceSession(str(path)).get_inputs()] == ["x", "cat_input"]
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_onnx_runtime_answers_alike_for_any_number_of_examples(name, tmp_path):
     made, example = NETS[name]

@@ -371,6 +371,26 @@ def test_biases_of_parametrised_layers_are_beside_their_matrices():
     assert [*prunable(model, biases=True)] == ["0.bias", "0.parametrizations.weight.original1"]
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+@pytest.mark.parametrize(
+    ("norm", "name"),
+    [
+        (nn.utils.parametrizations.weight_norm, "parametrizations.weight.original1"),
+        (nn.utils.weight_norm, "weight_v"),
+    ],
+)
+@pytest.mark.parametrize(("dim", "row"), [(0, (1, slice(None))), (1, (slice(None), 2)), (None, ())])
+def test_a_row_that_weight_norm_divides_by_the_length_of_keeps_a_weight(norm, name, dim, row):
+    layer = norm(nn.Linear(4, 3), dim=dim)
+    keep = torch.ones(3, 4, dtype=torch.bool)
+    keep[row] = False
+    with pytest.raises(ValueError, match=f"mask: row [0-2] of '{name}' would be empty"):
+        Mask({name: keep}).apply_(layer)
+    keep[row] = torch.arange(keep[row].numel()).view(keep[row].shape) == 0
+    out = Mask({name: keep}).apply_(layer)(torch.rand(2, 4))
+    assert out.isfinite().all()
+
+
 def test_weights_that_are_not_there_yet_are_refused_by_name():
     with pytest.raises(ValueError, match=r"Sequential is lazy, 0\.weight is uninitialized\. Call"):
         Mask.ones(nn.Sequential(nn.LazyLinear(3)))

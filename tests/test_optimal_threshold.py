@@ -9,6 +9,7 @@ from tiny import tiny_data, tiny_images, tiny_model, tiny_residual
 from torch import nn
 
 from prunekit import count, prune
+from prunekit._random import LocalRandom
 from prunekit.data import Data
 from prunekit.journal import Journal
 from prunekit.judge import judge, stand_in
@@ -134,6 +135,56 @@ def test_nothing_to_remove_is_said_by_a_step_that_removes_nothing():
         report = prune(optimal_threshold, model, tiny_data(), scope=scope, **QUICK)
         assert [step.phase for step in report.history] == ["prune"]
         assert report.sparsity == 0
+
+
+class Depthwise(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.point, self.deep = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 3, groups=4)
+        self.out = nn.Linear(4 * 16, 3)
+
+    def forward(self, x):
+        return self.out(torch.relu(self.deep(torch.relu(self.point(x)))).flatten(1))
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_a_grouped_layer_is_searched_down_to_its_last_group(scope):
+    with LocalRandom(0):
+        model = Depthwise()
+    report = prune(optimal_threshold, model, tiny_images(), scope=scope, tolerance=1.0, **QUICK)
+    assert report.shrink().deep.groups == 1
+
+
+def test_a_network_whose_weights_are_all_frozen_is_judged_all_the_same():
+    free, frozen = (trained(tiny_model, tiny_data()) for _ in range(2))
+    frozen.requires_grad_(False)
+    one, two = (prune(optimal_threshold, m, tiny_data(), **QUICK) for m in (free, frozen))
+    assert one.mask == two.mask
+
+
+def test_a_network_without_gradients_and_readers_of_some_examples_are_refused_by_name():
+    class Blind(nn.Sequential):
+        def forward(self, x):
+            with torch.no_grad():
+                return super().forward(x)
+
+    class Routed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+            self.out = nn.Linear(8, 3)
+
+        def forward(self, x):
+            some, y = x[:, 0] > x[:, 0].mean(), self.out(x)
+            y[some] = self.one(x[some])
+            return y
+
+    with pytest.raises(ValueError, match="optimal_threshold: Blind gives no gradients"):
+        prune(optimal_threshold, Blind(nn.Linear(8, 4), nn.Linear(4, 3)), tiny_data(), **QUICK)
+    with pytest.raises(
+        ValueError, match=r"some of the examples only. Pass ignore=\('one.0.weight'"
+    ):
+        prune(optimal_threshold, Routed(), tiny_data(), **QUICK)
 
 
 def test_nodes_that_never_fire_go_first_and_cost_nothing():

@@ -7,14 +7,18 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny import tiny_data
 from torch import nn
 from zoo import GOING, ZOO, Of
 
-from prunekit import channels, count, models, surgery
+from prunekit import channels, count, models, prune, surgery
 from prunekit._modules import call, named_tensors
 from prunekit._random import LocalRandom
 from prunekit._torchvision import torchvision
+from prunekit.baselines.filters import filters
 from prunekit.mask import Mask
+from prunekit.methods.filter_clustering import filter_clustering
+from prunekit.methods.optimal_threshold import optimal_threshold
 
 
 def drawn(model, seed=0):
@@ -325,7 +329,7 @@ class Written(nn.Module):
 def test_a_size_that_is_written_in_forward_is_told_with_what_to_leave():
     model, x = drawn(Written().eval()), torch.rand(2, 1, 6, 6)
     both = Mask({**first_gone(model, "one.weight"), **first_gone(model, "two.weight")})
-    with pytest.raises(ValueError, match=r"96.*ignore=\['two\.weight'\]") as told:
+    with pytest.raises(ValueError, match=r"96.*ignore=\('two\.weight',\)") as told:
         surgery.shrink(model, both, x)
     assert "test_surgery.py" in str(told.value)
     small = surgery.shrink(model, both, x, ignore=["two.weight"])
@@ -387,16 +391,130 @@ def test_what_is_no_whole_filter_or_cannot_go_is_refused(mask, why):
     assert all(torch.equal(a, before[name]) for name, a in model.state_dict().items())
 
 
-def test_a_part_that_did_not_run_is_refused_or_left():
-    model = Of(
+def with_unused():
+    return Of(
         lambda m, x: m.out(torch.relu(m.into(x))),
-        into=nn.Linear(4, 5), out=nn.Linear(5, 2), aux=nn.Linear(5, 2),
+        into=nn.Linear(8, 5), out=nn.Linear(5, 3), aux=nn.Linear(5, 2), last=nn.Bilinear(2, 2, 2),
     )  # fmt: skip
-    x = torch.rand(2, 4)
+
+
+def test_a_part_that_did_not_run_is_refused_or_left():
+    model, x = with_unused(), torch.rand(2, 8)
     mask = first_gone(model, "into.weight")
-    with pytest.raises(ValueError, match=r"aux.weight of Of is not used on the example .* ignore="):
+    patterns = ("aux.*", "last.*")
+    with pytest.raises(ValueError, match="aux.weight of Of is not used on the example") as error:
         surgery.shrink(model, mask, x)
-    assert surgery.shrink(model, mask, x, ignore="aux.*").aux.in_features == 5
+    assert f"Pass ignore={patterns}" in str(error.value)
+    small = surgery.shrink(model, mask, x, ignore=patterns)
+    assert (small.into.out_features, small.aux.in_features) == (4, 5)
+    left = surgery.groups(model, x, patterns)
+    assert surgery.couple(model, mask, left) == surgery.couple(model, mask, x, ignore=patterns)
+
+
+@pytest.mark.parametrize("method", [filters, filter_clustering, optimal_threshold])
+def test_a_part_that_did_not_run_is_left_by_methods_and_by_what_follows(method):
+    data, ignore = tiny_data(), ("aux.*", "last.*")
+    with LocalRandom(0):
+        model = with_unused()
+    settings = dict(method.quick, epochs=1, bar=False)
+    report = prune(method, model, data, ignore=ignore, **settings)
+    small = report.shrink()
+    assert small.into.out_features < 5
+    assert small.aux.in_features == 5
+    costs = count.costs(model, report.mask, data.example, ignore=ignore, seconds=0.01)
+    assert costs.rows["shrunk"]["params"] == count.params(small)
+
+
+# ------------------------------------------------------------------------- more than whole filters
+
+
+def thinned(model, x, seed, share=0.9):
+    """A mask of single weights, of which some rows and columns lose all, and biases some."""
+    generator = torch.Generator().manual_seed(seed)
+    mask = {}
+    for name, keep in Mask.ones(model, biases=True, example=x).items():
+        left = torch.rand(keep.shape, generator=generator) > share
+        if keep.ndim > 1:
+            for d in range(2):
+                gone = torch.rand(keep.shape[d], generator=generator) < 0.4
+                left.transpose(0, d)[gone] = False
+        left.view(-1)[0] = True
+        mask[name] = left
+    return Mask(mask)
+
+
+CUT_THINNED = ["linear", "flattened", "residual", "joined", "gated", "depthwise", "transposed",
+               "group_norm", "halves", "layer_normed", "tied", "over_tokens"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CUT_THINNED)
+def test_where_single_weights_are_removed_the_smaller_network_answers_as_the_masked_one(name):
+    model, x = ZOO[name]()
+    removed = 0
+    for seed in range(6):
+        mask = thinned(drawn(model, seed), x, seed)
+        want = answers(mask.apply_(copy.deepcopy(model)), x)
+        small = surgery.shrink(model, mask, x, partial=True)
+        assert apart(want, answers(small, x)) < 1e-5
+        removed += count.params(model) - count.params(small)
+        left = surgery.plan_of(small).of(mask)
+        assert all(small.get_parameter(n).shape == keep.shape for n, keep in left.items())
+        assert all(not small.get_parameter(n)[~keep].any() for n, keep in left.items())
+    assert removed or name in ("layer_normed", "tied", "depthwise", "group_norm")
+
+
+@pytest.mark.parametrize(
+    ("act", "biases", "width"),
+    [
+        (nn.ReLU, False, 3),  # the bias of the unit is read
+        (nn.ReLU, True, 2),
+        (nn.Sigmoid, True, 3),  # 0 becomes a half, which is read
+    ],
+)
+def test_a_filter_without_weights_goes_where_it_is_not_heard(act, biases, width):
+    model = nn.Sequential(nn.Linear(4, 3), act(), nn.Linear(3, 2))
+    rows = torch.tensor([True, False, True])
+    mask = {"0.weight": rows[:, None].expand(3, 4)} | ({"0.bias": rows} if biases else {})
+    small = surgery.shrink(drawn(model), Mask(mask), torch.rand(5, 4), partial=True)
+    assert small[0].out_features == width
+    mask["2.weight"] = rows.expand(2, 3)  # nobody reads it
+    small = surgery.shrink(drawn(model), Mask(mask), torch.rand(5, 4), partial=True)
+    assert small[0].out_features == 2
+
+
+def test_the_plan_is_kept_by_a_wrapper_that_hands_its_attributes_on(tmp_path):
+    inner = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+    model, x = torch.compile(inner, backend="eager"), torch.rand(2, 8)
+    mask = first_gone(model, "_orig_mod.0.weight")
+    small = surgery.shrink(model, mask, x)
+    assert surgery.was_cut(small)
+    assert small._orig_mod[0].out_features == 5
+    report = prune(filters, model, tiny_data(), epochs=1, bar=False)
+    report.save(tmp_path / "net", "shrunk")
+    again = models.load(tmp_path / "net", model)
+    example = tiny_data().example
+    assert torch.equal(answers(again.eval(), example), answers(report.shrink().eval(), example))
+
+
+@pytest.mark.parametrize("layer", [nn.GRU, nn.LSTM, nn.RNN])
+def test_what_goes_into_a_layer_that_holds_its_size_cannot_go(layer):
+    model = Of(
+        lambda m, x: m.out(m.inner(torch.relu(m.into(x)))[0]),
+        into=nn.Linear(4, 6), inner=layer(6, 5, batch_first=True), out=nn.Linear(5, 2),
+    )  # fmt: skip
+    groups = surgery.groups(model, torch.rand(2, 7, 4))
+    assert f"it goes into {layer.__name__}, which holds" in groups[0].fixed
+
+
+def test_what_goes_into_attention_cannot_go_and_is_named_as_ignore_takes_it():
+    model = Of(
+        lambda m, x: m.out(m.inner(*[torch.relu(m.into(x))] * 3)[0]),
+        into=nn.Linear(4, 6), inner=nn.MultiheadAttention(6, 2, batch_first=True),
+        out=nn.Linear(6, 2),
+    )  # fmt: skip
+    groups = surgery.groups(model, torch.rand(2, 7, 4))
+    assert "MultiheadAttention" in groups[0].fixed
+    assert groups.makers([family.name for family in groups])[0] == "into.weight"
 
 
 def test_groups_plans_and_patterns_of_others_are_refused():

@@ -70,6 +70,7 @@ def _check(
     **_: object,
 ) -> None:
     nodes = Nodes("filters", model, data, ignore)
+    nodes.check_spare("filters")
     if criterion == "scale" and not any(_scales(model, nodes, name) for name in nodes.sizes):
         raise ValueError(
             f"filters: {nodes.groups.model} has no norms whose scales could be the criterion"
@@ -142,8 +143,13 @@ def filters(
         if criterion == "scale":
             found = {name: _scales(model, nodes, name) for name in nodes.sizes}
             return {name: scales[0] for name, scales in found.items() if scales}
-        made = {weight for name in nodes.sizes for weight, *_ in nodes.groups.filters(name)}
-        scores = (score.median if criterion == "median" else score.magnitude)(model, made)
+        made = {
+            weight: dim for name in nodes.sizes for weight, dim, *_ in nodes.groups.filters(name)
+        }
+        if criterion == "median":
+            scores = score.median(model, made, made)
+        else:
+            scores = score.magnitude(model, made)
         return select.pool(scores, "filter", reduce, nodes.groups)
 
     def choose(mask: Mask, target: Any) -> Mask:
@@ -167,7 +173,7 @@ def filters(
     yield from in_rounds(
         model, data, nodes.start, choose,
         sparsity=goal, rounds=rounds, seed=seed, run=run, on=on, recalibrate=recalibrate,
-        **tuning,
+        ignore=ignore, **tuning,
     )  # fmt: skip
 
 

@@ -86,7 +86,7 @@ def cdp_dtc(
     for name, conv in stripes.layers(model).items():
         if name in start:  # what an earlier pruning removed
             conv.alive &= start[name].any(1, keepdim=True).to(conv.alive.device)
-    groups, mask = surgery.groups(model, data.example), start
+    groups, mask = surgery.groups(model, data.example, ignore), start
     shown = sorted(surgery.matching(WHO, stripes.layers(model), skeletons_of))
     try:
         for step in fit(

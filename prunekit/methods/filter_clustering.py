@@ -39,6 +39,7 @@ def _check(
     **_: object,
 ) -> None:
     nodes = Nodes("filter_clustering", model, data, ignore)
+    nodes.check_spare("filter_clustering")
     if widths:
         nodes.widths("filter_clustering", widths)
     told = [bool(widths), silhouette is not None, isinstance(share, select.Budget)]
@@ -126,7 +127,9 @@ def filter_clustering(
         yield replace(step, info={**step.info, **info})
     else:
         yield search.cut(model, data, mask, 1, 1, run, **info)
-    yield from finetuned(model, data, mask, seed=derive(seed, "finetune"), run=run, on=on, **tuning)
+    yield from finetuned(
+        model, data, mask, seed=derive(seed, "finetune"), run=run, on=on, ignore=ignore, **tuning
+    )
 
 
 def _many(

@@ -110,7 +110,9 @@ def optimal_threshold(
         yield recalibrated(model, data, mask, 1, 1, seed=derive(seed, "norms"), run=run)
     else:
         yield search.cut(model, data, mask, 1, 1, run)
-    yield from finetuned(model, data, mask, seed=derive(seed, "finetune"), run=run, on=on, **tuning)
+    yield from finetuned(
+        model, data, mask, seed=derive(seed, "finetune"), run=run, on=on, ignore=ignore, **tuning
+    )
 
 
 # ----------------------------------------------------------------------------------- importance
@@ -228,8 +230,11 @@ class _State:
 
     def shrink(self, model: nn.Module, mask: Mask) -> None:
         """Go on with the network that is left of the model."""
-        self.network = surgery.shrink(model, mask, self.data.example, partial=True)
-        self.nodes = Nodes(WHO, self.network, self.data, self.ignore)
+        self.network = surgery.shrink(
+            model, mask, self.data.example, ignore=self.ignore, partial=True
+        )
+        # A layer of one group may make nodes of its own, which were those of another.
+        self.nodes = Nodes(WHO, self.network, self.data, self.ignore).among(self.kept)
         for name, keep in self.kept.items():
             self.at[name], self.worth[name] = self.at[name][keep], self.worth[name][keep]
             self.found[name] = self.found[name].among(keep)
