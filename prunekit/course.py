@@ -62,7 +62,7 @@ def verdict(
     except TimeoutError as late:
         return f"your answer {late}"
     except BaseException as error:
-        return f"your answer stops with {type(error).__name__}: {error}"
+        return stops(error)
     if any(result is ... for result in given):
         return UNANSWERED
     if any(result is None for result in given):
@@ -93,6 +93,14 @@ def verdict(
     where = f" for {', '.join(map(_short, on[first]))}" if on else ""
     place, got, wanted = _differing(given[first], expected[first], within)
     return f"not quite{where}: {place}got {_short(got)}, expected {_short(wanted)}"
+
+
+@checked
+def stops(error: BaseException) -> str:
+    """What is said of an answer that raises; one that says that it is not written is not given."""
+    if isinstance(error, NotImplementedError):
+        return UNANSWERED
+    return f"your answer stops with {type(error).__name__}: {error}"
 
 
 def _copies(on: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:

@@ -736,6 +736,10 @@ GOOD = {
         course.check, dict(attempt=abs, like=abs, on=[(1,)], hints={"a": abs}, within=0.1)
     ),
     "exercises.exercise": lambda: (exercises.exercise, dict(name="keep_largest", attempt=abs)),
+    "exercises.mark": lambda: (
+        exercises.mark, dict(name=exercises.Exercise(abs, [(1,)]), attempt=abs)
+    ),
+    "course.stops": lambda: (course.stops, dict(error=KeyError("fc1"))),
     "exercises.challenge": lambda: (exercises.challenge, dict(name="score", attempt=...)),
     "exercises.Exercise": lambda: (
         exercises.Exercise, dict(right=abs, on=[(1,)], hints={"a": abs}, within=0.1)
@@ -1123,6 +1127,7 @@ BAD = {
 # Functions that are called with what else is given: their own errors are for their makers.
 CALLED = {
     "course.check": {"like"}, "course.verdict": {"like"}, "evolve.evolve": {"judge"},
+    "exercises.mark": {"attempt"},
     "experiments.by_network": {"measure"}, "experiments.difference": {"measure"},
     "prune.compare": {"model"}, "prune.sweep": {"model", "method"}, "prune.prune": {"watch"}, "rounds.in_rounds": {"choose"},
     "search.costs": {"decode"}, "steps.serial": {"function", "items"},

@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,53 @@ def test_a_notebook_asks_what_its_module_holds(notebook):
     assert {*MODULES} == {*NOTEBOOKS}
 
 
+def _by_differences(one, other):
+    """Right where labels are 0 and 1 alone, and there are four filters."""
+    pairs = [*combinations(range(len(one)), 2)]
+    alike = [abs(one[i] - one[j]) == abs(other[i] - other[j]) for i, j in pairs]
+    return sum(alike) / 6
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("rand_index", _by_differences),
+        ("just_lives", lambda base, m, k: (base * m) ** 0.5 / 3),
+        ("macs_left", [0.25, 0.49, 0.81]),
+    ],
+)
+def test_what_is_right_by_chance_or_typed_off_is_not_right(name, wrong, capsys):
+    exercises.exercise(name, wrong)
+    assert capsys.readouterr().out.startswith("not quite")
+
+
+def test_a_mark_raises_unless_the_answer_is_right():
+    own = exercises.Exercise(abs, [(-1,), (2,)])
+    exercises.mark(own, lambda x: max(x, -x))
+    exercises.mark("compression", ASKED["compression"].right)
+    for asked, attempt, said in (
+        (own, lambda x: x, "not quite for -1"),
+        (own, ..., "not answered yet"),
+        (own, [1, 2], "must be a function"),
+        ("compression", lambda *given: 0, "not quite"),
+    ):
+        with pytest.raises(AssertionError, match=said):
+            exercises.mark(asked, attempt)
+
+
+def test_rivals_draw_from_a_seed_of_their_own():
+    w, before = torch.zeros(3, 4), torch.get_rng_state()
+    drawn = MODULES["start"]._drawn
+    assert torch.equal(drawn(w), drawn(w))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("lines", [(-0.1, 0, 0), (0, 0, 1.1), (5, 5, 5)])
+def test_lines_that_are_none_are_told_before_they_are_judged(lines):
+    with pytest.raises(ValueError, match="a line from 0 to 1 is needed for each of"):
+        MODULES["optimal_threshold"].CHALLENGES["lines"].judge(lines)
+
+
 def test_names_are_of_one_exercise():
     assert len(ASKED) == sum(len(module.EXERCISES) for module in MODULES.values())
     for ask in (exercises.exercise, exercises.challenge):
@@ -80,7 +128,8 @@ def test_the_board_has_the_best_first_and_the_last_marked(board, task, capsys):
 
 def test_an_unanswered_or_failing_answer_is_told_and_not_kept(board, task, capsys):
     for own, text in (
-        (..., "not answered yet"), ("a", "stops with ValueError"), (float("nan"), "no result"),
+        (..., "not answered yet"), ("a", "does not count: could not convert"),
+        (float("nan"), "no result"), ([1], "stops with TypeError"),
     ):  # fmt: skip
         exercises.challenge("points", own)
         assert text in capsys.readouterr().out
@@ -120,6 +169,9 @@ def test_a_function_that_gives_nothing_or_never_ends_is_told_soon(monkeypatch, c
         while True:
             pass
 
+    def unwritten(*given):
+        raise NotImplementedError
+
     calling = exercises.Challenge(lambda f: float(f(1)), "points", "highest", lambda: {})
     monkeypatch.setattr(exercises, "_named", lambda kind, name: calling)
     monkeypatch.setattr(exercises, "_rivals", lambda name: {})
@@ -129,6 +181,8 @@ def test_a_function_that_gives_nothing_or_never_ends_is_told_soon(monkeypatch, c
         (lambda x: None, "your function returns None"),
         (endless, "your answer has not come back after 0.2 seconds"),
         (lambda x: ..., "stops with TypeError"),
+        (lambda x: int("a"), "your answer stops with ValueError: invalid literal"),
+        (unwritten, "not answered yet"),
         (lambda x: x + 1, "points: 2"),
     ):
         exercises.challenge("points", own)
@@ -164,7 +218,7 @@ def test_a_score_is_judged_on_the_three_networks():
 @pytest.mark.parametrize(
     ("notebook", "task", "wrong", "why"),
     [
-        ("start", "score", lambda w: w[0], "a score for each of the"),
+        ("start", "score", lambda w: w[0], "a score is needed for each of the"),
         ("start", "score", lambda w: w / 0, "all finite"),
         ("roulette", "wheel", lambda a: -a, "not below 0"),
         ("roulette", "wheel", lambda a: a[:1], "a slice for each of the 235200"),
@@ -177,7 +231,7 @@ def test_a_score_is_judged_on_the_three_networks():
          "the places of 10 of the 20"),
         ("cdp_dtc", "knobs", 3, "knobs of cdp_dtc, by name"),
         ("cdp_dtc", "knobs", dict(epochs=60), "epochs is the same for all"),
-        ("optimal_threshold", "lines", 0.5, "a line from 0 to 1 for each of conv1"),
+        ("optimal_threshold", "lines", 0.5, "a line from 0 to 1 is needed for each of conv1"),
         ("optimal_threshold", "lines", (0.9, 0.9, 0.9), "points of accuracy are lost"),
     ],
 )  # fmt: skip

@@ -33,10 +33,10 @@ def index(root):
     notebooks, replays = [], {}
     for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb")):
         content = json.loads(path.read_text(encoding="utf-8"))
-        about = content["metadata"]["prunekit"]
-        notebooks.append(
-            {"file": path.name} | {name: about[name] for name in CARD if name in about}
-        )
+        if about := content["metadata"].get("prunekit"):  # else it has no card
+            notebooks.append(
+                {"file": path.name} | {name: about[name] for name in CARD if name in about}
+            )
         for name in recorded(content):
             replays.setdefault(name, path.name)
     results = sorted(path.name for path in (root / "notebooks/results").glob("*.md"))

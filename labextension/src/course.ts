@@ -126,7 +126,7 @@ export class Course {
         if (/^exercise\(/m.test(text)) {
           const said = cell.outputs.map((each: any) => textOf(each.text ?? '')).join('');
           found.exercises += 1;
-          found.right += Number(/^right\b/m.test(said));
+          found.right += Number(/(^|\n)right\b.*\s*$/.test(said));
         }
       }
     }

@@ -22,10 +22,10 @@ import torch
 from prunekit._arguments import checked
 from prunekit._files import home, replacing
 from prunekit._patience import patiently
-from prunekit.course import CHARACTERS, NOTHING, SECONDS, UNANSWERED, check
-from prunekit.knobs import Choice, NonNegative, Positive
+from prunekit.course import CHARACTERS, NOTHING, SECONDS, UNANSWERED, stops, verdict
+from prunekit.knobs import Choice, NonNegative, Positive, shown
 
-__all__ = ["Challenge", "Exercise", "challenge", "exercise"]
+__all__ = ["Challenge", "Exercise", "challenge", "exercise", "mark"]
 
 SHOWN = 5  # of one's own results
 
@@ -61,14 +61,33 @@ class Challenge:
 
 
 @checked
-def exercise(name: str, attempt: Any) -> None:
+def exercise(name: str | Exercise, attempt: Any) -> None:
     """Compare the answer to an exercise with the right one and print one line.
 
-    An answer of ``...`` is not yet given. Errors of the answer are shown, never raised; one that
-    does not come back is ended. Raises ValueError for a name that no exercise has.
+    name: of an exercise of the notebooks, or one of your own. An answer of ``...`` is not yet
+    given. Errors of the answer are shown, never raised; one that does not come back is ended, if
+    it is Python. Raises ValueError for a name that no exercise has.
     """
-    asked = _named("EXERCISES", name)
-    check(attempt, asked.right, asked.on, hints=asked.hints, within=asked.within)
+    print(_verdict(name, attempt))
+
+
+@checked
+def mark(name: str | Exercise, attempt: Any) -> None:
+    """The same for marks, such as those of nbgrader: nothing where the answer is right.
+
+    Raises AssertionError, which says what is wrong, for every other answer. The right answers stand
+    in this package, so mark what is handed in with examples of your own: ``mark(Exercise(...),
+    answer)``.
+    """
+    if not (said := _verdict(name, attempt)).startswith("right"):
+        raise AssertionError(said)
+
+
+def _verdict(name: str | Exercise, attempt: Any) -> str:
+    asked = name if isinstance(name, Exercise) else _named("EXERCISES", name)
+    if attempt is not ... and asked.on and not callable(attempt):
+        return f"not quite: the answer must be a function, got {shown(attempt)}"
+    return verdict(attempt, asked.right, asked.on, hints=asked.hints, within=asked.within)
 
 
 @checked
@@ -86,8 +105,10 @@ def challenge(name: str, attempt: Any) -> None:
         return print(f"your answer {late}")
     except (Unanswered, Nothing) as said:
         return print(said)
+    except ValueError as rule:  # of the task
+        return print(f"this does not count: {rule}")
     except BaseException as error:  # SystemExit, too
-        return print(f"your answer stops with {type(error).__name__}: {error}")
+        return print(stops(error.error if isinstance(error, Fails) else error))
     if not math.isfinite(value):
         return print(f"your answer has no result that counts: {value}")
     print(f"{task.what}: {value:.4g}")
@@ -111,12 +132,25 @@ def _watched(attempt: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(attempt)
     def call(*given: Any) -> Any:
-        result = patiently(lambda: attempt(*given), SECONDS, CHARACTERS)
+        try:
+            result = patiently(lambda: attempt(*given), SECONDS, CHARACTERS)
+        except TimeoutError:
+            raise
+        except BaseException as error:
+            raise Fails(error) from error
         if result is None:
             raise Nothing(NOTHING)
         return result
 
     return call
+
+
+class Fails(Exception):
+    """Raised for what an answer raises itself, its `error`."""
+
+    def __init__(self, error: BaseException):
+        super().__init__(error)
+        self.error = error
 
 
 class Nothing(Exception):

@@ -48,7 +48,7 @@ EXERCISES = {
     ),
     "just_lives": Exercise(
         lambda base, m, k: (base * m / k) ** 0.5,
-        [(0.04, 9.0, 9), (0.05, 4.5, 9)],
+        [(0.04, 9.0, 9), (0.05, 4.5, 9), (0.1, 2.5, 25)],
         {
             "the norm of the filter is k × v": lambda base, m, k: (base * m) ** 0.5,
             "the norm of the filter is k × v, and v is on both sides": lambda base, m, k: base * m,

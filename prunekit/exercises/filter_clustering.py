@@ -39,6 +39,7 @@ def _agreeing(one: list[int], other: list[int], also_apart: bool = True) -> floa
 
 
 ON = [([0, 0, 1, 1], other) for other in ([1, 1, 0, 0], [0, 0, 0, 1], [0, 1, 0, 1])]
+ON += [([0, 1, 2, 2, 1], [0, 2, 1, 1, 1])]
 EXERCISES = {
     "most_replaceable": Exercise(
         _replaceable,
@@ -75,7 +76,7 @@ EXERCISES = {
                 sum(a == b for a, b in zip(one, other, strict=True)) / len(one)
             ),
             "every pair once, none of a filter with itself": lambda one, other: (
-                (_agreeing(one, other) * 12 + 4) / 16
+                (_agreeing(one, other) * (len(one) - 1) + 1) / len(one)
             ),
             "pairs that are apart in both agree, too": lambda one, other: _agreeing(
                 one, other, False

@@ -99,7 +99,10 @@ def _saved(own: Any) -> float:
     view = _view()
     assert view.judge is not None
     names = [layer["name"] for layer in view.shown["layers"]]
-    lines = numbers(own, len(names), f"a line from 0 to 1 for each of {', '.join(names)}")
+    rule = f"a line from 0 to 1 is needed for each of {', '.join(names)}"
+    lines = numbers(own, len(names), rule)
+    if not 0 <= min(lines) <= max(lines) <= 1:
+        raise ValueError(rule)
     value, macs = view.judge(lines)
     if (lost := view.shown["dense"] - value) > TOLERANCE + SLACK:
         raise ValueError(f"{100 * lost:.1f} points of accuracy are lost; at most two may be")

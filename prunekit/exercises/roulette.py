@@ -88,7 +88,10 @@ def _grown(own: Any) -> float:
             slices = torch.as_tensor(answered(own(sizes[name].flatten()[alive].clone())))
             fits = slices.shape == alive.shape and bool((slices >= 0).all())
             if not fits or not 0 < float(slices.sum()) < torch.inf:
-                raise ValueError(f"a slice for each of the {len(alive)} sizes: finite, not below 0")
+                raise ValueError(
+                    f"a slice for each of the {len(alive)} sizes is needed: finite, not below 0, "
+                    "not all 0"
+                )
             wheels.append(select.Wheel([name], alive, slices.double().log().float()))
         children = []
         for child in range(CHILDREN):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from prunekit import select
+from prunekit._random import LocalRandom
 from prunekit.datasets import mnist_small
 from prunekit.exercises import Challenge, Exercise, answered
 from prunekit.judge import evaluate
@@ -54,6 +55,11 @@ EXERCISES = {
 }
 
 
+def _drawn(w: Tensor) -> Tensor:
+    with LocalRandom(w.numel()):
+        return torch.rand_like(w)
+
+
 def _score(own: Any) -> float:
     digits, values = mnist_small(), []
     for number in range(3):
@@ -62,7 +68,9 @@ def _score(own: Any) -> float:
         for name, w in prunable(net).items():
             found = torch.as_tensor(answered(own(w.detach().clone())))
             if found.shape != w.shape or not found.isfinite().all():
-                raise ValueError(f"a score for each of the {tuple(w.shape)} weights, all finite")
+                raise ValueError(
+                    f"a score is needed for each of the {tuple(w.shape)} weights, all finite"
+                )
             scores[name] = found.float()
         mask = select.largest(scores, 0.95, "global", Mask.ones(net))
         values.append(evaluate(net, digits, mask=mask))
@@ -74,6 +82,6 @@ CHALLENGES = {
         _score,
         "validation accuracy at sparsity 0.95 without training, mean of the three networks",
         "highest",
-        lambda: {"magnitude": _score(torch.abs), "random": _score(torch.rand_like)},
+        lambda: {"magnitude": _score(torch.abs), "random": _score(_drawn)},
     )
 }
