@@ -16,7 +16,8 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import Dataset
 
@@ -149,6 +150,7 @@ class Data:
         self.name, self.loss, self.metric, self.augment = name, loss, metric, augment
         for what, function in (("loss", loss), ("metric", metric)):
             _refuse_no_function(f"data {name}: {what}", function, "outputs, targets")
+        _refuse_loss(f"data {name}", metric)
         if augment is not None:
             _refuse_no_function(f"data {name}: augment", augment, "x, generator")
         self.splits = self._split(splits)
@@ -542,6 +544,7 @@ class Foreign(Data):
             )
         for what in ("loss", "metric"):
             _refuse_no_function(f"data {kind}: {what}", getattr(source, what), "outputs, targets")
+        _refuse_loss(f"data {kind}", source.metric)
         self.source, self.name = source, str(getattr(source, "name", kind))
         self.loss, self.metric, self.augment = source.loss, source.metric, None
         self.splits, self.classes, self.mean, self.std, self.known_as = {}, (), None, None, None
@@ -870,6 +873,20 @@ def _refuse_no_number(who: str, n: Any) -> None:
     """Raise ValueError unless n is a whole number above 0."""
     if not _is_whole(n) or n < 1:
         raise ValueError(f"{who} must be a whole number above 0, got {shown(n)}")
+
+
+LOSSES = ("_loss", "cross_entropy", "_entropy_with_logits", "kl_div")  # how torch calls them
+
+
+def _refuse_loss(who: str, metric: Any) -> None:
+    """Raise ValueError for a loss of torch, of which the best network would have the most."""
+    name = getattr(metric, "__name__", type(metric).__name__)
+    of_torch = getattr(metric, "__module__", "") == F.__name__
+    if isinstance(metric, nn.modules.loss._Loss) or (of_torch and name.endswith(LOSSES)):
+        raise ValueError(
+            f"{who}: metric must be larger for better networks, {name} is smaller. Pass a function "
+            "that gives minus the loss, as a float."
+        )
 
 
 def _refuse_no_function(who: str, function: Any, takes: str) -> None:

@@ -27,7 +27,7 @@ import torch
 
 import prunekit
 from prunekit import datasets, experiments, models, score
-from prunekit._files import home, replacing, try_place
+from prunekit._files import digest, home, replacing, try_place
 from prunekit.baselines.magnitude import magnitude
 from prunekit.experiments import Cell
 from prunekit.experiments.cells import other_code, read
@@ -171,15 +171,21 @@ def _enliven(content: Any) -> None:
 
 
 def lab(folder: Path, arguments: list[str]) -> int:
-    """Copy the notebooks that are not yet there into `folder` and open JupyterLab in it."""
+    """Copy the notebooks that are not yet there into `folder` and open JupyterLab in it.
+
+    Where the original of a copy has changed, the new one is put beside it.
+    """
     for notebook in notebooks():
-        copy = folder / notebook.name
-        if copy.exists():
+        copy, text = folder / notebook.name, _not_yet_run(notebook)
+        made, newer = _original(copy), copy.with_suffix(".new.ipynb")
+        if made is None:
+            _put(copy, text)
+        elif made in ("", _original(text)):
             print(f"kept:   {copy} (delete it to get the original again)")
-            continue
-        with replacing(copy) as path:
-            path.write_text(_not_yet_run(notebook), encoding="utf-8")
-        print(f"copied: {copy}")
+        else:
+            print(f"kept:   {copy} (its original has changed: {newer.name})")
+            if not newer.exists():
+                _put(newer, text)
     for table in tables():
         if not (copy := folder / "results" / table.name).exists():
             with replacing(copy) as path:
@@ -188,6 +194,12 @@ def lab(folder: Path, arguments: list[str]) -> int:
     command = [sys.executable, "-m", "jupyterlab", str(first), f"--notebook-dir={folder.resolve()}"]
     sys.stdout.flush()
     return _until_it_ends([*command, *arguments])
+
+
+def _put(copy: Path, text: str) -> None:
+    with replacing(copy) as path:
+        path.write_text(text, encoding="utf-8")
+    print(f"copied: {copy}")
 
 
 def _until_it_ends(command: list[str], patience: float = 10.0) -> int:
@@ -358,7 +370,20 @@ def _not_yet_run(notebook: Path) -> str:
             for output in cell["outputs"]:
                 if "execution_count" in output:
                     output["execution_count"] = None
+    content["metadata"].setdefault("prunekit", {})["original"] = digest(notebook.read_bytes())
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def _original(copy: Path | str) -> str | None:
+    """Which original a copy is of, "" if it does not say; None if it is not there."""
+    if isinstance(copy, Path):
+        if not copy.exists():
+            return None
+        copy = copy.read_text(encoding="utf-8", errors="replace")
+    try:
+        return str(json.loads(copy)["metadata"]["prunekit"]["original"])
+    except (ValueError, LookupError, TypeError):
+        return ""
 
 
 def functions(package: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from tiny import tiny_data, tiny_model
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -75,6 +76,21 @@ NAN, INF = torch.tensor([[1.0], [torch.nan]]), torch.tensor([[torch.inf]])
 def test_bad_examples_are_refused_by_split_rule_and_value(changes, message):
     with pytest.raises(ValueError, match=f"data mine.*{message}"):
         Data(splits(**changes), name="mine")
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [F.mse_loss, F.cross_entropy, F.kl_div, F.binary_cross_entropy_with_logits, nn.L1Loss()],
+    ids=lambda x: getattr(x, "__name__", type(x).__name__),
+)
+def test_a_loss_of_torch_is_no_metric(metric):
+    class Own:
+        batches, loss = tiny_data().batches, staticmethod(F.cross_entropy)
+
+    Own.metric = staticmethod(metric)
+    for made in (lambda: Data(tiny_data().splits, metric=metric), lambda: wrap(Own())):
+        with pytest.raises(ValueError, match="metric must be larger for better networks, .* is sm"):
+            made()
 
 
 def test_a_label_beyond_the_given_classes_is_refused():

@@ -129,6 +129,7 @@ def test_lab_copies_what_is_missing_and_never_writes_over_a_copy(
     for cell in original["cells"]:
         if cell["cell_type"] == "code":
             cell |= {"execution_count": None, "outputs": []}  # the answers are not told
+    assert copied["metadata"].pop("prunekit").keys() == {"original"}
     assert copied == original
     copy.write_text("mine")
     assert main(["lab", "--folder", str(folder)]) == 0
@@ -136,6 +137,32 @@ def test_lab_copies_what_is_missing_and_never_writes_over_a_copy(
     assert f"kept:   {copy}" in capsys.readouterr().out
     assert called[0][:3] == [sys.executable, "-m", "jupyterlab"]
     assert called[0][-1] == "--no-browser"
+
+
+def test_where_an_original_has_changed_the_new_one_is_put_beside_the_copy_once(
+    small_notebook, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(show, "_until_it_ends", lambda command: 0)
+    copy = tmp_path / "course" / small_notebook.name
+    newer = copy.with_suffix(".new.ipynb")
+
+    def lab():
+        assert main(["lab", "--folder", str(copy.parent)]) == 0
+        return capsys.readouterr().out
+
+    lab()
+    own = copy.read_text()
+    assert "delete it to get the original again" in lab()
+    assert not newer.exists()
+    content = nbformat.read(small_notebook, as_version=4)
+    content.cells.append(nbformat.v4.new_markdown_cell("A new paragraph."))
+    nbformat.write(content, small_notebook)
+    assert f"its original has changed: {newer.name}" in lab()
+    assert copy.read_text() == own
+    assert "A new paragraph." in newer.read_text()
+    newer.write_text("worked in")
+    assert f"its original has changed: {newer.name}" in lab()
+    assert newer.read_text() == "worked in"
 
 
 def test_a_copy_keeps_what_a_cell_tagged_so_shows(small_notebook, tmp_path, monkeypatch):
