@@ -247,7 +247,8 @@ def put_back_attributes(model: nn.Module, attributes: Mapping[tuple[str, str], A
     """Turns `plain_attributes` around."""
     modules = dict(model.named_modules())
     for (name, attribute), value in attributes.items():
-        modules[name].__dict__[attribute] = value
+        if name in modules:  # others have gone since
+            modules[name].__dict__[attribute] = value
 
 
 _PLAIN = (bool, int, float, str, type(None))  # what JSON has
@@ -265,10 +266,12 @@ class Remembered:
         put_back_attributes(self.model, self.attributes)
 
     def moved(self) -> str:
-        """The first parameter that is another now, or ""."""
+        """The first parameter that has other values now, or ""."""
         for name, p in self.model.named_parameters():
-            before, now = self.tensors.get(name), p.detach()
-            if before is None or before.shape != now.shape:
+            if name not in self.tensors:
+                continue
+            before, now = self.tensors[name], p.detach()
+            if before.shape != now.shape:
                 return name
             if not bool(((before == now) | (before != before) & (now != now)).all()):
                 return name

@@ -64,8 +64,8 @@ def macs(model: nn.Module, x: Any, mask: Mask | None = None) -> Macs:
     product with a masked parameter, or with what is worked out from one without the input, counts
     its kept share in `sparse`; a product of two activations, as in attention, what is left of it in
     the network without the filters that go (see `surgery.planned`). Biases, activations, pooling,
-    normalisation and elementwise products
-    that are not summed up at once, outer ones among them, are not counted.
+    normalisation and elementwise products that are not summed up at once, outer ones among them,
+    are not counted.
 
     No setting of the process is changed: other threads may go on training meanwhile.
 
@@ -97,12 +97,10 @@ def _between(model: nn.Module, mask: Mask, x: Any, whole: int) -> int:
     """The multiply-adds between activations once the filters that go are cut out."""
     try:
         plan = surgery.planned(model, mask, x)
-    except ValueError:  # which cannot be cut
+        small = surgery.rebuild(model, plan)
+        return repeatably(small, lambda: _counted(small, Mask({}), x)).between
+    except Exception:  # of what cannot be cut, as where a size is written in forward
         return whole
-    if not plan.cuts:
-        return whole
-    small = surgery.rebuild(model, plan)
-    return repeatably(small, lambda: _counted(small, Mask({}), x)).between
 
 
 def _counted(model: nn.Module, mask: Mask, x: Any) -> _Counter:
@@ -400,7 +398,8 @@ def costs(
     masked = mask.apply_(surgery.copy_of("costs", model))
     if small is None:
         small = surgery.shrink(model, mask, x, ignore=ignore, partial=True)
-    left = surgery.plan_of(small).of(mask) if surgery.was_cut(small) else Mask({})
+    left = Mask.ones(small, example=x).left(small)
+    left = Mask({name: keep for name, keep in left.items() if not keep.all()})
     networks = {"dense": (model, Mask({})), "masked": (masked, mask), "shrunk": (small, left)}
     times = latency({n: m for n, (m, _) in networks.items()}, x, seconds=seconds, threads=threads)
     rows = {}

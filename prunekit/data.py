@@ -881,8 +881,8 @@ LOSSES = ("_loss", "cross_entropy", "_entropy_with_logits", "kl_div")  # how tor
 def _refuse_loss(who: str, metric: Any) -> None:
     """Raise ValueError for a loss of torch, of which the best network would have the most."""
     name = getattr(metric, "__name__", type(metric).__name__)
-    of_torch = getattr(metric, "__module__", "") == F.__name__
-    if isinstance(metric, nn.modules.loss._Loss) or (of_torch and name.endswith(LOSSES)):
+    function = getattr(metric, "__module__", "") == F.__name__ and name.endswith(LOSSES)
+    if function or type(metric).__module__ == nn.modules.loss.__name__:
         raise ValueError(
             f"{who}: metric must be larger for better networks, {name} is smaller. Pass a function "
             "that gives minus the loss, as a float."

@@ -112,7 +112,7 @@ def to_onnx(model: nn.Module, example: Any, path: str | os.PathLike[str]) -> Pat
         raise ValueError(f"{who}: example must have two examples or more, got one")
     parts, spec = tree_flatten(x)
     names = (
-        [f"{n}_input" if n in dir(torch) else n for n in x]
+        [f"{n}_input" if hasattr(torch.ops.aten, n) else n for n in x]
         if isinstance(x, Mapping)
         else [f"x{i}" for i in range(len(parts))]
     )

@@ -274,8 +274,9 @@ class Mask(Mapping[str, Tensor]):
                 others = [d for d in range(keep.ndim) if d != dim]
                 if not bool((kept := keep.any(dim=others)).all()):
                     raise ValueError(
-                        f"mask: row {int(kept.long().argmin())} of {name!r} would be empty, and "
-                        f"weight norm divides by its length. Remove less, or ignore {name!r}."
+                        f"mask: place {int(kept.long().argmin())} of dimension {max(dim, 0)} of "
+                        f"{name!r} would keep nothing, and weight norm divides by its length. "
+                        f"Remove less, or ignore {name!r}."
                     )
 
     @torch.no_grad()

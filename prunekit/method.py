@@ -129,12 +129,14 @@ class _Told:
                 )
 
     def end(self, before: Remembered) -> None:
-        """Raise ValueError if the model was changed since the last step, or without any."""
+        """Take back, with a warning, what was changed since the last step, or without any."""
         if name := before.moved():
             before()
-            since = "before the first step, and none came" if self.mask is None else "after that"
-            raise ValueError(
-                f"{self.who}: changed {name} {since}. Yield a Step for each change of the model."
+            since = "after its last step" if self.mask is not None else "and yielded no step"
+            warnings.warn(
+                f"{self.who}: changed {name} {since}, which is taken back. Yield a Step for each "
+                "change of the model.",
+                stacklevel=4,
             )
 
 
@@ -167,7 +169,12 @@ def method(
 
     Knobs, model and data are checked when it is called, before any work. The stream then runs
     under the grad mode, flush-denormal setting and thread count of the call, opens the journal if
-    it is the outermost method, and ends quietly when `run.stop` is set.
+    it is the outermost method, and ends quietly when `run.stop` is set. Each step of that one is
+    held against the model: names and shapes of its mask are the model's, what it removes is 0,
+    weights are finite, and none comes back; what changes after the last step is taken back.
+
+    A knob `sparsity` or `share` may also come as a `Budget`: hand it on as it is to
+    `select.largest`, `select.stages` or `rounds.in_rounds`, which take both.
 
     check: ``check(model, data, **knobs)``, for bounds that depend on the model or the data.
     tuning: defaults of the knobs of training, taken with ``**tuning: Unpack[Tuning]``, that differ

@@ -341,8 +341,8 @@ class _Watched:
             for weight in (weight for weight, *_ in readers):
                 if any(len(a) != n for a in seen[weight]):
                     raise ValueError(
-                        f"{self.who}: {weight} reads the filters of {name} of some of the examples "
-                        f"only. {leave}"
+                        f"{self.who}: {weight} reads the filters of {name} not once for each "
+                        f"example. {leave}"
                     )
 
     def _relate(self, name: str, a: Tensor, each: int, generator: torch.Generator) -> None:

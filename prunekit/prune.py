@@ -326,7 +326,7 @@ def _comparison(reports: Mapping[str, list[Report]], seeds: tuple[int, ...]) -> 
 
 def _check_knobs(m: Method, settings: Mapping[str, Any]) -> None:
     """Raise TypeError or ValueError that names a knob that the method has not, or refuses."""
-    given = {**bound(m), **settings}
+    given = {name: value for name, value in {**bound(m), **settings}.items() if name != "watch"}
     if given.pop("budget", None) is not None:
         _target(whole(m), given)
     whole(m).settled(given)  # type: ignore[attr-defined]

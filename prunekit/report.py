@@ -122,9 +122,10 @@ class Report:
         """
         if self._data is None:
             raise ValueError("shrink: this report has no data to try the smaller network on")
-        ignore = self.knobs.get("ignore", ()) if ignore is None else ignore
+        own = self.knobs.get("ignore", ()) if ignore is None else ignore
+        names = own if isinstance(own, (tuple, list)) else ()  # a method may call something else so
         example = self._data.example
-        return surgery.shrink(self.model, self.mask, example, ignore=ignore, partial=True)
+        return surgery.shrink(self.model, self.mask, example, ignore=names, partial=True)
 
     @checked
     def save(

@@ -177,7 +177,8 @@ def lab(folder: Path, arguments: list[str]) -> int:
     """
     for notebook in notebooks():
         copy, text = folder / notebook.name, _not_yet_run(notebook)
-        made, newer = _original(copy), copy.with_suffix(".new.ipynb")
+        made = _original(copy)
+        newer = copy.with_suffix(f".new-{str(_original(text))[:6]}.ipynb")
         if made is None:
             _put(copy, text)
         elif made in ("", _original(text)):

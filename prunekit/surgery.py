@@ -302,8 +302,7 @@ def groups(model: nn.Module, example: Any, ignore: Iterable[str] | str = ()) -> 
     Raises ValueError if the model cannot be copied or fails on the example.
     """
     twin = copy_of("groups", model)
-    ignored = matching("groups", [name for name, _ in model.named_parameters()], ignore)
-    return Groups(twin, follow(twin, example), ignored)
+    return Groups(twin, follow(twin, example), _ignored("groups", model, ignore))
 
 
 def copy_of(who: str, model: nn.Module) -> nn.Module:
@@ -372,10 +371,16 @@ def planned(model: nn.Module, mask: Mask, example: Any) -> Plan:
 
     example: a batch as the model takes it, or the `groups` that were found with one.
 
+    It is cut as `shrink` does with `partial`; where groups take the place of an example, which
+    would show it, no filter goes that a weight still reads.
+
     Raises ValueError as `couple` does.
     """
     cut = _Cut("planned", _groups("planned", model, example), model, mask, (), True)
-    return cut.unheard(model, mask).plan()
+    if isinstance(example, Groups):
+        return cut.unheard(model, mask, silent=False).plan()
+    whole = mask.apply_(copy_of("planned", model))
+    return _not_missed(cut, whole, mask, place(example, device_of(model))).plan()
 
 
 def matching(who: str, names: Iterable[str], ignore: Iterable[str] | str) -> set[str]:
@@ -393,10 +398,21 @@ def matching(who: str, names: Iterable[str], ignore: Iterable[str] | str) -> set
     return found
 
 
-def _modules_of(names: Iterable[str]) -> tuple[str, ...]:
-    """Patterns of all that stands in the same modules."""
-    parts = (name.rpartition(".") for name in names)
-    return tuple(dict.fromkeys(f"{module}.*" if module else own for module, _, own in parts))
+def _ignored(who: str, model: nn.Module, ignore: Iterable[str] | str) -> set[str]:
+    """The parameters that names, or patterns of them, mean; tied ones have several names."""
+    first = {id(p): name for name, p in model.named_parameters()}
+    every = dict(model.named_parameters(remove_duplicate=False))
+    return {first[id(every[name])] for name in matching(who, every, ignore)}
+
+
+def _modules_of(names: Sequence[str], every: Sequence[str]) -> tuple[str, ...]:
+    """Names, and for those that are all of a module's a pattern."""
+    found = list[str]()
+    for name in names:
+        inside = name.rpartition(".")[0] + "."
+        whole = inside != "." and all(n in names for n in every if n.startswith(inside))
+        found.append(f"{inside}*" if whole else name)
+    return tuple(dict.fromkeys(found))
 
 
 class _Cut:
@@ -413,12 +429,12 @@ class _Cut:
     ):
         mask.check(model)
         self.who, self.groups, self.partial = who, groups, partial
-        self.ignored = groups.ignored | matching(who, groups.parameters, ignore)
+        self.ignored = groups.ignored | _ignored(who, model, ignore)
         if unused := [name for name in groups.unused if name not in self.ignored]:
             raise ValueError(
                 f"{who}: {unused[0]} of {groups.model} is not used on the example in eval mode, so "
-                f"nothing is known of what reads it. Pass ignore={_modules_of(unused)!r} to leave "
-                "it as it is."
+                "nothing is known of what reads it. Pass "
+                f"ignore={_modules_of(unused, groups.parameters)!r} to leave it as it is."
             )
         self.fixed = np.array([bool(why) for why in groups.fixed], bool)
         self.stays = self._stays(mask)
@@ -536,9 +552,10 @@ class _Cut:
             heard[groups.group[atoms[groups.taken[atoms]]]] = True
             loud[groups.group[atoms[~groups.taken[atoms] & ~groups.made[atoms]]]] = True
         missed = heard & loud if silent else heard
-        return self._without(self.stays | missed[:-1], mask)
+        return self.without(self.stays | missed[:-1], mask)
 
-    def _without(self, stays: np.ndarray, mask: Mask) -> _Cut:
+    def without(self, stays: np.ndarray, mask: Mask) -> _Cut:
+        """The same for other groups that stay, (groups,) bool."""
         part = copy.copy(self)
         vars(part).pop("kept", None)
         part.stays = stays
@@ -596,14 +613,6 @@ class Plan:
             name: {dim: len(places) for dim, places in dims.items()}
             for name, dims in self.cuts.items()
         }
-
-    def of(self, mask: Mask) -> Mask:
-        """What is left of a mask in the network that was cut."""
-        left = dict(mask)
-        for name in left.keys() & self.cuts.keys():
-            for dim, places in self.cuts[name].items():
-                left[name] = left[name].index_select(dim, torch.tensor(places))
-        return Mask(left)
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain JSON; indices in runs, both ends within."""
@@ -744,10 +753,7 @@ def shrink(
     cut = _Cut("shrink", Groups(whole, follow(whole, example)), model, mask, ignore, partial)
     x = place(example, device_of(model))
     if partial:
-        mask.apply_(whole)
-        every, cut = cut, cut.unheard(whole, mask)
-        if _is_missed(whole, cut, x):  # as where 0 becomes a half, in a sigmoid
-            cut = every.unheard(whole, mask, silent=False)
+        cut = _not_missed(cut, mask.apply_(whole), mask, x)
     else:
         cut.mask.apply_(whole)
     plan = cut.plan()
@@ -761,6 +767,20 @@ def shrink(
             break
     _prove(whole, _cut(copied("shrink", whole), plan), two, cut, " of random weights")
     return small
+
+
+def _not_missed(cut: _Cut, whole: nn.Module, mask: Mask, x: Any) -> _Cut:
+    """The part of a cut without which a network that is masked answers as before."""
+    silent = cut.unheard(whole, mask)
+    if not _is_missed(whole, silent, x):
+        return silent
+    # What is silent before an activation may not be so behind it: a sigmoid makes a half of 0.
+    unread, stays = cut.unheard(whole, mask, silent=False), silent.stays.copy()
+    for name in _culprits(whole, x, silent, [*cut.groups.members]):
+        members = cut.groups.members[name]
+        stays[members] = unread.stays[members]
+    part = cut.without(stays, mask)
+    return unread if _is_missed(whole, part, x) else part
 
 
 def _is_missed(whole: nn.Module, cut: _Cut, x: Any) -> bool:
@@ -796,9 +816,9 @@ def _prove(whole: nn.Module, small: nn.Module, x: Any, cut: _Cut, of: str) -> No
 
 def _culprits(whole: nn.Module, x: Any, cut: _Cut, families: list[str]) -> list[str]:
     """The families of groups with which alone a network answers otherwise, found by halves."""
-    part = cut.of(families)
+    if (part := cut.of(families)) is None:
+        return []
     try:
-        assert part is not None
         small = _cut(copied("shrink", whole), part.plan())
         if not _apart(whole, small, x, answers(whole, x)):
             return []

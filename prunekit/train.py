@@ -239,7 +239,8 @@ def fit(
                 figures, mask = loop.epoch(epoch, mask)
                 past.add(epoch, figures, mask, figures[data.metric_name], model)
                 if tell is not None:
-                    past.told.append(_plain(tell(model)))
+                    with LocalRandom(derive(seed, "tell", epoch)):
+                        past.told.append(_plain(tell(model)))
                 if journal is not None:
                     journal.save_fit(key, past.to_fit(loop, form, finished=epoch == epochs))
         yield Step(phase, epoch, epochs, mask, past.metrics[epoch - 1], past.info(epoch))

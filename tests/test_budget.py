@@ -198,5 +198,6 @@ def test_a_budget_of_time_counts_filters_that_are_gone_and_no_single_weights(fak
     assert budget.cost(Mask({"0.weight": keep})) == 2.0
     keep[:6] = False
     assert budget.cost(Mask({"0.weight": keep})) == 2.0  # their biases are read
-    gone = Mask({"0.weight": keep, "0.bias": keep.any(1)})
+    columns = keep.any(1).expand(3, 12)
+    gone = Mask({"0.weight": keep, "0.bias": keep.any(1), "2.weight": columns})
     assert budget.cost(gone) == pytest.approx(2 * 75 / 147)

@@ -737,6 +737,19 @@ def test_a_product_of_activations_costs_what_is_left_of_it():
     assert left.dense - left.sparse == places * int((~single["value.weight"]).sum())
 
 
+def test_where_a_size_is_written_in_forward_the_products_count_as_they_are():
+    class Written(Attends):
+        def forward(self, x):
+            return super().forward(x).view(-1, 2, 16).sum(2) + self.value(x).view(-1, 96).sum()
+
+    model, x = Written(), torch.rand(2, 3, 4, 4)
+    keep = torch.zeros(6, 3, 1, 1, dtype=torch.bool)
+    keep[:2] = True
+    mask = Mask({"value.weight": keep, "value.bias": keep.flatten(1).any(1)})
+    found = count.macs(model, x, mask)
+    assert found.dense - found.sparse == 2 * 16 * 12  # it is used twice
+
+
 def test_zeros_that_are_left_in_the_smaller_network_are_told():
     model, mask, x = cut()
     coupled = surgery.couple(model, mask, x)

@@ -88,6 +88,12 @@ def test_a_loss_of_torch_is_no_metric(metric):
         batches, loss = tiny_data().batches, staticmethod(F.cross_entropy)
 
     Own.metric = staticmethod(metric)
+
+    class Negative(nn.MSELoss):
+        def forward(self, outputs, y):
+            return -super().forward(outputs, y)
+
+    assert Data(tiny_data().splits, metric=Negative()).metric_name
     for made in (lambda: Data(tiny_data().splits, metric=metric), lambda: wrap(Own())):
         with pytest.raises(ValueError, match="metric must be larger for better networks, .* is sm"):
             made()

@@ -8,6 +8,7 @@ from typing import Annotated, Unpack
 import pytest
 import torch
 from tiny import tiny_data, tiny_model
+from torch import nn
 
 from prunekit import Mask, Run, Step, evaluate, magnitude, prune
 from prunekit.knobs import Count, Fraction, Range, helps, knobs
@@ -270,8 +271,6 @@ def without_any(model, data, *, seed: int = 0, run: Run = Run()):
         (no_number, "step prune 1/3: weights of 0.weight must be finite"),
         (comes_back, "step prune 2/3 keeps 2 weights of 0.weight that were removed before"),
         (left_out, "step prune 2/3 keeps 7 weights of 0.weight that were removed before"),
-        (afterwards, "changed 0.weight after that. Yield a Step"),
-        (without_any, "changed 0.weight before the first step, and none came"),
     ],
     ids=lambda x: getattr(x, "__name__", ""),
 )
@@ -287,6 +286,30 @@ def test_a_step_that_the_model_belies_ends_the_run_with_the_weights_of_the_last_
     for name, p in model.named_parameters():
         now = before[name] * told[name] if name in told else before[name]
         assert torch.equal(p.detach(), now)
+
+
+@pytest.mark.parametrize(
+    ("function", "since"), [(afterwards, "after its last step"), (without_any, "and yielded no st")]
+)
+def test_what_no_step_tells_is_taken_back_with_a_warning(function, since):
+    with pytest.warns(UserWarning, match=f"^{function.__name__}: changed 0.weight {since}"):
+        report = prune(method(function), tiny_model(), tiny_data(), bar=False)
+    dense = dict(tiny_model().named_parameters())
+    assert all(torch.equal(p, dense[name]) for name, p in report.model.named_parameters())
+    assert report.after == report.before
+
+
+def renames(model, data, *, seed: int = 0, run: Run = Run()):
+    normed = nn.utils.parametrizations.weight_norm(model[2])
+    try:
+        yield step_of(Mask({}))
+    finally:
+        nn.utils.parametrize.remove_parametrizations(normed, "weight")
+
+
+def test_a_method_may_put_parameters_in_other_names_meanwhile():
+    report = prune(method(renames), tiny_model(), tiny_data(), bar=False)
+    assert {*dict(report.model.named_parameters())} == {*dict(tiny_model().named_parameters())}
 
 
 def test_weights_may_come_back_where_that_is_said_and_in_a_rewind():

@@ -182,7 +182,7 @@ def test_a_network_without_gradients_and_readers_of_some_examples_are_refused_by
     with pytest.raises(ValueError, match="optimal_threshold: Blind gives no gradients"):
         prune(optimal_threshold, Blind(nn.Linear(8, 4), nn.Linear(4, 3)), tiny_data(), **QUICK)
     with pytest.raises(
-        ValueError, match=r"some of the examples only. Pass ignore=\('one.0.weight'"
+        ValueError, match=r"not once for each example. Pass ignore=\('one.0.weight'"
     ):
         prune(optimal_threshold, Routed(), tiny_data(), **QUICK)
 

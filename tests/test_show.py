@@ -144,7 +144,6 @@ def test_where_an_original_has_changed_the_new_one_is_put_beside_the_copy_once(
 ):
     monkeypatch.setattr(show, "_until_it_ends", lambda command: 0)
     copy = tmp_path / "course" / small_notebook.name
-    newer = copy.with_suffix(".new.ipynb")
 
     def lab():
         assert main(["lab", "--folder", str(copy.parent)]) == 0
@@ -153,11 +152,13 @@ def test_where_an_original_has_changed_the_new_one_is_put_beside_the_copy_once(
     lab()
     own = copy.read_text()
     assert "delete it to get the original again" in lab()
-    assert not newer.exists()
+    assert [*copy.parent.glob("*.ipynb")] == [copy]
     content = nbformat.read(small_notebook, as_version=4)
     content.cells.append(nbformat.v4.new_markdown_cell("A new paragraph."))
     nbformat.write(content, small_notebook)
-    assert f"its original has changed: {newer.name}" in lab()
+    said = lab()
+    (newer,) = copy.parent.glob("*.new-??????.ipynb")
+    assert f"its original has changed: {newer.name}" in said
     assert copy.read_text() == own
     assert "A new paragraph." in newer.read_text()
     newer.write_text("worked in")

@@ -411,6 +411,21 @@ def test_a_part_that_did_not_run_is_refused_or_left():
     assert surgery.couple(model, mask, left) == surgery.couple(model, mask, x, ignore=patterns)
 
 
+def test_a_parameter_beside_others_that_ran_is_named_alone():
+    class Beside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))
+            self.net.token = nn.Parameter(torch.zeros(3))
+
+        def forward(self, x):
+            return self.net(x)
+
+    model = Beside()
+    with pytest.raises(ValueError, match=r"Pass ignore=\('net.token',\)"):
+        surgery.shrink(model, first_gone(model, "net.0.weight"), torch.rand(2, 4))
+
+
 @pytest.mark.parametrize("method", [filters, filter_clustering, optimal_threshold])
 def test_a_part_that_did_not_run_is_left_by_methods_and_by_what_follows(method):
     data, ignore = tiny_data(), ("aux.*", "last.*")
@@ -457,9 +472,6 @@ def test_where_single_weights_are_removed_the_smaller_network_answers_as_the_mas
         small = surgery.shrink(model, mask, x, partial=True)
         assert apart(want, answers(small, x)) < 1e-5
         removed += count.params(model) - count.params(small)
-        left = surgery.plan_of(small).of(mask)
-        assert all(small.get_parameter(n).shape == keep.shape for n, keep in left.items())
-        assert all(not small.get_parameter(n)[~keep].any() for n, keep in left.items())
     assert removed or name in ("layer_normed", "tied", "depthwise", "group_norm")
 
 
@@ -480,6 +492,39 @@ def test_a_filter_without_weights_goes_where_it_is_not_heard(act, biases, width)
     mask["2.weight"] = rows.expand(2, 3)  # nobody reads it
     small = surgery.shrink(drawn(model), Mask(mask), torch.rand(5, 4), partial=True)
     assert small[0].out_features == 2
+
+
+def test_what_is_missed_in_one_layer_lets_the_others_go():
+    """A norm without a scale makes another number of 0 than 0."""
+    model = nn.Sequential(
+        nn.Linear(4, 6), nn.BatchNorm1d(6, affine=False), nn.Linear(6, 5), nn.ReLU(),
+        nn.Linear(5, 2),
+    )  # fmt: skip
+    rows = {"0": torch.arange(6) > 1, "2": torch.arange(5) > 1}
+    mask = {f"{n}.weight": keep[:, None].expand(-1, model[int(n)].in_features)
+            for n, keep in rows.items()}  # fmt: skip
+    mask |= {f"{n}.bias": keep for n, keep in rows.items()}
+    x = torch.rand(3, 4)
+    small = surgery.shrink(drawn(model).eval(), Mask(mask), x, partial=True)
+    assert (small[0].out_features, small[2].out_features) == (6, 3)
+    want = answers(Mask(mask).apply_(copy.deepcopy(model)), x)
+    assert apart(want, answers(small, x)) < 1e-5
+    assert surgery.planned(model, Mask(mask), x) == surgery.plan_of(small)
+
+
+def test_ignore_takes_every_name_of_tied_weights():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.out = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+            self.two.weight = self.one.weight
+
+        def forward(self, x):
+            return self.out(torch.relu(self.two(torch.relu(self.one(x)))))
+
+    for ignore in ("one.weight", "two.weight"):
+        groups = surgery.groups(Tied(), torch.rand(2, 8), ignore)
+        assert groups.ignored == {"one.weight"}
 
 
 def test_the_plan_is_kept_by_a_wrapper_that_hands_its_attributes_on(tmp_path):

@@ -232,7 +232,9 @@ def showcase(name: str) -> list[Step]:
 def _steps(record: Mapping[str, Any], arrays: Mapping[str, numpy.ndarray]) -> list[Step]:
     names = [key.removeprefix("0 ") for key in arrays if key.startswith("0 ")]
     masks = {name: torch.ones([*arrays[f"0 {name}"]], dtype=torch.bool) for name in names}
-    steps, last = [], {row["phase"]: row["index"] for row in rows(record)}
+    steps, last = list[Step](), dict[str, int]()
+    for row in rows(record):
+        last[row["phase"]] = max(row["index"], last.get(row["phase"], 0))
     for number, row in enumerate(rows(record), start=1):
         masks = changed(masks, number, arrays)
         metrics = {k: v for k, v in row.items() if k in ("loss", record["metric"])}
