@@ -180,10 +180,10 @@ def test_a_tree_is_drawn_with_the_chosen_children_joined():
 
 def test_a_population_is_drawn_with_its_best():
     tried = Tried((1, 2, 0), 0, (50, 20, 80), ((0.0,),) * 3)
-    steps = [Step("search", i, 1, Mask({}), {}, tried=tried) for i in (0, 1)]
+    steps = [Step("search", i, 2, Mask({}), {}, tried=tried) for i in (1, 2)]
     (axis,) = plot.population([*steps, Step("prune", 1, 1, Mask({}), {})], 100).axes
     drawn = [c.get_offsets() for c in axis.collections if len(c.get_offsets())]
-    assert [d.tolist() for d in drawn] == [[[i, 50], [i, 20], [i, 80]] for i in (0, 1)]
+    assert [d.tolist() for d in drawn] == [[[i, 50], [i, 20], [i, 80]] for i in (1, 2)]
     assert axis.lines[0].get_ydata().tolist() == [50, 50]
 
 
@@ -262,7 +262,7 @@ def test_images_keep_to_given_limits():
 NAMES = ["magnitude", "random", "inv-4, B = 1", "inv-4, B = 40", "mine", "yours", "theirs"]
 TRIED = [Step("prune", 1, 1, Mask({}), {}, {"level": n}, Tried((3, 1), 1)) for n in (1, 2)]
 BRED = [
-    Step("search", n, 1, Mask({}), {}, tried=Tried((1, 2), 0, (50, 20), ((0.0,),) * 2))
+    Step("search", n, 2, Mask({}), {}, tried=Tried((1, 2), 0, (50, 20), ((0.0,),) * 2))
     for n in (1, 2)
 ]
 FIGURES = {
