@@ -124,8 +124,8 @@ class _Told:
         for name, kept in self.mask.items():
             if back := int((mask[name] & ~kept if name in mask else ~kept).sum()):
                 raise ValueError(
-                    f"{who} keeps {back:,} weights of {name} that were removed before. Leave them "
-                    "out of the mask, or say @method(regrows=True)."
+                    f"{who} keeps {back:,} weights of {name} that were removed before. Let them "
+                    "stay removed, or say @method(regrows=True)."
                 )
 
     def end(self, before: Remembered) -> None:

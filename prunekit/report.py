@@ -7,7 +7,7 @@ import html
 import math
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +19,7 @@ from prunekit._arguments import checked
 from prunekit._files import describe
 from prunekit.journal import environment
 from prunekit.judge import evaluate
-from prunekit.knobs import Choice, Names, Natural
+from prunekit.knobs import Choice, Natural
 from prunekit.mask import Mask
 from prunekit.steps import Step
 
@@ -112,7 +112,8 @@ class Report:
         )
         return f"<table>{''.join(lines)}</table>"
 
-    def shrink(self, ignore: Names | None = None) -> nn.Module:
+    @checked
+    def shrink(self, ignore: Iterable[str] | str | None = None) -> nn.Module:
         """The network without the filters that the method removed (see `surgery.shrink`).
 
         It answers as `model` does; where no whole filter went, it is as large as before. The
@@ -122,10 +123,11 @@ class Report:
         """
         if self._data is None:
             raise ValueError("shrink: this report has no data to try the smaller network on")
-        own = self.knobs.get("ignore", ()) if ignore is None else ignore
-        names = own if isinstance(own, (tuple, list)) else ()  # a method may call something else so
+        if ignore is None:
+            own: Any = self.knobs.get("ignore", ())  # of an own method it may be something else
+            ignore = tuple(own) if isinstance(own, (tuple, list)) else ()
         example = self._data.example
-        return surgery.shrink(self.model, self.mask, example, ignore=names, partial=True)
+        return surgery.shrink(self.model, self.mask, example, ignore=ignore, partial=True)
 
     @checked
     def save(

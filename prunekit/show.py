@@ -176,17 +176,16 @@ def lab(folder: Path, arguments: list[str]) -> int:
     Where the original of a copy has changed, the new one is put beside it.
     """
     for notebook in notebooks():
-        copy, text = folder / notebook.name, _not_yet_run(notebook)
-        made = _original(copy)
-        newer = copy.with_suffix(f".new-{str(_original(text))[:6]}.ipynb")
-        if made is None:
-            _put(copy, text)
-        elif made in ("", _original(text)):
+        copy, original = folder / notebook.name, digest(notebook.read_bytes())
+        newer = copy.with_suffix(f".new-{original[:6]}.ipynb")
+        if not copy.exists():
+            _put(copy, _not_yet_run(notebook, original))
+        elif _original_of(copy) in ("", original):
             print(f"kept:   {copy} (delete it to get the original again)")
         else:
             print(f"kept:   {copy} (its original has changed: {newer.name})")
             if not newer.exists():
-                _put(newer, text)
+                _put(newer, _not_yet_run(notebook, original))
     for table in tables():
         if not (copy := folder / "results" / table.name).exists():
             with replacing(copy) as path:
@@ -358,7 +357,7 @@ def _again(
     return failed
 
 
-def _not_yet_run(notebook: Path) -> str:
+def _not_yet_run(notebook: Path, original: str) -> str:
     """The notebook's text without what its cells answer: that is for the reader to find out.
 
     What a cell tagged `keep` shows stays, as something to see before anything is run.
@@ -371,18 +370,15 @@ def _not_yet_run(notebook: Path) -> str:
             for output in cell["outputs"]:
                 if "execution_count" in output:
                     output["execution_count"] = None
-    content["metadata"].setdefault("prunekit", {})["original"] = digest(notebook.read_bytes())
+    content["metadata"].setdefault("prunekit", {})["original"] = original
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
-def _original(copy: Path | str) -> str | None:
-    """Which original a copy is of, "" if it does not say; None if it is not there."""
-    if isinstance(copy, Path):
-        if not copy.exists():
-            return None
-        copy = copy.read_text(encoding="utf-8", errors="replace")
+def _original_of(copy: Path) -> str:
+    """The key of the original that a copy was made of; "" if it does not say."""
     try:
-        return str(json.loads(copy)["metadata"]["prunekit"]["original"])
+        content = json.loads(copy.read_text(encoding="utf-8", errors="replace"))
+        return str(content["metadata"]["prunekit"]["original"])
     except (ValueError, LookupError, TypeError):
         return ""
 

@@ -529,13 +529,11 @@ class _Cut:
 
     def of(self, families: Iterable[str]) -> _Cut | None:
         """The part of the cut that lies in some families of groups, None if none does."""
-        part = copy.copy(self)
-        vars(part).pop("kept", None)
-        part.stays = np.ones_like(self.stays)
+        stays = np.ones_like(self.stays)
         for family in families:
             members = self.groups.members[family]
-            part.stays[members] = self.stays[members]
-        return None if part.stays.all() else part
+            stays[members] = self.stays[members]
+        return None if stays.all() else self._staying(stays)
 
     def unheard(self, model: nn.Module, mask: Mask, silent: bool = True) -> _Cut:
         """The part whose channels are not missed in a model under a mask: no weight that reads them
@@ -556,10 +554,14 @@ class _Cut:
 
     def without(self, stays: np.ndarray, mask: Mask) -> _Cut:
         """The same for other groups that stay, (groups,) bool."""
-        part = copy.copy(self)
-        vars(part).pop("kept", None)
-        part.stays = stays
+        part = self._staying(stays)
         part.mask = part._closed(mask)
+        return part
+
+    def _staying(self, stays: np.ndarray) -> _Cut:
+        part = copy.copy(self)
+        vars(part).pop("kept", None)  # which was worked out for the others
+        part.stays = stays
         return part
 
     def plan(self) -> Plan:

@@ -434,7 +434,10 @@ def test_a_part_that_did_not_run_is_left_by_methods_and_by_what_follows(method):
     settings = dict(method.quick, epochs=1, bar=False)
     report = prune(method, model, data, ignore=ignore, **settings)
     small = report.shrink()
-    assert small.into.out_features < 5
+    for own in (ignore, ["aux.*", "last.*"]):
+        assert report.shrink(own).into.out_features == small.into.out_features < 5
+    with pytest.raises(ValueError, match="is not used on the example"):
+        report.shrink("aux.*")
     assert small.aux.in_features == 5
     costs = count.costs(model, report.mask, data.example, ignore=ignore, seconds=0.01)
     assert costs.rows["shrunk"]["params"] == count.params(small)
