@@ -3,7 +3,7 @@
 import re
 
 QUICK = dict(
-    epochs=1, steps=20, stride=0.5, branches=2, sparsity=0.5,
+    epochs=1, rounds=5, steps=20, stride=0.5, branches=2, sparsity=0.5,
     examples=200, images=100, validation=300,
 )  # fmt: skip
 FEWER = f"fewer(train=2_000, validation={QUICK['validation']}, test=1_000)"

@@ -103,7 +103,8 @@ def test_rivals_draw_from_a_seed_of_their_own():
 
 
 @pytest.mark.parametrize("lines", [(-0.1, 0, 0), (0, 0, 1.1), (5, 5, 5)])
-def test_lines_that_are_none_are_told_before_they_are_judged(lines):
+def test_lines_that_are_none_are_told_before_any_search(lines, monkeypatch):
+    monkeypatch.delattr(MODULES["optimal_threshold"], "_view")
     with pytest.raises(ValueError, match="a line from 0 to 1 is needed for each of"):
         MODULES["optimal_threshold"].CHALLENGES["lines"].judge(lines)
 

@@ -78,6 +78,15 @@ def cluster():
         yield client.get_executor(pure=False).map
 
 
+@pytest.fixture(
+    scope="module", params=[threads, processes, cluster], ids=lambda made: made.__name__
+)
+def workers(request):
+    """Each kind, started once for all tests that leave it whole."""
+    with request.param() as found:
+        yield found
+
+
 def history(run, **knobs):
     """What a small search tells, and the network that it leaves."""
     model, data = tiny_model(), tiny_data()
@@ -90,33 +99,28 @@ def history(run, **knobs):
     return told, state_key(model)
 
 
-@pytest.mark.parametrize("workers", [threads, processes, cluster])
 def test_all_workers_give_what_one_thread_gives(workers):
     data = tiny_data()
     models = [tiny_model(seed=seed) for seed in (0, 1)]
     alone = [search.costs(m, data, CANDIDATES, thin) for m in models]
     limits = [sorted(alone[0])[6]] * len(CANDIDATES)
     limited = search.costs(models[0], data, CANDIDATES, thin, limits=limits)
-    with workers() as found:
-        run = Run(workers=found)
-        for _ in range(2):
-            assert [search.costs(m, data, CANDIDATES, thin, run) for m in models] == alone
-        assert search.costs(models[0], data, CANDIDATES, thin, run, limits) == limited
-        for knobs in ({}, {"judged_by": "loss"}):  # and a whole search
-            assert history(run, **knobs) == history(Run(), **knobs)
+    run = Run(workers=workers)
+    for _ in range(2):
+        assert [search.costs(m, data, CANDIDATES, thin, run) for m in models] == alone
+    assert search.costs(models[0], data, CANDIDATES, thin, run, limits) == limited
+    for knobs in ({}, {"judged_by": "loss"}):  # and a whole search
+        assert history(run, **knobs) == history(Run(), **knobs)
     assert len(set(alone[0])) > 3
 
 
-@pytest.mark.parametrize("workers", [threads, processes, cluster])
 def test_what_is_done_to_a_model_after_it_was_sent_is_nothing_to_the_workers(workers):
     model, data = tiny_model(), tiny_data()
     alone = search.costs(model, data, CANDIDATES, thin)
-    with workers() as found:
-        run = Run(workers=found)
-        for seed in range(3):
-            used = copy.deepcopy(model)  # known to the workers by what it holds
-            assert search.costs(used, data, CANDIDATES, thin, run) == alone
-            thin(used, (0.2, seed)).apply_(used)
+    for seed in range(3):
+        used = copy.deepcopy(model)  # known to the workers by what it holds
+        assert search.costs(used, data, CANDIDATES, thin, Run(workers=workers)) == alone
+        thin(used, (0.2, seed)).apply_(used)
 
 
 def test_candidates_over_their_limit_are_infinite_and_the_others_as_without():
@@ -355,10 +359,9 @@ def test_a_cluster_that_goes_away_is_a_clear_error_and_the_journal_is_kept(tmp_p
     assert len([*folder.iterdir()]) - before == len(CANDIDATES)  # those of the second part
 
 
-@pytest.mark.parametrize("workers", [threads, processes, cluster])
 def test_an_error_in_a_worker_names_the_candidate(workers):
-    with workers() as found, pytest.raises(KeyError, match="no such layer") as caught:
-        search.costs(tiny_model(), tiny_data(), CANDIDATES, failing, Run(workers=found))
+    with pytest.raises(KeyError, match="no such layer") as caught:
+        search.costs(tiny_model(), tiny_data(), CANDIDATES, failing, Run(workers=workers))
     assert any(repr(CANDIDATES[7]) in note for note in caught.value.__notes__)
 
 

@@ -33,8 +33,7 @@ WIDE = f"""async () => {{
   }}
   return [wide, long];
 }}"""
-ERROR = "[data-mime-type='application/vnd.jupyter.error']"
-WRONG = f"{ERROR}, [data-mime-type$='stderr']"
+WRONG = "[data-mime-type='application/vnd.jupyter.stderr']"  # JupyterLab shows errors as these, too
 CODE = "jupyterapp.shell.currentWidget.content.widgets.filter(c => c.model.type === 'code')"
 # Stop a run in the frame in which it goes on: a moment later a small one can be done.
 GO_ON_AND_STOP = """panel => ["Go on", "Stop"].forEach(
@@ -48,7 +47,7 @@ def run_all(tab):
     tab.evaluate(put, [*map(shorter, sources)])
     tab.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells'); }")
     tab.wait_for_function(
-        f"() => document.querySelector({json.dumps(ERROR)})"
+        f"() => document.querySelector({json.dumps(WRONG)})"
         f" || {CODE}.every(c => c.model.executionCount && c.model.executionState !== 'running')"
         f" && {CODE}.every(c => !c.promptNode?.textContent.includes('*'))",
         timeout=5 * MINUTE,
