@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lab lint docs benchmarks clean
+.PHONY: run lab test lint types style docs benchmarks clean
 
 run: .venv/complete  ## prune a trained LeNet step by step, execute the notebooks; results in out/
 	$(BIN)/python -m prunekit run
@@ -14,9 +14,14 @@ test: lint  ## all tests, the notebooks' outputs among them
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q
 
 lint: .venv/complete-test
+	$(MAKE) --no-print-directory -j 2 types style
+
+types: .venv/complete-test
+	$(BIN)/mypy
+
+style: .venv/complete-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/python tools/lint_js.py
 
 docs: .venv/complete-test  ## the reference of every public name, in out/docs

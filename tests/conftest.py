@@ -42,12 +42,14 @@ def pytest_collection_modifyitems(config, items):
             if MEASURED in cell.cell.metadata.get("tags", []):
                 cell.options["check"] = False  # in full
                 cell.runtest = functools.partial(_measured, cell, cell.runtest)
+    items.sort(key=lambda item: item.path.name not in LONG)  # or one core waits for them at the end
     if config.getoption("--reverse"):
         cells = [item for item in items if item.path.suffix == ".ipynb"]
         others = [item for item in items if item.path.suffix != ".ipynb"]
         items[:] = others[::-1] + cells
 
 
+LONG = ("test_workers.py", "test_cluster.py")  # and notebooks and browsers, which come first anyway
 MEASURED = "measured"  # the tag of cells whose numbers may differ from one processor to another
 
 
