@@ -269,6 +269,8 @@ def work(rank, folder):
                 loss_of(model, x[rank::2], y[rank::2]).backward()
                 optimizer.step()
         torch.save(model.module.state_dict(), f"{folder}/{place}-{rank}.pt")
+        del model  # with its threads, before the group
+        torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 
