@@ -18,21 +18,20 @@ from prunekit._random import LocalRandom
 
 _C = ctypes.CDLL(None) if sys.platform == "linux" else None
 _TRIM, _OPTION = getattr(_C, "malloc_trim", None), getattr(_C, "mallopt", None)
-# glibc's options by number: bytes from which a piece is one of the system, and bytes that are kept.
-OPTIONS = {-3: 32 * 2**20, -1: 256 * 2**20}
+# mallopt(3): pieces of so many bytes come from the system, and freed ones up to so many are kept.
+M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = (-3, 32 * 2**20), (-1, 256 * 2**20)
 CHOSEN = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
 AT_ONCE = 3  # tensors of the largest layer that a forward pass holds
 
 
-def keep() -> None:
+def keep_freed() -> None:
     """Let glibc keep what one batch frees for the next, unless somebody chose otherwise.
 
-    By itself it gives large pieces back at once, and every batch waits for new pages: a fifth of
-    the time of a small network, and more.
+    By itself it gives large pieces back at once, and every batch waits for new pages.
     """
     if _OPTION is not None and not any(name in os.environ for name in CHOSEN):
-        for option, value in OPTIONS.items():
-            _OPTION(option, value)
+        _OPTION(*M_MMAP_THRESHOLD)
+        _OPTION(*M_TRIM_THRESHOLD)
 
 
 def give_back() -> None:
@@ -103,4 +102,4 @@ def _within(sizes: _Sizes, model: nn.Module, x: Any) -> None:
         call(model, x)
 
 
-keep()
+keep_freed()

@@ -260,18 +260,21 @@ def work(rank, folder):
         "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
     )
     for place in ("module", "wrapper"):
-        model = nn.parallel.DistributedDataParallel(tiny_model())
-        held = model.module if place == "module" else model
-        optimizer = OPTIMIZERS["momentum"](model.parameters())
-        with half(held).hold(held, optimizer):
-            for x, y in batches():
-                optimizer.zero_grad()
-                loss_of(model, x[rank::2], y[rank::2]).backward()
-                optimizer.step()
-        torch.save(model.module.state_dict(), f"{folder}/{place}-{rank}.pt")
-        del model  # with its threads, before the group
-        torch.distributed.barrier()
+        torch.save(trained_by_two(rank, place), f"{folder}/{place}-{rank}.pt")
+    torch.distributed.barrier()  # or who is done first takes the meeting away from the other
     torch.distributed.destroy_process_group()
+
+
+def trained_by_two(rank, place):
+    model = nn.parallel.DistributedDataParallel(tiny_model())
+    held = model.module if place == "module" else model
+    optimizer = OPTIMIZERS["momentum"](model.parameters())
+    with half(held).hold(held, optimizer):
+        for x, y in batches():
+            optimizer.zero_grad()
+            loss_of(model, x[rank::2], y[rank::2]).backward()
+            optimizer.step()
+    return model.module.state_dict()
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without processes")

@@ -88,6 +88,13 @@ EXERCISES = {
 
 
 @functools.cache
+def _layers() -> list[str]:
+    """Those that have lines; without the search that the view takes."""
+    sizes = Nodes("lines", pretrained("lenet_5"), mnist_small()).sizes
+    return [layer.removesuffix(".weight") for layer in sizes]
+
+
+@functools.cache
 def _view() -> Thresholds:
     view = views.of(optimal_threshold, pretrained("lenet_5"), mnist_small().fewer(validation=1_000))
     assert isinstance(view, Thresholds)
@@ -97,13 +104,12 @@ def _view() -> Thresholds:
 def _saved(own: Any) -> float:
     """The share of the multiply-adds that is saved, in per cent."""
     answered(own)
-    sizes = Nodes("lines", pretrained("lenet_5"), mnist_small()).sizes
-    names = [layer.removesuffix(".weight") for layer in sizes]
+    names = _layers()
     rule = f"a line from 0 to 1 is needed for each of {', '.join(names)}"
     lines = numbers(own, len(names), rule)
     if not 0 <= min(lines) <= max(lines) <= 1:
         raise ValueError(rule)
-    view = _view()  # takes a search
+    view = _view()
     assert view.judge is not None
     value, macs = view.judge(lines)
     if (lost := view.shown["dense"] - value) > TOLERANCE + SLACK:

@@ -28,9 +28,9 @@ def jupyterlab(folder: Path, settings: Path, **environment: str) -> Iterator[str
     looks = settings / "user/@jupyterlab/notebook-extension/tracker.jupyterlab-settings"
     looks.parent.mkdir(parents=True)
     looks.write_text(json.dumps({"windowingMode": "none"}))  # every cell is part of the page
-    page = settings / "labconfig/page_config.json"
-    page.parent.mkdir()
-    page.write_text(json.dumps({"buildCheck": False}))  # a second at each load; needs Node to act
+    pages = settings / "labconfig/page_config.json"
+    pages.parent.mkdir()
+    pages.write_text(json.dumps({"buildCheck": False}))  # else looked into at each load, for long
     environment = {
         **os.environ,
         "JUPYTER_CONFIG_DIR": str(settings),
