@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import matplotlib
 import pytest
@@ -12,7 +13,7 @@ import torch
 from hypothesis import settings
 from measured import unlike
 from nbval.plugin import IPyNbCell, NbCellError, coalesce_streams
-from shorter import FEWER, shorter
+from shorter import HELD, shorter
 
 from prunekit import datasets
 
@@ -37,7 +38,7 @@ def pytest_collection_modifyitems(config, items):
         cells = [item for item in items if item.parent is notebook]
         at = items.index(cells[-1]) + 1
         items[at:at] = again = [*map(_again, reversed(cells))]
-        again[0].cell["source"] = f"digits = digits.{FEWER}\n" + again[0].cell["source"]
+        again[0].cell["source"] = HELD + again[0].cell["source"]
         for cell in cells:
             if MEASURED in cell.cell.metadata.get("tags", []):
                 cell.options["check"] = False  # in full
@@ -83,6 +84,14 @@ def pytest_runtest_makereport(item, call):
         report.outcome = "failed"
         report.longrepr = f"skipped although PRUNEKIT_REQUIRE_DATA=1: {report.longrepr}"
     return report
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment():
+    """What is set for a module's processes ends with it: Dask sets an option of their memory, and
+    every kernel started later would have it."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

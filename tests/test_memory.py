@@ -34,11 +34,12 @@ def batch():
 
 @pytest.mark.skipif(any(name in os.environ for name in CHOSEN), reason="somebody chose otherwise")
 def test_the_next_batch_uses_the_pages_of_the_last():
-    batch()
+    for _ in range(5):  # until its places are found
+        batch()
     before = faults()
     for _ in range(20):
         batch()
-    assert faults() - before < 2 * 3 * SIZE / PAGE  # and not twenty times as many
+    assert faults() - before < 3 * SIZE / PAGE  # and not twenty times as many
 
 
 @pytest.mark.parametrize("name", CHOSEN)
