@@ -102,10 +102,21 @@ def test_rivals_draw_from_a_seed_of_their_own():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("lines", [(-0.1, 0, 0), (0, 0, 1.1), (5, 5, 5)])
-def test_lines_that_are_none_are_told_before_any_search(lines, monkeypatch):
-    monkeypatch.delattr(MODULES["optimal_threshold"], "_view")
-    with pytest.raises(ValueError, match="a line from 0 to 1 is needed for each of"):
+NO_LINES = "a line from 0 to 1 is needed for each of"
+
+
+@pytest.mark.parametrize(
+    ("lines", "why"),
+    [
+        ((-0.1, 0, 0), NO_LINES),
+        ((0, 0, 1.1), NO_LINES),
+        ((5, 5, 5), NO_LINES),
+        ((0.9, 0.9, 0.9), "points of accuracy are lost"),
+    ],
+)
+def test_lines_that_do_not_count_are_told_before_any_search(lines, why, monkeypatch):
+    monkeypatch.delattr(MODULES["optimal_threshold"], "views")
+    with pytest.raises(ValueError, match=why):
         MODULES["optimal_threshold"].CHALLENGES["lines"].judge(lines)
 
 
@@ -233,7 +244,6 @@ def test_a_score_is_judged_on_the_three_networks():
         ("cdp_dtc", "knobs", 3, "knobs of cdp_dtc, by name"),
         ("cdp_dtc", "knobs", dict(epochs=60), "epochs is the same for all"),
         ("optimal_threshold", "lines", 0.5, "a line from 0 to 1 is needed for each of conv1"),
-        ("optimal_threshold", "lines", (0.9, 0.9, 0.9), "points of accuracy are lost"),
     ],
 )  # fmt: skip
 def test_what_is_no_answer_to_an_open_task_is_refused_with_a_reason(notebook, task, wrong, why):

@@ -13,8 +13,8 @@ from prunekit.exercises import Challenge, Exercise, answered, numbers
 from prunekit.judge import SLACK
 from prunekit.methods.optimal_threshold import optimal_threshold
 from prunekit.models import pretrained
-from prunekit.nodes import Nodes
-from prunekit.widgets import Thresholds, views
+from prunekit.widgets import views
+from prunekit.widgets.views.optimal_threshold import Net
 
 W = torch.tensor([[1.0, 2.0, 3.0], [0.5, -1.0, 0.25]])
 TOLERANCE = 0.02
@@ -88,37 +88,30 @@ EXERCISES = {
 
 
 @functools.cache
-def _layers() -> list[str]:
-    """Those that have lines; without the search that the view takes."""
-    sizes = Nodes("lines", pretrained("lenet_5"), mnist_small()).sizes
-    return [layer.removesuffix(".weight") for layer in sizes]
-
-
-@functools.cache
-def _view() -> Thresholds:
-    view = views.of(optimal_threshold, pretrained("lenet_5"), mnist_small().fewer(validation=1_000))
-    assert isinstance(view, Thresholds)
-    return view
+def _net() -> Net:
+    """What lines leave, without the search that the view takes."""
+    return Net(pretrained("lenet_5"), mnist_small().fewer(validation=1_000), 1_000)
 
 
 def _saved(own: Any) -> float:
     """The share of the multiply-adds that is saved, in per cent."""
     answered(own)
-    names = _layers()
+    net = _net()
+    names = [layer.removesuffix(".weight") for layer in net.worth]
     rule = f"a line from 0 to 1 is needed for each of {', '.join(names)}"
     lines = numbers(own, len(names), rule)
     if not 0 <= min(lines) <= max(lines) <= 1:
         raise ValueError(rule)
-    view = _view()
-    assert view.judge is not None
-    value, macs = view.judge(lines)
-    if (lost := view.shown["dense"] - value) > TOLERANCE + SLACK:
+    (dense,) = net.values([net.nodes.all()])
+    value, macs = net.found(lines)
+    if (lost := dense - value) > TOLERANCE + SLACK:
         raise ValueError(f"{100 * lost:.1f} points of accuracy are lost; at most two may be")
     return 100 * (1 - macs)
 
 
 def _rivals() -> dict[str, float]:
-    shown = _view().shown
+    net = _net()
+    shown = views.of(optimal_threshold, net.model, net.data).shown
     within = [e for e in shown["shared"] if shown["dense"] - e["value"] <= TOLERANCE + SLACK]
     best = min(entry["macs"] for entry in within)
     return {"one line": 100 * (1 - best), "the search": 100 * (1 - shown["path"][-1]["macs"])}

@@ -37,7 +37,7 @@ ALIVE = {
     "views.of(optimal_threshold, net, digits.fewer(validation=200), stored=True)": (
         ".pk-thresholds", "", "input[type=range]", "End",
     ),
-    "views.of(filter_clustering, five, digits, stored=True)": (
+    "views.of(filter_clustering, five, digits.fewer(validation=100), stored=True)": (
         ".pk-piles", "", "input[type=range]", "ArrowLeft",
     ),
     "Playground(net, digits, stored=True)": (

@@ -253,20 +253,6 @@ def test_a_busy_kernel_is_told_and_the_words_go_when_it_answers(live, tmp_path):
     words(live, 3, spoken=False)
 
 
-def test_a_kernel_that_was_restarted_is_told(browser, lab):
-    with opened(browser, lab, "restarted", SETUP, PANEL, INSTANT, MASK) as page:
-        run(page)
-        words(page, 3, spoken=False)
-        page.evaluate("jupyterapp.shell.currentWidget.sessionContext.restartKernel()")
-        press(page)
-        words(page, 3, spoken=True)
-        icons = """[...document.querySelectorAll(".jupyter-widgets-disconnected")]
-            .map((part) => getComputedStyle(part, "::before").content)"""
-        assert set(page.evaluate(icons)) == {"none"}
-        run(page, 0, 1, 2, 3)
-        words(page, 3, spoken=False)
-
-
 def test_a_kernel_that_dies_during_a_run_is_told_without_a_press(browser, lab):
     with opened(browser, lab, "killed", SETUP, ENDLESS) as page:
         run(page, 0, 1)
@@ -278,8 +264,16 @@ def test_a_kernel_that_dies_during_a_run_is_told_without_a_press(browser, lab):
         assert page.locator(".widget-label", has_text="running").is_hidden()
 
 
-def test_a_saved_notebook_with_another_kernel_or_none_is_told(browser, lab):
+def test_a_restarted_kernel_is_told_and_in_a_saved_notebook_another_or_none(browser, lab):
     with opened(browser, lab, "saved", SETUP, PANEL, INSTANT, MASK) as page:
+        run(page)
+        words(page, 3, spoken=False)
+        page.evaluate("jupyterapp.shell.currentWidget.sessionContext.restartKernel()")
+        press(page)
+        words(page, 3, spoken=True)
+        icons = """[...document.querySelectorAll(".jupyter-widgets-disconnected")]
+            .map((part) => getComputedStyle(part, "::before").content)"""
+        assert set(page.evaluate(icons)) == {"none"}
         run(page, 0, 1, 2, 3)
         words(page, 3, spoken=False)
         page.evaluate(

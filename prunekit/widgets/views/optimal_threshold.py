@@ -38,7 +38,7 @@ def optimal_threshold(
     see `prunekit.widgets.Thresholds`.
     """
     data = wrap(data)
-    net = _Net(model, data, examples)
+    net = Net(model, data, examples)
     knobs: dict[str, Any] = dict(tolerance=tolerance, examples=examples, stride=stride, bar=False)
     report = prune(method.optimal_threshold, model, data, **knobs)
     path = [
@@ -67,7 +67,7 @@ def optimal_threshold(
     return Thresholds(shown, net.found, stored=stored)
 
 
-class _Net:
+class Net:
     """A network, the importance of its nodes, and what is left of it with some lines."""
 
     def __init__(self, model: nn.Module, data: Any, examples: int):
