@@ -102,6 +102,7 @@ INNER = {
     "surgery.answers", "surgery.was_cut", "surgery.draw", "judge.Tally", "recording.put_on",
     "select.Groups", "select.Budget", "select.emptied_by", "select.rest", "select.scoped", "select.flat",
     "checkpoint.text_of", "datasets.crop_and_mirror", "knobs.knob_of", "knobs.Range.check", "mask.check_prunable", "widgets.views.roulette.Tree",
+    "widgets.views.optimal_threshold.Net",
 }  # fmt: skip
 
 
