@@ -51,6 +51,7 @@ def run_all(tab):
         f" || {CODE}.every(c => c.model.executionCount && c.model.executionState !== 'running')"
         f" && {CODE}.every(c => !c.promptNode?.textContent.includes('*'))",
         timeout=5 * MINUTE,
+        polling=500,  # and not at every frame: the kernel needs the processor
     )
 
 
