@@ -9,10 +9,12 @@ QUICK = dict(
 FEWER = f"fewer(train=1_000, validation={QUICK['validation']}, test=500)"
 # For what a kernel already holds: `digits`, and knobs that several cells share.
 HELD = f"""digits = digits.{FEWER}
-for knobs_held in [made for made in globals().values() if isinstance(made, dict)]:
-    for name_held, quick in {QUICK}.items():
-        if knobs_held.get(name_held) not in (None, 0, 1):
-            knobs_held[name_held] = quick
+def shorten_what_is_held():
+    for held in [*globals().values()]:
+        for name, value in {QUICK}.items() if isinstance(held, dict) else ():
+            if isinstance(held.get(name), (int, float)) and held[name] not in (0, 1):
+                held[name] = value
+shorten_what_is_held()
 """
 
 

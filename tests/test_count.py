@@ -574,11 +574,11 @@ def test_a_fused_lstm_meets_each_of_its_weights_once_a_step(settings, flat, cast
     keeps = {n: half(*p.shape, seed=p.numel()) for n, p in model.named_parameters() if p.ndim > 1}
     with torch.autocast("cpu", torch.bfloat16, enabled=cast == "autocast"):
         try:
-            with torch.no_grad():
-                model.eval()(x)
-        except RuntimeError as error:
-            pytest.skip(f"this processor has no such LSTM: {error}")
-        found = count.macs(model, x, Mask(keeps))
+            found = count.macs(model, x, Mask(keeps))
+        except ValueError as error:
+            if "primitive descriptor for the LSTM" not in str(error):
+                raise
+            pytest.skip("PyTorch has no bfloat16 LSTM for this processor")
     assert found == Macs(7 * Mask(keeps).total, 7 * Mask(keeps).kept)
 
 

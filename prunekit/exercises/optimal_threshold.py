@@ -90,7 +90,7 @@ EXERCISES = {
 @functools.cache
 def _net() -> Net:
     """What lines leave, without the search that the view takes."""
-    return Net(pretrained("lenet_5"), mnist_small().fewer(validation=1_000), 1_000)
+    return Net(pretrained("lenet_5"), mnist_small().fewer(validation=1_000), examples=1_000)
 
 
 def _saved(own: Any) -> float:

@@ -58,7 +58,7 @@ EXPERIMENTS = (
             # Without batch norm a large rate breaks it.
             "alexnet": _cifar("alexnet", 0, lr=0.02),
             "resnet_56": _cifar("resnet_56", 0),
-            # A core takes 7 to 20 minutes an epoch, one with bfloat16 the fewest.
+            # An epoch takes a core 7 minutes with bfloat16, 15 to 25 without.
             "vgg_16": _cifar("vgg_16", 0, epochs=12),
         },
         claims=(
