@@ -23,7 +23,7 @@ REPORT = """\
 Write the long tables of experiments, every arm and every recorded cell, as text in Markdown."""
 DOCTOR = "Look at what is installed here and how it fits together: a line each, ok or what to do."
 REPRODUCE = """\
-Run the cells of experiments that are not yet recorded. Each has a process with one thread. One that
+Run the cells of experiments that are not yet recorded. Each has a process of its own. One that
 was stopped or killed goes on where it was; one that fails does not stop the others. The data are
 read from the folder that PRUNEKIT_DATA names, else from the user's cache."""
 EXAMPLES = """\
@@ -66,9 +66,10 @@ def _list(arguments: argparse.Namespace) -> int:
 def _reproduce(arguments: argparse.Namespace) -> int:
     from prunekit import show
 
-    if arguments.dask and arguments.jobs:
+    if arguments.dask and (arguments.jobs or arguments.threads):
         raise ValueError(
-            "reproduce: --jobs is for cells on this machine; with --dask it is one a worker"
+            "reproduce: --jobs and --threads are for cells on this machine; with --dask it is one "
+            "of each a worker"
         )
     names = ("short", "only", "arm", "network", "seed")
     return show.reproduce(
@@ -76,6 +77,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
         which={name: getattr(arguments, name) for name in names},
         folder=Path(arguments.results) if arguments.results else None,
         jobs=arguments.jobs,
+        threads=arguments.threads or 1,
         seconds=arguments.seconds,
         again=arguments.again,
         download=arguments.download,
@@ -192,6 +194,10 @@ def _add_reproduce(parser: argparse.ArgumentParser) -> None:
     add(
         "--jobs", type=_whole(1), metavar="N",
         help="cells side by side (default: one a core; on an accelerator 4, which is the most)",
+    )  # fmt: skip
+    add(
+        "--threads", type=_whole(1), metavar="N",
+        help="threads a cell; more change the last bits of what comes of it (default: 1)",
     )  # fmt: skip
     add(
         "--dask", default="", metavar="ADDRESS",

@@ -893,7 +893,7 @@ GOOD = {
     ),
     "experiments.names": lambda: (experiments.names, {}),
     "experiments.outcomes": lambda: (
-        experiments.outcomes, dict(cells=[], jobs=1, until=0.0, dask="")
+        experiments.outcomes, dict(cells=[], jobs=1, until=0.0, dask="", threads=1)
     ),
     "experiments.path": lambda: (
         experiments.path, dict(cell=recorded_cells()[0], split="test")
@@ -903,7 +903,10 @@ GOOD = {
     ),
     "experiments.reproduce": lambda: (
         experiments.reproduce,
-        dict(name="roulette", jobs=1, until=0.0, dask="", short=True, folder=Path("none"), seed=0),
+        dict(
+            name="roulette", jobs=1, threads=1, until=0.0, dask="", short=True,
+            folder=Path("none"), seed=0,
+        ),
     ),
     "experiments.results_folder": lambda: (
         experiments.results_folder, dict(name="roulette", short=False)

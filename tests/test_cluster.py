@@ -217,8 +217,9 @@ def test_what_cannot_be_reached_is_said_in_one_line(home, capsys, monkeypatch, t
         assert main([*words, address]) == 2
         said = capsys.readouterr().err.splitlines()[-1]
         assert said.startswith(f"{who}no Dask scheduler answers at {address!r}")
-    assert main([*words, "tcp://127.0.0.1:1", "--jobs", "2"]) == 2
-    assert capsys.readouterr().err.startswith(f"{who}--jobs ")
+    for option in ("--jobs", "--threads"):
+        assert main([*words, "tcp://127.0.0.1:1", option, "2"]) == 2
+        assert capsys.readouterr().err.startswith(f"{who}--jobs and --threads ")
     monkeypatch.setitem(sys.modules, "distributed", None)
     assert main([*words, "tcp://127.0.0.1:1"]) == 2
     assert "pip install distributed" in capsys.readouterr().err

@@ -676,6 +676,13 @@ def test_a_process_that_dies_takes_no_other_cell_along(toy, tmp_path):
     assert found["works"]["arm"] == "works"
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_cell_has_as_many_threads_as_asked_for(toy, tmp_path, threads):
+    toy(dict(arms=spawned(works=({}, FRESH))))
+    (record,) = experiments.reproduce("toy", folder=tmp_path, threads=threads)
+    assert [place["threads"] for place in record["environments"]] == [threads]
+
+
 def test_after_the_time_no_cell_begins(toy, tmp_path):
     toy(dict(arms=spawned(works=({}, FRESH))))
     grid = cells_of(experiments.load("toy"), False, tmp_path)
