@@ -574,11 +574,13 @@ def test_a_fused_lstm_meets_each_of_its_weights_once_a_step(settings, flat, cast
     keeps = {n: half(*p.shape, seed=p.numel()) for n, p in model.named_parameters() if p.ndim > 1}
     with torch.autocast("cpu", torch.bfloat16, enabled=cast == "autocast"):
         try:
-            found = count.macs(model, x, Mask(keeps))
-        except ValueError as error:
-            if "primitive descriptor for the LSTM" not in str(error):
-                raise
-            pytest.skip("PyTorch has no bfloat16 LSTM for this processor")
+            with torch.no_grad():
+                model(x)
+        except RuntimeError:  # PyTorch has no bfloat16 LSTM for this processor
+            with pytest.raises(ValueError, match="primitive descriptor for the LSTM"):
+                count.macs(model, x, Mask(keeps))
+            return
+        found = count.macs(model, x, Mask(keeps))
     assert found == Macs(7 * Mask(keeps).total, 7 * Mask(keeps).kept)
 
 
