@@ -66,9 +66,10 @@ def _list(arguments: argparse.Namespace) -> int:
 def _reproduce(arguments: argparse.Namespace) -> int:
     from prunekit import show
 
-    if arguments.dask and arguments.jobs:
+    if arguments.dask and (arguments.jobs or arguments.threads):
         raise ValueError(
-            "reproduce: --jobs is for cells on this machine; with --dask it is one a worker"
+            "reproduce: --jobs and --threads are for cells on this machine; with --dask it is one "
+            "of each a worker"
         )
     names = ("short", "only", "arm", "network", "seed")
     return show.reproduce(
@@ -76,6 +77,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
         which={name: getattr(arguments, name) for name in names},
         folder=Path(arguments.results) if arguments.results else None,
         jobs=arguments.jobs,
+        threads=arguments.threads or 1,
         seconds=arguments.seconds,
         again=arguments.again,
         download=arguments.download,
@@ -192,6 +194,10 @@ def _add_reproduce(parser: argparse.ArgumentParser) -> None:
     add(
         "--jobs", type=_whole(1), metavar="N",
         help="cells side by side (default: one a core; on an accelerator 4, which is the most)",
+    )  # fmt: skip
+    add(
+        "--threads", type=_whole(1), metavar="N",
+        help="threads a cell; more change the last bits of what comes of it (default: 1)",
     )  # fmt: skip
     add(
         "--dask", default="", metavar="ADDRESS",

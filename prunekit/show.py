@@ -232,6 +232,7 @@ def reproduce(
     which: Mapping[str, Any],
     folder: Path | None = None,
     jobs: int | None = None,
+    threads: int = 1,
     seconds: float | None = None,
     again: bool = False,
     download: bool = False,
@@ -252,7 +253,9 @@ def reproduce(
     failed = []
     for name, cells in grids.items():
         run = _again if again else _grid
-        compute = partial(experiments.outcomes, jobs=jobs, until=until, dask=dask)
+        compute = partial(
+            experiments.outcomes, jobs=jobs, threads=threads, until=until, dask=dask
+        )
         failed += [f"{name}, {line}" for line in run(experiments.load(name), cells, compute)]
     for line in failed:
         print(line, file=sys.stderr)

@@ -113,11 +113,12 @@ def reproduce(
     name: str,
     *,
     jobs: int | None = None,
+    threads: int = 1,
     until: float = math.inf,
     dask: str = "",
     **which: Any,
 ) -> Iterator[dict[str, Any]]:
-    """Run the cells that are not yet recorded, `jobs` at a time with one thread each, or one a
+    """Run the cells that are not yet recorded, `jobs` at a time with `threads` each, or one a
     worker of the Dask cluster whose scheduler has the address `dask`.
 
     Yields each record when its cell is finished. `which` goes to `chosen`. Cells that another
@@ -127,7 +128,7 @@ def reproduce(
     on from there.
     """
     failures = []
-    for cell, outcome in outcomes(chosen(load(name), **which), jobs, until, dask):
+    for cell, outcome in outcomes(chosen(load(name), **which), jobs, until, dask, threads):
         if isinstance(outcome, dict):
             yield outcome
         elif not isinstance(outcome, (Locked, Stopped)):
@@ -139,14 +140,19 @@ def reproduce(
 
 @checked
 def outcomes(
-    cells: Sequence[Cell], jobs: int | None = None, until: float = math.inf, dask: str = ""
+    cells: Sequence[Cell],
+    jobs: int | None = None,
+    until: float = math.inf,
+    dask: str = "",
+    threads: int = 1,
 ) -> Iterator[tuple[Cell, Outcome]]:
     """Run the cells that are not yet recorded; each comes, when it ends, with its record or with
     what ended it: `Locked` if another process is at it, `Stopped` after `until`."""
     publishing = [cell for cell in cells if cell.arm.publish]
     others = [cell for cell in cells if not cell.arm.publish]
     with connected(dask) if dask else nullcontext() as client:
-        run = partial(on_workers, client) if dask else partial(_in_processes, side_by_side(jobs))
+        here = partial(_in_processes, side_by_side(jobs), threads)
+        run = partial(on_workers, client) if dask else here
         for stage in (publishing, others):
             missing = [cell for cell in stage if not is_done(cell)]
             if time.time() > until:
@@ -155,23 +161,27 @@ def outcomes(
                 yield from run(missing, until)
 
 
-def _in_processes(jobs: int, cells: Sequence[Cell], until: float) -> Iterator[tuple[Cell, Outcome]]:
+def _in_processes(
+    jobs: int, threads: int, cells: Sequence[Cell], until: float
+) -> Iterator[tuple[Cell, Outcome]]:
     suspects = []
-    for cell, outcome in _in_pool(cells, jobs, until):
+    for cell, outcome in _in_pool(cells, jobs, threads, until):
         if isinstance(outcome, BrokenProcessPool):
             suspects.append(cell)
         else:
             yield cell, outcome
     for cell in suspects:  # a process that dies takes its pool along: who it was, is found out
-        yield from _in_pool([cell], 1, until)
+        yield from _in_pool([cell], 1, threads, until)
 
 
-def _in_pool(cells: Sequence[Cell], jobs: int, until: float) -> Iterator[tuple[Cell, Outcome]]:
+def _in_pool(
+    cells: Sequence[Cell], jobs: int, threads: int, until: float
+) -> Iterator[tuple[Cell, Outcome]]:
     if not cells:
         return
     context = multiprocessing.get_context("spawn")
     stop, jobs = context.Event(), min(jobs, len(cells))
-    with ProcessPoolExecutor(jobs, context, _begin_worker, (stop,)) as pool:
+    with ProcessPoolExecutor(jobs, context, _begin_worker, (stop, threads)) as pool:
         running: dict[Future[dict[str, Any]], Cell] = {}
         try:
             for cell in cells:
@@ -191,10 +201,10 @@ def _in_pool(cells: Sequence[Cell], jobs: int, until: float) -> Iterator[tuple[C
 _stop: Any = None  # the event of this worker process
 
 
-def _begin_worker(stop: Any) -> None:
+def _begin_worker(stop: Any, threads: int) -> None:
     global _stop
     _stop = stop
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
     parent = multiprocessing.parent_process()
     assert parent is not None
