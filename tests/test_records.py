@@ -155,6 +155,13 @@ def test_of_the_first_cells_only_the_last_start_was_timed():
     assert not experiments.table(later)["seconds"].item().startswith("≥")
 
 
+def test_minutes_are_those_of_one_core():
+    found = experiments.recorded("mnist-bases")[0]
+    assert records.minutes(found) == pytest.approx(found["seconds"] / 60)
+    places = [place | {"threads": n} for place in found["environments"] for n in (1, 3)]
+    assert records.minutes(found | {"environments": places}) == pytest.approx(found["seconds"] / 20)
+
+
 def test_a_damaged_cell_is_named_and_the_others_are_read(tmp_path):
     for path in shipped_results("de-lenet300").glob("evolution-[012].json"):
         shutil.copy(path, tmp_path)

@@ -272,7 +272,7 @@ def table(cells: Sequence[Recorded]) -> pandas.DataFrame:
         for split in ("validation", "test"):
             for when in ("before", "after"):
                 row[f"{split} {when}"] = mean_spread([figure(cell, when, split) for cell in group])
-        seconds = round(statistics.fmean(cell["seconds"] for cell in group))
+        seconds = round(60 * statistics.fmean(map(minutes, group)))
         row["seconds"] = f"{seconds:,}" if all(map(is_timed, group)) else f"≥ {seconds:,}"
         rows[arm] = row
     return pandas.DataFrame.from_dict(rows, orient="index")
@@ -453,8 +453,14 @@ def _shown(cell: Recorded, metric: float) -> float:
 
 @checked
 def minutes(cell: Recorded) -> float:
-    """How long the cell took. Of a cell that `is_timed` in part this is the least."""
-    return cell["seconds"] / 60
+    """How many minutes of a core the cell took: the clock's, times its threads. Of a cell that
+    `is_timed` in part this is the least."""
+    return cell["seconds"] * _threads(cell) / 60
+
+
+def _threads(cell: Recorded) -> int:
+    """The most that any start of the cell had."""
+    return max(place["threads"] for place in cell["environments"])
 
 
 @checked

@@ -379,8 +379,8 @@ anything was removed. Test figures were only recorded; no run chose anything by 
 number is a mean over networks, that of a network a mean over its seeds. In brackets stands the
 sample standard deviation over the networks; where a network has several seeds, after *seeds* that
 over the seeds of one network. No brackets: there is one network, or the deviation rounds to 0.
-Minutes are the clock's, on one core that often had other work; ≥ says that only the last start of a
-cell was timed."""
+Minutes are those of a core that often had other work: the clock's, times a cell's threads; ≥ says
+that only the last start of it was timed."""
 
 
 @checked
