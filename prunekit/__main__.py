@@ -197,7 +197,8 @@ def _add_reproduce(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add(
         "--threads", type=_whole(1), metavar="N",
-        help="threads a cell; more change the last bits of what comes of it (default: 1)",
+        help="threads a cell; with another number, arms that train end with other figures "
+        "(default: 1)",
     )  # fmt: skip
     add(
         "--dask", default="", metavar="ADDRESS",

@@ -146,8 +146,9 @@ def outcomes(
     dask: str = "",
     threads: int = 1,
 ) -> Iterator[tuple[Cell, Outcome]]:
-    """Run the cells that are not yet recorded; each comes, when it ends, with its record or with
-    what ended it: `Locked` if another process is at it, `Stopped` after `until`."""
+    """Run the cells that are not yet recorded, as `reproduce` does; each comes, when it ends, with
+    its record or with what ended it: `Locked` if another process is at it, `Stopped` after `until`.
+    """
     publishing = [cell for cell in cells if cell.arm.publish]
     others = [cell for cell in cells if not cell.arm.publish]
     with connected(dask) if dask else nullcontext() as client:

@@ -259,7 +259,8 @@ def _tried(row: Mapping[str, Any]) -> Tried | None:
 
 @checked
 def table(cells: Sequence[Recorded]) -> pandas.DataFrame:
-    """One row an arm: compression, validation and test figures as mean ± spread over the seeds."""
+    """One row an arm: compression, validation and test figures as mean ± spread over the seeds, and
+    the mean seconds of a core."""
     import pandas
 
     rows: dict[str, dict[str, str]] = {}
@@ -453,14 +454,9 @@ def _shown(cell: Recorded, metric: float) -> float:
 
 @checked
 def minutes(cell: Recorded) -> float:
-    """How many minutes of a core the cell took: the clock's, times its threads. Of a cell that
-    `is_timed` in part this is the least."""
-    return cell["seconds"] * _threads(cell) / 60
-
-
-def _threads(cell: Recorded) -> int:
-    """The most that any start of the cell had."""
-    return max(place["threads"] for place in cell["environments"])
+    """How many minutes of a core the cell took: the clock's, times the most threads that a start
+    had. Of a cell that `is_timed` in part this is the least."""
+    return cell["seconds"] * max(place["threads"] for place in cell["environments"]) / 60
 
 
 @checked
